@@ -1,0 +1,46 @@
+# Everything is built with one profile and one set of flags, so that RocksDB (20 CPU-minutes) is compiled once.
+# Setting RUSTFLAGS would override .cargo/config.toml and compile it again: don't.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/firn/target
+export FIRN_NIX_DIR ?= $(HOME)/.cache/firn/nix
+CARGO ?= cargo
+
+.PHONY: help setup nix build test lint unit demo run bench fmt clean
+.DEFAULT_GOAL := help
+
+help: ## List what can be made
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %-4s %-7s", $$1, $$2; $$1 = $$2 = ""; sub(/^ +/, ""); print }'
+
+setup: ## Check for (as root: install) the system packages that the build needs
+	@scripts/setup
+
+nix: setup ## Unpack the Nix versions that the tests and the demo use
+	@scripts/nix-for-tests
+
+build: setup ## Build firnd
+	$(CARGO) build --release --locked --bin firnd
+
+test: nix lint unit ## Run everything: format, lints, documentation, all tests, with real Nix
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
+
+unit: nix
+	$(CARGO) test --release --locked --workspace --no-fail-fast
+
+demo: build ## Show the whole path with real Nix: build, upload, substitute, verify, sizes
+	@scripts/nix-for-tests 2.26 >&2
+	@scripts/demo
+
+run: build ## Start a persistent server on ./data and print how to use it
+	@scripts/run
+
+bench: setup ## Run the benchmarks (ARGS="--help" says which)
+	$(CARGO) run --release --locked --package firn-benches -- $(ARGS)
+
+fmt: ## Format the source
+	$(CARGO) fmt --all
+
+clean: ## Remove what was built (not ./data)
+	$(CARGO) clean
