@@ -1,0 +1,1 @@
+//! Measurements of firn on corpora.

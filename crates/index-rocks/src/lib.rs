@@ -1,0 +1,1 @@
+//! firn-index-rocks

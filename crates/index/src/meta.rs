@@ -1,0 +1,164 @@
+use firn_chunk::RecipeId;
+use firn_nix::{Sha256, StoreHash};
+use firn_pack::PackId;
+
+use crate::rows::{
+    AliasRow, CacheName, CacheRow, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PathRow,
+    RecipeRow, SessionId, StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
+};
+
+/// What an index operation can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A row or a file of the index does not decode: the disk or another program changed it.
+    #[error("read {what}: the index is corrupt: {detail}")]
+    Corrupt {
+        /// Which row or file.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The file system has no room; nothing of the operation was applied.
+    #[error("write to the index: no space left on the device")]
+    Full,
+    /// The index was written by a newer firn.
+    #[error("open the index: its format version is {found}, and this firn knows up to {known}: upgrade firn")]
+    TooNew {
+        /// The version that the index names.
+        found: u32,
+        /// The newest version this program reads.
+        known: u32,
+    },
+    /// Another process holds the index open.
+    #[error("open the index: another process is using it")]
+    Locked,
+    /// The engine below failed.
+    #[error("{doing}")]
+    Engine {
+        /// What was being done, as a verb phrase.
+        doing: String,
+        /// The engine's own error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The result of an index operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a [`Commit`] was not applied. Nothing of it took effect; the others of its batch are untouched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The session ended or its lease ran out: what it was told exists may be gone.
+    #[error("commit: the upload's session has expired: start the upload again")]
+    SessionExpired,
+    /// Packs that the commit leans on are doomed or gone: their chunks must be sent again.
+    #[error("commit: {} packs that it leans on are gone", .0.len())]
+    PacksGone(Vec<PackId>),
+}
+
+/// One atomic change.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The session under which it was prepared; checked against the lease. `None` for the server's own changes.
+    pub session: Option<SessionId>,
+    /// Every pack that the change leans on. All must be writing, live or condemned; condemned ones become live again.
+    pub packs: Vec<PackId>,
+    /// What to write, in order; a later write to a key wins.
+    pub ops: Vec<Op>,
+}
+
+/// One write of a [`Commit`].
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Writes a recipe's row and its pack edges, replacing the recipe's earlier row and edges.
+    Recipe(RecipeId, RecipeRow),
+    /// Writes a cache's NAR by its hash.
+    Nar(CacheName, Sha256, NarRow),
+    /// Writes the name under which an uploader sent a NAR (`<filehash>.nar.xz`).
+    Alias(CacheName, String, AliasRow),
+    /// Writes a path.
+    Path(CacheName, StoreHash, PathRow),
+    /// Writes a log, realisation or debug-info document.
+    Document(CacheName, DocumentKey, DocumentRow),
+    /// Raises a writing pack's durable length to at least this many bytes.
+    PackDurable(PackId, u64),
+    /// Adds to the store's totals.
+    Count(Totals),
+}
+
+/// The transactional truth about a store.
+///
+/// Every method that writes is durable when it returns, unless it says otherwise, and all-or-nothing.
+/// Implementations serialise writers themselves.
+pub trait Meta: Send + Sync {
+    /// Returns the store's identity and fixed parameters, or `None` for a new index.
+    fn store_info(&self) -> Result<Option<StoreInfo>>;
+    /// Writes the store's identity.
+    fn set_store_info(&self, info: &StoreInfo) -> Result<()>;
+    /// Returns the sums over everything committed.
+    fn totals(&self) -> Result<Totals>;
+
+    /// Records a pack as being written, before its first byte is.
+    fn reserve_pack(&self, id: PackId, at: UnixSeconds) -> Result<()>;
+    /// Makes a writing pack live, gives it the next sequence number, which is returned, and adds its stored and
+    /// unique bytes to the totals.
+    /// Sealing a pack twice returns its first number; an unknown pack is [`Error::Corrupt`].
+    fn seal_pack(&self, id: PackId, stored_bytes: u64, unique_bytes: u64) -> Result<PackSeq>;
+    /// Forgets a pack that never came to be: one that is still writing and that no recipe has an edge to.
+    fn forget_pack(&self, id: PackId) -> Result<()>;
+    /// Returns a pack's row.
+    fn pack(&self, id: PackId) -> Result<Option<PackRow>>;
+    /// Returns up to `limit` packs in id order, after `after`.
+    fn packs(&self, after: Option<PackId>, limit: usize) -> Result<Vec<(PackId, PackRow)>>;
+    /// Returns up to `limit` sealed packs in order of their sequence numbers, above `after`.
+    fn sealed_packs(&self, after: PackSeq, limit: usize) -> Result<Vec<(PackSeq, PackId)>>;
+    /// Returns up to `limit` recipes that have an edge to the pack, in id order, after `after`.
+    fn recipes_of_pack(&self, pack: PackId, after: Option<RecipeId>, limit: usize) -> Result<Vec<RecipeId>>;
+
+    /// Starts a session whose lease ends at `expires_at`. Not durable: a crash ends every session.
+    fn begin_session(&self, id: SessionId, started_at: UnixSeconds, expires_at: UnixSeconds) -> Result<()>;
+    /// Moves a live session's lease; returns whether the session was still alive at `now`.
+    fn renew_session(&self, id: SessionId, now: UnixSeconds, expires_at: UnixSeconds) -> Result<bool>;
+    /// Ends a session; ending one that is gone is no error.
+    fn end_session(&self, id: SessionId) -> Result<()>;
+    /// Returns when the oldest session that is alive at `now` began.
+    fn oldest_session(&self, now: UnixSeconds) -> Result<Option<UnixSeconds>>;
+
+    /// Applies each commit of the batch atomically, in order, with one wait for the disk for all.
+    /// The answer has as many entries as the batch. An `Err` means that none of them is durable.
+    fn commit(&self, now: UnixSeconds, batch: &[Commit]) -> Result<Vec<std::result::Result<(), Refusal>>>;
+
+    /// Returns a recipe's row.
+    fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>>;
+    /// Returns a NAR of a cache.
+    fn nar(&self, cache: &CacheName, hash: &Sha256) -> Result<Option<NarRow>>;
+    /// Returns what an uploader's file name stands for in a cache.
+    fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>>;
+    /// Returns a path of a cache.
+    fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>>;
+    /// Returns up to `limit` paths of a cache in hash order, after `after`.
+    fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>>;
+    /// Returns a document of a cache.
+    fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>>;
+
+    /// Writes a cache's settings and keys.
+    fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()>;
+    /// Returns a cache's settings and keys.
+    fn cache(&self, name: &CacheName) -> Result<Option<CacheRow>>;
+    /// Returns all caches in order of their names.
+    fn caches(&self) -> Result<Vec<(CacheName, CacheRow)>>;
+    /// Removes a cache with its paths, NARs, aliases and documents, and takes them off the totals;
+    /// their recipes and packs stay for garbage collection. Returns whether there was one.
+    fn delete_cache(&self, name: &CacheName) -> Result<bool>;
+
+    /// Writes a token.
+    fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()>;
+    /// Returns a token.
+    fn token(&self, id: &TokenId) -> Result<Option<TokenRow>>;
+    /// Returns all tokens in order of their ids.
+    fn tokens(&self) -> Result<Vec<(TokenId, TokenRow)>>;
+
+    /// Makes everything durable and the files small; called at shutdown.
+    fn flush(&self) -> Result<()>;
+}
