@@ -1,1 +1,28 @@
-//! firn-chunk
+//! Bytes to chunks to a recipe, and back: normalise, cut, ids, recipe encoding; and the inverse.
+//!
+//! Everything here is a pure function of the input's bytes: no files, no network, no clock. How the input is
+//! divided over calls never changes a result.
+
+mod error;
+mod id;
+mod patches;
+mod recipe;
+mod varint;
+
+pub use error::{Error, Result};
+pub use id::{ChunkId, ChunkerId, IdError, Input, RecipeId};
+pub use patches::{PATCH_BYTES, Patch, Patches};
+pub use recipe::{ChunkRef, Recipe};
+
+/// The most store hashes that normalisation takes from one input.
+///
+/// What comes after stays in the chunks as it is. A real package has at most some thousands.
+pub const MAX_SLOTS: usize = 65_535;
+
+/// The most patches that normalisation makes for one input.
+///
+/// What comes after stays in the chunks as it is. With [`MAX_CHUNKS`] it keeps an encoded recipe under 64 MiB.
+pub const MAX_PATCHES: usize = 4_194_304;
+
+/// The most chunks that one input may be cut into: about 64 GiB of real data, 256 GiB at most.
+pub const MAX_CHUNKS: usize = 1 << 20;

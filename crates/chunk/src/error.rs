@@ -1,0 +1,30 @@
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong between bytes and recipes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bytes are no recipe in canonical encoding.
+    #[error("decode a recipe: {what} at byte {at}")]
+    Corrupt {
+        /// What is wrong.
+        what: &'static str,
+        /// Where in the encoding, in bytes.
+        at: usize,
+    },
+    /// The store hashes do not belong to the recipe.
+    #[error("fill {wanted} slots with {got} store hashes")]
+    Slots {
+        /// How many slots the recipe has.
+        wanted: usize,
+        /// How many store hashes were given.
+        got: usize,
+    },
+    /// The input would need more than [`crate::MAX_CHUNKS`] chunks.
+    #[error("cut an input of more than {limit} chunks")]
+    TooLong {
+        /// The limit.
+        limit: usize,
+    },
+}
