@@ -6,20 +6,23 @@
 //!   from the packs and may lag behind: a stale answer costs a duplicate chunk, never a wrong byte.
 //!
 //! Both are synchronous and may block on a disk; callers keep them off async threads. [`memory`] holds
-//! engines for tests, [`conformance`] the suites that every engine must pass.
+//! engines for tests; with the feature `conformance`, a module of that name holds the suites that every engine must pass.
 
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod memory;
 
 mod chunks;
 mod meta;
 mod rows;
+mod sessions;
 
 pub use chunks::ChunkIndex;
 pub use meta::{Commit, Error, Meta, Op, Refusal, Result};
 pub use rows::{
-    AliasRow, CacheName, CacheRow, Conflict, Content, DocumentKey, DocumentKind, DocumentRow,
-    Grant, NarRow, PackRow, PackSeq, PackState, PathRow, RecipeRow, ReferencePolicy, SessionId,
-    SessionRow, StoreInfo, TokenId, TokenRow, Totals, Transport, UnixSeconds, Uploader, Verb,
-    ConflictPolicy, RowError, Row,
+    AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind,
+    DocumentRow, Grant, NarRow, PackRow, PackSeq, PackState, PathRow, RecipeRow, ReferencePolicy,
+    Row, RowError, SessionId, SessionRow, StoreInfo, TokenId, TokenRow, Totals, Transport,
+    UnixSeconds, Uploader, Verb,
 };
+pub use sessions::Sessions;

@@ -3,8 +3,8 @@ use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
 
 use crate::rows::{
-    AliasRow, CacheName, CacheRow, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PathRow,
-    RecipeRow, SessionId, StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
+    AliasRow, CacheName, CacheRow, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState,
+    PathRow, RecipeRow, RowError, SessionId, StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
 };
 
 /// What an index operation can fail with.
@@ -22,7 +22,9 @@ pub enum Error {
     #[error("write to the index: no space left on the device")]
     Full,
     /// The index was written by a newer firn.
-    #[error("open the index: its format version is {found}, and this firn knows up to {known}: upgrade firn")]
+    #[error(
+        "open the index: its format version is {found}, and this firn knows up to {known}: upgrade firn"
+    )]
     TooNew {
         /// The version that the index names.
         found: u32,
@@ -32,6 +34,14 @@ pub enum Error {
     /// Another process holds the index open.
     #[error("open the index: another process is using it")]
     Locked,
+    /// What was asked of a pack may only be done to one that nobody uses; nothing was changed.
+    #[error("change pack {pack}: it is {detail}")]
+    PackInUse {
+        /// Which pack.
+        pack: PackId,
+        /// By what it is used: completes "it is …".
+        detail: &'static str,
+    },
     /// The engine below failed.
     #[error("{doing}")]
     Engine {
@@ -41,6 +51,35 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl Error {
+    /// Returns the error for a row that does not decode; `key` says which one.
+    pub fn corrupt_row(key: impl std::fmt::Display, error: &RowError) -> Self {
+        Self::Corrupt {
+            what: format!("the {} of {key}", error.row),
+            detail: error.detail.clone(),
+        }
+    }
+}
+
+/// What every engine says alike about packs that are not where they should be in their life.
+impl Error {
+    /// Returns the error for reserving a pack that is known already.
+    pub fn reserved_twice(pack: PackId) -> Self {
+        Self::PackInUse {
+            pack,
+            detail: "reserved already",
+        }
+    }
+
+    /// Returns the error for sealing a pack that is not known.
+    pub fn sealed_unknown(pack: PackId) -> Self {
+        Self::Corrupt {
+            what: format!("the row of pack {pack}"),
+            detail: "it is to be sealed and was never reserved".to_owned(),
+        }
+    }
 }
 
 /// The result of an index operation.
@@ -55,6 +94,9 @@ pub enum Refusal {
     /// Packs that the commit leans on are doomed or gone: their chunks must be sent again.
     #[error("commit: {} packs that it leans on are gone", .0.len())]
     PacksGone(Vec<PackId>),
+    /// The cache that the commit writes to does not exist, or was deleted meanwhile.
+    #[error("commit: there is no cache '{0}'")]
+    CacheGone(CacheName),
 }
 
 /// One atomic change.
@@ -62,10 +104,32 @@ pub enum Refusal {
 pub struct Commit {
     /// The session under which it was prepared; checked against the lease. `None` for the server's own changes.
     pub session: Option<SessionId>,
-    /// Every pack that the change leans on. All must be writing, live or condemned; condemned ones become live again.
+    /// Every pack that the change leans on, beside those that its operations name (edges of recipes, durable
+    /// lengths). All must be writing, live or condemned; condemned ones become live again.
     pub packs: Vec<PackId>,
     /// What to write, in order; a later write to a key wins.
     pub ops: Vec<Op>,
+}
+
+impl Commit {
+    /// Returns every pack that the change leans on, named in `packs` or by an operation; some perhaps twice.
+    pub fn leans_on(&self) -> impl Iterator<Item = PackId> + '_ {
+        self.packs
+            .iter()
+            .chain(self.ops.iter().flat_map(Op::leans_on))
+            .copied()
+    }
+
+    /// Returns every cache that the change writes to; some perhaps twice.
+    pub fn caches(&self) -> impl Iterator<Item = &CacheName> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::Nar(cache, ..)
+            | Op::Alias(cache, ..)
+            | Op::Path(cache, ..)
+            | Op::Document(cache, ..) => Some(cache),
+            Op::Recipe(..) | Op::PackDurable(..) | Op::Count(_) => None,
+        })
+    }
 }
 
 /// One write of a [`Commit`].
@@ -81,10 +145,24 @@ pub enum Op {
     Path(CacheName, StoreHash, PathRow),
     /// Writes a log, realisation or debug-info document.
     Document(CacheName, DocumentKey, DocumentRow),
-    /// Raises a writing pack's durable length to at least this many bytes.
+    /// Raises a writing pack's durable length to at least this many bytes; a sealed pack stays as it is.
     PackDurable(PackId, u64),
     /// Adds to the store's totals.
     Count(Totals),
+}
+
+impl Op {
+    fn leans_on(&self) -> &[PackId] {
+        match self {
+            Self::Recipe(_, row) => &row.edges,
+            Self::PackDurable(id, _) => std::slice::from_ref(id),
+            Self::Nar(..)
+            | Self::Alias(..)
+            | Self::Path(..)
+            | Self::Document(..)
+            | Self::Count(_) => &[],
+        }
+    }
 }
 
 /// The transactional truth about a store.
@@ -99,14 +177,22 @@ pub trait Meta: Send + Sync {
     /// Returns the sums over everything committed.
     fn totals(&self) -> Result<Totals>;
 
-    /// Records a pack as being written, before its first byte is.
+    /// Records a pack as being written, before its first byte is. Ids are never reused:
+    /// one that is known already is [`Error::PackInUse`].
     fn reserve_pack(&self, id: PackId, at: UnixSeconds) -> Result<()>;
     /// Makes a writing pack live, gives it the next sequence number, which is returned, and adds its stored and
     /// unique bytes to the totals.
-    /// Sealing a pack twice returns its first number; an unknown pack is [`Error::Corrupt`].
+    /// Sealing a pack twice returns its first number; an unknown pack, or one that was doomed before it was
+    /// sealed, is [`Error::Corrupt`]. The totals stay as they are: [`Op::Count`] alone adds to them.
     fn seal_pack(&self, id: PackId, stored_bytes: u64, unique_bytes: u64) -> Result<PackSeq>;
     /// Forgets a pack that never came to be: one that is still writing and that no recipe has an edge to.
+    /// Any other is [`Error::PackInUse`]; forgetting an unknown one is no error.
     fn forget_pack(&self, id: PackId) -> Result<()>;
+    /// Moves a pack from one state to another, if it is in the first; returns whether it did.
+    ///
+    /// Possible are live to condemned and back, condemned to doomed, and writing to doomed. A pack that a recipe
+    /// has an edge to is never doomed, so that looking for edges and dooming is one step.
+    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState) -> Result<bool>;
     /// Returns a pack's row.
     fn pack(&self, id: PackId) -> Result<Option<PackRow>>;
     /// Returns up to `limit` packs in id order, after `after`.
@@ -114,12 +200,27 @@ pub trait Meta: Send + Sync {
     /// Returns up to `limit` sealed packs in order of their sequence numbers, above `after`.
     fn sealed_packs(&self, after: PackSeq, limit: usize) -> Result<Vec<(PackSeq, PackId)>>;
     /// Returns up to `limit` recipes that have an edge to the pack, in id order, after `after`.
-    fn recipes_of_pack(&self, pack: PackId, after: Option<RecipeId>, limit: usize) -> Result<Vec<RecipeId>>;
+    fn recipes_of_pack(
+        &self,
+        pack: PackId,
+        after: Option<RecipeId>,
+        limit: usize,
+    ) -> Result<Vec<RecipeId>>;
 
     /// Starts a session whose lease ends at `expires_at`. Not durable: a crash ends every session.
-    fn begin_session(&self, id: SessionId, started_at: UnixSeconds, expires_at: UnixSeconds) -> Result<()>;
+    fn begin_session(
+        &self,
+        id: SessionId,
+        started_at: UnixSeconds,
+        expires_at: UnixSeconds,
+    ) -> Result<()>;
     /// Moves a live session's lease; returns whether the session was still alive at `now`.
-    fn renew_session(&self, id: SessionId, now: UnixSeconds, expires_at: UnixSeconds) -> Result<bool>;
+    fn renew_session(
+        &self,
+        id: SessionId,
+        now: UnixSeconds,
+        expires_at: UnixSeconds,
+    ) -> Result<bool>;
     /// Ends a session; ending one that is gone is no error.
     fn end_session(&self, id: SessionId) -> Result<()>;
     /// Returns when the oldest session that is alive at `now` began.
@@ -127,7 +228,11 @@ pub trait Meta: Send + Sync {
 
     /// Applies each commit of the batch atomically, in order, with one wait for the disk for all.
     /// The answer has as many entries as the batch. An `Err` means that none of them is durable.
-    fn commit(&self, now: UnixSeconds, batch: &[Commit]) -> Result<Vec<std::result::Result<(), Refusal>>>;
+    fn commit(
+        &self,
+        now: UnixSeconds,
+        batch: &[Commit],
+    ) -> Result<Vec<std::result::Result<(), Refusal>>>;
 
     /// Returns a recipe's row.
     fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>>;
@@ -138,7 +243,12 @@ pub trait Meta: Send + Sync {
     /// Returns a path of a cache.
     fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>>;
     /// Returns up to `limit` paths of a cache in hash order, after `after`.
-    fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>>;
+    fn paths(
+        &self,
+        cache: &CacheName,
+        after: Option<StoreHash>,
+        limit: usize,
+    ) -> Result<Vec<(StoreHash, PathRow)>>;
     /// Returns a document of a cache.
     fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>>;
 

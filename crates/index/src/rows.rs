@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::Error;
 use firn_chunk::RecipeId;
 use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::{FrameLoc, PackId};
@@ -36,18 +37,32 @@ pub trait Row: Serialize + DeserializeOwned {
 
     /// Returns the row's bytes.
     fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![Self::VERSION]).expect("rows hold only types that postcard can write")
+        postcard::to_extend(self, vec![Self::VERSION])
+            .expect("rows hold only types that postcard can write")
     }
 
     /// Reads a row; bytes after its end are an error.
     fn decode(bytes: &[u8]) -> Result<Self, RowError> {
-        let fail = |detail: String| RowError { row: Self::NAME, detail };
-        let (version, rest) = bytes.split_first().ok_or_else(|| fail("it is empty".into()))?;
+        let fail = |detail: String| RowError {
+            row: Self::NAME,
+            detail,
+        };
+        let (version, rest) = bytes
+            .split_first()
+            .ok_or_else(|| fail("it is empty".into()))?;
         if *version != Self::VERSION {
-            return Err(fail(format!("its version is {version}, and this firn knows {}", Self::VERSION)));
+            return Err(fail(format!(
+                "its version is {version}, and this firn knows {}",
+                Self::VERSION
+            )));
         }
-        let (row, rest) = postcard::take_from_bytes(rest).map_err(|error| fail(error.to_string()))?;
-        if rest.is_empty() { Ok(row) } else { Err(fail(format!("{} bytes follow its end", rest.len()))) }
+        let (row, rest) =
+            postcard::take_from_bytes(rest).map_err(|error| fail(error.to_string()))?;
+        if rest.is_empty() {
+            Ok(row)
+        } else {
+            Err(fail(format!("{} bytes follow its end", rest.len())))
+        }
     }
 }
 
@@ -58,7 +73,7 @@ macro_rules! rows {
 rows! {
     StoreInfo: "store's identity", Totals: "store's totals", PackRow: "pack row", RecipeRow: "recipe row",
     NarRow: "NAR row", AliasRow: "alias row", PathRow: "path row", DocumentRow: "document row",
-    CacheRow: "cache row", TokenRow: "token row", SessionRow: "session row",
+    CacheRow: "cache row", TokenRow: "token row",
 }
 
 /// A cache's name: 1 to 64 of `a-z 0-9 - _ .`, beginning with a letter or digit.
@@ -68,7 +83,16 @@ pub struct CacheName(String);
 
 impl CacheName {
     /// Names that routes and programs use themselves.
-    pub const RESERVED: [&'static str; 8] = ["api", "healthz", "readyz", "metrics", "nix-cache-info", "nar", "log", "static"];
+    pub const RESERVED: [&'static str; 8] = [
+        "api",
+        "healthz",
+        "readyz",
+        "metrics",
+        "nix-cache-info",
+        "nar",
+        "log",
+        "static",
+    ];
 
     /// Returns the name.
     pub fn as_str(&self) -> &str {
@@ -83,7 +107,9 @@ impl FromStr for CacheName {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let good = (1..=64).contains(&name.len())
             && plain(name.as_bytes()[0])
-            && name.bytes().all(|b| plain(b) || matches!(b, b'-' | b'_' | b'.'))
+            && name
+                .bytes()
+                .all(|b| plain(b) || matches!(b, b'-' | b'_' | b'.'))
             && !name.ends_with(".narinfo");
         if !good {
             return Err(format!(
@@ -91,7 +117,9 @@ impl FromStr for CacheName {
             ));
         }
         if Self::RESERVED.contains(&name) {
-            return Err(format!("'{name}' can't be a cache's name: firn uses it in its own URLs"));
+            return Err(format!(
+                "'{name}' can't be a cache's name: firn uses it in its own URLs"
+            ));
         }
         Ok(Self(name.to_owned()))
     }
@@ -134,7 +162,15 @@ impl FromStr for TokenId {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let hex = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        u64::from_str_radix(text, 16).ok().filter(|_| hex).map(Self).ok_or_else(|| format!("'{text}' is no token id: give the 16 hex digits that `firnd token list` shows"))
+        u64::from_str_radix(text, 16)
+            .ok()
+            .filter(|_| hex)
+            .map(Self)
+            .ok_or_else(|| {
+                format!(
+                    "'{text}' is no token id: give the 16 hex digits that `firnd token list` shows"
+                )
+            })
     }
 }
 
@@ -195,6 +231,19 @@ pub enum PackState {
     Doomed,
 }
 
+impl PackState {
+    /// Returns whether [`crate::Meta::set_pack_state`] may take a pack from this state to `to`.
+    #[must_use]
+    pub fn may_become(self, to: Self) -> bool {
+        matches!(
+            (self, to),
+            (Self::Live, Self::Condemned)
+                | (Self::Condemned, Self::Live | Self::Doomed)
+                | (Self::Writing, Self::Doomed)
+        )
+    }
+}
+
 /// A pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackRow {
@@ -210,6 +259,73 @@ pub struct PackRow {
     pub stored_bytes: u64,
     /// Uncompressed bytes of its chunks; 0 until it is sealed.
     pub unique_bytes: u64,
+}
+
+impl PackRow {
+    /// Returns the row of a pack that was reserved at `at`.
+    #[must_use]
+    pub fn reserved(at: UnixSeconds) -> Self {
+        Self {
+            state: PackState::Writing,
+            reserved_at: at,
+            seq: 0,
+            durable_bytes: 0,
+            stored_bytes: 0,
+            unique_bytes: 0,
+        }
+    }
+
+    /// Makes a writing pack live with the number `seq`; of one that was sealed before, changes nothing and returns
+    /// the number that it has.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a pack that left the writing state without having been sealed.
+    pub fn seal(
+        &mut self,
+        id: PackId,
+        seq: PackSeq,
+        stored_bytes: u64,
+        unique_bytes: u64,
+    ) -> Result<Option<PackSeq>, Error> {
+        if self.seq != 0 {
+            return Ok(Some(self.seq));
+        }
+        if self.state != PackState::Writing {
+            let detail = format!("it is {:?} and is to be sealed", self.state).to_lowercase();
+            return Err(Error::Corrupt {
+                what: format!("the row of pack {id}"),
+                detail,
+            });
+        }
+        *self = Self {
+            state: PackState::Live,
+            seq,
+            stored_bytes,
+            unique_bytes,
+            ..*self
+        };
+        Ok(None)
+    }
+
+    /// Checks that the pack never came to be.
+    ///
+    /// # Errors
+    /// [`Error::PackInUse`] for a pack that is not writing any more or to which a recipe has an edge.
+    pub fn may_be_forgotten(&self, id: PackId, has_edge: bool) -> Result<(), Error> {
+        match (self.state, has_edge) {
+            (PackState::Writing, false) => Ok(()),
+            (PackState::Writing, true) => Err(Error::PackInUse {
+                pack: id,
+                detail: "needed by a recipe",
+            }),
+            (PackState::Live | PackState::Condemned | PackState::Doomed, _) => {
+                Err(Error::PackInUse {
+                    pack: id,
+                    detail: "not being written any more",
+                })
+            }
+        }
+    }
 }
 
 /// A recipe: where its record lies and what it needs.
@@ -447,8 +563,8 @@ pub struct TokenRow {
     pub revoked_at: Option<UnixSeconds>,
 }
 
-/// A session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A session; never written to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionRow {
     /// When it began.
     pub started_at: UnixSeconds,

@@ -1,0 +1,71 @@
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use firn_chunk::ChunkId;
+use firn_pack::ChunkLoc;
+
+use crate::{ChunkIndex, PackSeq, Result};
+
+/// A [`ChunkIndex`] in memory.
+#[derive(Debug, Default)]
+pub struct MemoryChunkIndex {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: BTreeMap<ChunkId, ChunkLoc>,
+    watermark: PackSeq,
+}
+
+impl MemoryChunkIndex {
+    /// Returns an index that knows no chunk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic can only leave entries out, which the trait allows.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ChunkIndex for MemoryChunkIndex {
+    fn lookup(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkLoc>>> {
+        let state = self.lock();
+        Ok(ids.iter().map(|id| state.chunks.get(id).copied()).collect())
+    }
+
+    fn apply(&self, entries: &[(ChunkId, ChunkLoc)]) -> Result<()> {
+        self.lock().chunks.extend(entries.iter().copied());
+        Ok(())
+    }
+
+    fn forget(&self, entries: &[(ChunkId, ChunkLoc)]) -> Result<()> {
+        let mut state = self.lock();
+        for (id, location) in entries {
+            if state.chunks.get(id) == Some(location) {
+                state.chunks.remove(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn watermark(&self) -> Result<PackSeq> {
+        Ok(self.lock().watermark)
+    }
+
+    fn set_watermark(&self, seq: PackSeq) -> Result<()> {
+        self.lock().watermark = seq;
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn estimated_chunks(&self) -> Result<u64> {
+        Ok(u64::try_from(self.lock().chunks.len()).unwrap_or(u64::MAX))
+    }
+}

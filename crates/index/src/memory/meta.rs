@@ -1,0 +1,382 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use firn_chunk::RecipeId;
+use firn_nix::{Sha256, StoreHash};
+use firn_pack::PackId;
+
+use crate::{
+    AliasRow, CacheName, CacheRow, Commit, DocumentKey, DocumentRow, Error, Meta, NarRow, Op,
+    PackRow, PackSeq, PackState, PathRow, RecipeRow, Refusal, Result, SessionId, Sessions,
+    StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
+};
+
+/// A [`Meta`] in memory.
+#[derive(Debug, Default)]
+pub struct MemoryMeta {
+    state: Mutex<State>,
+    sessions: Sessions,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    info: Option<StoreInfo>,
+    totals: Totals,
+    last_seq: PackSeq,
+    packs: BTreeMap<PackId, PackRow>,
+    sealed: BTreeMap<PackSeq, PackId>,
+    edges: BTreeSet<(PackId, RecipeId)>,
+    recipes: BTreeMap<RecipeId, RecipeRow>,
+    nars: BTreeMap<(CacheName, Sha256), NarRow>,
+    aliases: BTreeMap<(CacheName, String), AliasRow>,
+    paths: BTreeMap<(CacheName, StoreHash), PathRow>,
+    documents: BTreeMap<(CacheName, DocumentKey), DocumentRow>,
+    caches: BTreeMap<CacheName, CacheRow>,
+    tokens: BTreeMap<TokenId, TokenRow>,
+}
+
+impl State {
+    fn has_edge(&self, pack: PackId) -> bool {
+        self.recipes_of(pack, None).next().is_some()
+    }
+
+    fn recipes_of(
+        &self,
+        pack: PackId,
+        after: Option<RecipeId>,
+    ) -> impl Iterator<Item = RecipeId> + '_ {
+        let start = after.map_or(std::ops::Bound::Included((pack, RecipeId([0; 32]))), |id| {
+            Excluded((pack, id))
+        });
+        self.edges
+            .range((start, Unbounded))
+            .take_while(move |(of, _)| *of == pack)
+            .map(|(_, recipe)| *recipe)
+    }
+
+    /// Says why a commit can't be applied, if it can't.
+    fn refusal(&self, commit: &Commit) -> Option<Refusal> {
+        let gone: BTreeSet<PackId> = commit
+            .leans_on()
+            .filter(|id| {
+                self.packs
+                    .get(id)
+                    .is_none_or(|row| row.state == PackState::Doomed)
+            })
+            .collect();
+        if !gone.is_empty() {
+            return Some(Refusal::PacksGone(gone.into_iter().collect()));
+        }
+        commit
+            .caches()
+            .find(|cache| !self.caches.contains_key(cache))
+            .cloned()
+            .map(Refusal::CacheGone)
+    }
+
+    fn apply(&mut self, commit: &Commit) {
+        for id in commit.leans_on() {
+            if let Some(row) = self.packs.get_mut(&id)
+                && row.state == PackState::Condemned
+            {
+                row.state = PackState::Live;
+            }
+        }
+        for op in &commit.ops {
+            self.apply_op(op);
+        }
+    }
+
+    fn apply_op(&mut self, op: &Op) {
+        match op.clone() {
+            Op::Recipe(id, row) => {
+                let edges = row.edges.clone();
+                if let Some(old) = self.recipes.insert(id, row) {
+                    for pack in old.edges {
+                        self.edges.remove(&(pack, id));
+                    }
+                }
+                self.edges.extend(edges.into_iter().map(|pack| (pack, id)));
+            }
+            Op::Nar(cache, hash, row) => _ = self.nars.insert((cache, hash), row),
+            Op::Alias(cache, name, row) => _ = self.aliases.insert((cache, name), row),
+            Op::Path(cache, hash, row) => _ = self.paths.insert((cache, hash), row),
+            Op::Document(cache, key, row) => _ = self.documents.insert((cache, key), row),
+            Op::PackDurable(id, bytes) => {
+                if let Some(row) = self.packs.get_mut(&id)
+                    && row.state == PackState::Writing
+                {
+                    row.durable_bytes = row.durable_bytes.max(bytes);
+                }
+            }
+            Op::Count(totals) => self.totals.add(&totals),
+        }
+    }
+}
+
+impl MemoryMeta {
+    /// Returns an empty index.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Everything is checked before the first change, and no change panics half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Meta for MemoryMeta {
+    fn store_info(&self) -> Result<Option<StoreInfo>> {
+        Ok(self.lock().info.clone())
+    }
+
+    fn set_store_info(&self, info: &StoreInfo) -> Result<()> {
+        self.lock().info = Some(info.clone());
+        Ok(())
+    }
+
+    fn totals(&self) -> Result<Totals> {
+        Ok(self.lock().totals)
+    }
+
+    fn reserve_pack(&self, id: PackId, at: UnixSeconds) -> Result<()> {
+        let mut state = self.lock();
+        if state.packs.contains_key(&id) {
+            return Err(Error::reserved_twice(id));
+        }
+        state.packs.insert(id, PackRow::reserved(at));
+        Ok(())
+    }
+
+    fn seal_pack(&self, id: PackId, stored_bytes: u64, unique_bytes: u64) -> Result<PackSeq> {
+        let mut state = self.lock();
+        let seq = state.last_seq + 1;
+        let row = state
+            .packs
+            .get_mut(&id)
+            .ok_or_else(|| Error::sealed_unknown(id))?;
+        if let Some(first) = row.seal(id, seq, stored_bytes, unique_bytes)? {
+            return Ok(first);
+        }
+        state.last_seq = seq;
+        state.sealed.insert(seq, id);
+        Ok(seq)
+    }
+
+    fn forget_pack(&self, id: PackId) -> Result<()> {
+        let mut state = self.lock();
+        let Some(row) = state.packs.get(&id) else {
+            return Ok(());
+        };
+        row.may_be_forgotten(id, state.has_edge(id))?;
+        state.packs.remove(&id);
+        Ok(())
+    }
+
+    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState) -> Result<bool> {
+        let mut state = self.lock();
+        if !from.may_become(to) || (to == PackState::Doomed && state.has_edge(id)) {
+            return Ok(false);
+        }
+        match state.packs.get_mut(&id) {
+            Some(row) if row.state == from => {
+                row.state = to;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn pack(&self, id: PackId) -> Result<Option<PackRow>> {
+        Ok(self.lock().packs.get(&id).cloned())
+    }
+
+    fn packs(&self, after: Option<PackId>, limit: usize) -> Result<Vec<(PackId, PackRow)>> {
+        let start = after.map_or(Unbounded, Excluded);
+        let state = self.lock();
+        Ok(state
+            .packs
+            .range((start, Unbounded))
+            .take(limit)
+            .map(|(id, row)| (*id, row.clone()))
+            .collect())
+    }
+
+    fn sealed_packs(&self, after: PackSeq, limit: usize) -> Result<Vec<(PackSeq, PackId)>> {
+        let state = self.lock();
+        Ok(state
+            .sealed
+            .range((Excluded(after), Unbounded))
+            .take(limit)
+            .map(|(seq, id)| (*seq, *id))
+            .collect())
+    }
+
+    fn recipes_of_pack(
+        &self,
+        pack: PackId,
+        after: Option<RecipeId>,
+        limit: usize,
+    ) -> Result<Vec<RecipeId>> {
+        Ok(self.lock().recipes_of(pack, after).take(limit).collect())
+    }
+
+    fn begin_session(
+        &self,
+        id: SessionId,
+        started_at: UnixSeconds,
+        expires_at: UnixSeconds,
+    ) -> Result<()> {
+        self.sessions.begin(id, started_at, expires_at);
+        Ok(())
+    }
+
+    fn renew_session(
+        &self,
+        id: SessionId,
+        now: UnixSeconds,
+        expires_at: UnixSeconds,
+    ) -> Result<bool> {
+        Ok(self.sessions.renew(id, now, expires_at))
+    }
+
+    fn end_session(&self, id: SessionId) -> Result<()> {
+        self.sessions.end(id);
+        Ok(())
+    }
+
+    fn oldest_session(&self, now: UnixSeconds) -> Result<Option<UnixSeconds>> {
+        Ok(self.sessions.oldest(now))
+    }
+
+    fn commit(
+        &self,
+        now: UnixSeconds,
+        batch: &[Commit],
+    ) -> Result<Vec<std::result::Result<(), Refusal>>> {
+        let mut state = self.lock();
+        let outcome = |commit: &Commit| {
+            if commit
+                .session
+                .is_some_and(|id| !self.sessions.is_alive(id, now))
+            {
+                return Err(Refusal::SessionExpired);
+            }
+            state.refusal(commit).map_or(Ok(()), Err)?;
+            state.apply(commit);
+            Ok(())
+        };
+        Ok(batch.iter().map(outcome).collect())
+    }
+
+    fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>> {
+        Ok(self.lock().recipes.get(id).cloned())
+    }
+
+    fn nar(&self, cache: &CacheName, hash: &Sha256) -> Result<Option<NarRow>> {
+        Ok(self.lock().nars.get(&(cache.clone(), *hash)).cloned())
+    }
+
+    fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>> {
+        Ok(self
+            .lock()
+            .aliases
+            .get(&(cache.clone(), file_name.to_owned()))
+            .cloned())
+    }
+
+    fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>> {
+        Ok(self.lock().paths.get(&(cache.clone(), *hash)).cloned())
+    }
+
+    fn paths(
+        &self,
+        cache: &CacheName,
+        after: Option<StoreHash>,
+        limit: usize,
+    ) -> Result<Vec<(StoreHash, PathRow)>> {
+        let state = self.lock();
+        let of_cache = state
+            .paths
+            .iter()
+            .filter(|((of, hash), _)| of == cache && after.is_none_or(|after| *hash > after));
+        Ok(of_cache
+            .take(limit)
+            .map(|((_, hash), row)| (*hash, row.clone()))
+            .collect())
+    }
+
+    fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>> {
+        Ok(self
+            .lock()
+            .documents
+            .get(&(cache.clone(), key.clone()))
+            .cloned())
+    }
+
+    fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()> {
+        self.lock().caches.insert(name.clone(), row.clone());
+        Ok(())
+    }
+
+    fn cache(&self, name: &CacheName) -> Result<Option<CacheRow>> {
+        Ok(self.lock().caches.get(name).cloned())
+    }
+
+    fn caches(&self) -> Result<Vec<(CacheName, CacheRow)>> {
+        Ok(self
+            .lock()
+            .caches
+            .iter()
+            .map(|(name, row)| (name.clone(), row.clone()))
+            .collect())
+    }
+
+    fn delete_cache(&self, name: &CacheName) -> Result<bool> {
+        let mut state = self.lock();
+        if state.caches.remove(name).is_none() {
+            return Ok(false);
+        }
+        let mut gone = Totals::default();
+        state.paths.retain(|(of, _), row| {
+            if of == name {
+                gone.add(&Totals {
+                    paths: 1,
+                    logical_bytes: row.nar_size,
+                    ..Totals::default()
+                });
+            }
+            of != name
+        });
+        state.totals.subtract(&gone);
+        state.nars.retain(|(of, _), _| of != name);
+        state.aliases.retain(|(of, _), _| of != name);
+        state.documents.retain(|(of, _), _| of != name);
+        Ok(true)
+    }
+
+    fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()> {
+        self.lock().tokens.insert(*id, row.clone());
+        Ok(())
+    }
+
+    fn token(&self, id: &TokenId) -> Result<Option<TokenRow>> {
+        Ok(self.lock().tokens.get(id).cloned())
+    }
+
+    fn tokens(&self) -> Result<Vec<(TokenId, TokenRow)>> {
+        Ok(self
+            .lock()
+            .tokens
+            .iter()
+            .map(|(id, row)| (*id, row.clone()))
+            .collect())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+}

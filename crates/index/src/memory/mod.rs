@@ -1,0 +1,8 @@
+//! Engines that keep everything in memory: for tests of what stands above, and as the model that
+//! durable engines are compared with. Plain rather than fast: every call takes one lock.
+
+mod chunks;
+mod meta;
+
+pub use chunks::MemoryChunkIndex;
+pub use meta::MemoryMeta;
