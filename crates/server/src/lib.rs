@@ -1,1 +1,22 @@
-//! firn-server
+//! `firnd`: the HTTP binary cache and its administration.
+//!
+//! * [`http`] answers Nix: routes, bodies, uploads. [`app::App`] is what its handlers share.
+//! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown.
+//! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
+//! * [`cli`] is the command line over both, [`config`] the one file that `firnd` reads, [`data_dir`] what lies where.
+//!
+//! ```no_run
+//! # fn main() -> std::process::ExitCode {
+//! firn_server::cli::main(std::env::args_os())
+//! # }
+//! ```
+
+pub mod admin;
+pub mod app;
+pub mod auth;
+pub mod caches;
+pub mod cli;
+pub mod config;
+pub mod data_dir;
+pub mod http;
+pub mod serve;

@@ -1,0 +1,79 @@
+//! What every request shares. Handlers get it as `Arc<App>`; it owns no task and no socket.
+
+use std::sync::Arc;
+
+use firn_engine::{Clock, Engine};
+use firn_index::{CacheName, TokenId, UnixSeconds, Verb};
+use http::HeaderMap;
+use tokio::sync::Semaphore;
+
+use crate::auth::{Access, Denial, Tokens};
+use crate::caches::Caches;
+use crate::config::Config;
+
+/// The state behind all requests.
+pub struct App {
+    /// Ingest and restore.
+    pub engine: Engine,
+    /// The configuration, checked.
+    pub config: Config,
+    /// The caches, as of the last change by an administrator.
+    pub caches: Caches,
+    /// The tokens, as of the last change by an administrator.
+    pub tokens: Tokens,
+    /// One permit per upload of a NAR or document in progress (`server.max-uploads`); take it with `try_acquire_owned`.
+    pub uploads: Arc<Semaphore>,
+    /// One permit per NAR or file being sent (`server.max-downloads`).
+    pub downloads: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
+}
+
+/// The work that [`App::blocking`] was given panicked; the panic's own message is on standard error.
+#[derive(Debug, thiserror::Error)]
+#[error("run a request's work: it panicked")]
+pub struct Panicked;
+
+/// What a handler tells the access log: put it into the response's extensions.
+#[derive(Debug, Clone, Default)]
+pub struct LogFields {
+    /// The cache that the request named, if it exists and the client may see it.
+    pub cache: Option<CacheName>,
+    /// The token that was accepted.
+    pub token: Option<TokenId>,
+}
+
+impl App {
+    /// Makes the state over an open store; reads all caches and tokens.
+    pub fn new(engine: Engine, config: Config, clock: Arc<dyn Clock>) -> Result<Self, firn_index::Error> {
+        let caches = Caches::load(engine.meta())?;
+        let tokens = Tokens::load(engine.meta())?;
+        let uploads = Arc::new(Semaphore::new(config.server.max_uploads));
+        let downloads = Arc::new(Semaphore::new(config.server.max_downloads));
+        Ok(Self { engine, config, caches, tokens, uploads, downloads, clock })
+    }
+
+    /// Returns the time.
+    pub fn now(&self) -> UnixSeconds {
+        self.clock.now()
+    }
+
+    /// Says whether a request may do `verb` to a cache, and as whom.
+    ///
+    /// Pulling from a public cache needs no token, and a bad one does no harm there. A cache that doesn't exist is
+    /// like a private one, so that nobody learns which names exist: look it up in [`App::caches`] afterwards.
+    pub fn authorise(&self, headers: &HeaderMap, cache: &CacheName, verb: Verb) -> Result<Access, Denial> {
+        let public = self.caches.get(cache).is_some_and(|cache| cache.row.public);
+        self.tokens.authorise(headers, cache, public, verb, self.now())
+    }
+
+    /// Runs work that may block (disk, hashing, compression) on the pool for such work.
+    ///
+    /// The work goes on to its end when the future is dropped.
+    pub async fn blocking<T, F>(&self, work: F) -> Result<T, Panicked>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        tokio::task::spawn_blocking(work).await.map_err(|_| Panicked)
+    }
+}

@@ -1,0 +1,133 @@
+//! Who may do what: tokens, their grants, and the check that every request passes before anything is looked up.
+//!
+//! Tokens are kept in memory and replaced as a whole when an administrator changed one: a revoked token is
+//! refused from the next request on.
+
+mod grant;
+mod secret;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use base64::Engine as _;
+use firn_index::{CacheName, Error, Meta, TokenId, TokenRow, UnixSeconds, Uploader, Verb};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+pub use grant::{GrantError, parse_grant, permits};
+pub use secret::{Token, TokenError};
+
+/// The builder name of those who pull without a token.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// A request that may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Who asks. `token` is `None` for someone who pulls from a public cache without one.
+    pub uploader: Uploader,
+}
+
+/// Why a request may not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// It carries no token.
+    #[error("this needs a token")]
+    NoCredentials,
+    /// What it carries is no token, or none of this server's.
+    #[error("the token is not known here")]
+    BadToken,
+    /// What it carries looks like a token, but its checksum is wrong: it was cut or mistyped.
+    #[error("the token is mistyped or cut short")]
+    Mistyped,
+    /// The token was revoked.
+    #[error("the token was revoked")]
+    Revoked,
+    /// The token's time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// The token is good, but not for this.
+    #[error("the token does not permit this")]
+    NotGranted,
+}
+
+/// All tokens; cheap to read, replaced as a whole.
+pub struct Tokens {
+    rows: RwLock<Arc<HashMap<TokenId, TokenRow>>>,
+}
+
+impl Tokens {
+    /// Reads all tokens.
+    pub fn load(meta: &dyn Meta) -> Result<Self, Error> {
+        let tokens = Self { rows: RwLock::default() };
+        tokens.refresh(meta)?;
+        Ok(tokens)
+    }
+
+    /// Reads all tokens again; on an error the earlier ones stay.
+    pub fn refresh(&self, meta: &dyn Meta) -> Result<(), Error> {
+        // Held from before the rows are read, so that two refreshes can't leave the older rows in place.
+        let mut place = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        *place = Arc::new(meta.tokens()?.into_iter().collect());
+        Ok(())
+    }
+
+    /// Says whether a request with these headers may do `verb` to a cache, and as whom.
+    ///
+    /// The token is taken from `Authorization: Bearer`, or is the password of `Basic` (the user name is ignored: that
+    /// is what Nix sends from a netrc file). All of its grants that match count. What is wrong with a token is told only to
+    /// who holds its secret.
+    pub fn authorise(&self, headers: &HeaderMap, cache: &CacheName, public: bool, verb: Verb, now: UnixSeconds) -> Result<Access, Denial> {
+        match self.check(headers, cache, verb, now) {
+            Err(_) if public && verb == Verb::Pull => {
+                Ok(Access { uploader: Uploader { token: None, builder: ANONYMOUS.to_owned() } })
+            }
+            result => result,
+        }
+    }
+
+    fn check(&self, headers: &HeaderMap, cache: &CacheName, verb: Verb, now: UnixSeconds) -> Result<Access, Denial> {
+        let token = token_of(headers)?;
+        let rows = Arc::clone(&self.rows.read().unwrap_or_else(PoisonError::into_inner));
+        let row = rows.get(&token.id()).filter(|row| token.matches(&row.secret_hash)).ok_or(Denial::BadToken)?;
+        if row.revoked_at.is_some() {
+            return Err(Denial::Revoked);
+        }
+        if row.expires_at.is_some_and(|at| at <= now) {
+            return Err(Denial::Expired);
+        }
+        if !permits(&row.grants, cache, verb) {
+            return Err(Denial::NotGranted);
+        }
+        Ok(Access { uploader: Uploader { token: Some(token.id()), builder: row.builder.clone() } })
+    }
+}
+
+/// Reads the token that a request carries.
+fn token_of(headers: &HeaderMap) -> Result<Token, Denial> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(Denial::NoCredentials)?;
+    if values.next().is_some() {
+        return Err(Denial::BadToken);
+    }
+    let value = value.to_str().map_err(|_| Denial::BadToken)?;
+    let (scheme, credentials) = value.trim().split_once(' ').ok_or(Denial::BadToken)?;
+    let credentials = credentials.trim_start();
+    let parse = |text: &str| {
+        text.parse().map_err(|error| match error {
+            TokenError::NotAToken => Denial::BadToken,
+            TokenError::Mistyped => Denial::Mistyped,
+        })
+    };
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return parse(credentials);
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(Denial::BadToken);
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(credentials).map_err(|_| Denial::BadToken)?;
+    let decoded = String::from_utf8(decoded).map_err(|_| Denial::BadToken)?;
+    let (_user, password) = decoded.split_once(':').ok_or(Denial::BadToken)?;
+    if password.is_empty() { Err(Denial::NoCredentials) } else { parse(password) }
+}

@@ -1,0 +1,166 @@
+//! Reading the file, and checking what its syntax can't.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Config, Size, Span};
+
+/// The default configuration with every key explained.
+pub const EXAMPLE: &str = include_str!("default.toml");
+
+/// The longest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or has a key or value that firnd doesn't know.
+    #[error("read the configuration {}: {detail}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, and what is allowed there.
+        detail: String,
+    },
+    /// Values are out of bounds or don't fit together.
+    #[error("check the configuration {place}:{}", list(problems))]
+    Invalid {
+        /// The file, or a word for the defaults with what the command line says.
+        place: String,
+        /// All that is wrong, at least one.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One wrong value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, with its table.
+    pub key: &'static str,
+    /// What is wrong and what is allowed.
+    pub detail: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.key, self.detail)
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+impl Config {
+    /// Reads and checks a file. Relative paths in it count from its own folder.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let found = std::fs::metadata(path).map_err(read)?;
+        if found.len() > MAX_FILE_BYTES {
+            let detail = format!("it has {} bytes, and at most {MAX_FILE_BYTES} are read", found.len());
+            return Err(ConfigError::Syntax { path: path.to_owned(), detail });
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        let mut config = Self::parse(&text).map_err(|detail| ConfigError::Syntax { path: path.to_owned(), detail })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for place in [&mut config.server.tls_cert, &mut config.server.tls_key, &mut config.server.data].into_iter().flatten() {
+            *place = folder.join(&*place);
+        }
+        config.check(&path.display().to_string())?;
+        Ok(config)
+    }
+
+    /// Reads a file's text, without the checks of [`Config::check`].
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
+    }
+
+    /// Checks all values; `place` says in the error where they are from.
+    pub fn check(&self, place: &str) -> Result<(), ConfigError> {
+        let mut check = Check { problems: Vec::new() };
+        self.check_server(&mut check);
+        self.check_store(&mut check);
+        if check.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Invalid { place: place.to_owned(), problems: check.problems })
+        }
+    }
+
+    fn check_server(&self, check: &mut Check) {
+        let server = &self.server;
+        let second = Duration::from_secs(1);
+        let day = Duration::from_hours(24);
+        check.that(!server.listen.0.is_empty(), "server.listen", || "is empty: give at least one address".to_owned());
+        check.that(server.tls_cert.is_some() == server.tls_key.is_some(), "server.tls-cert", || {
+            "and server.tls-key belong together: give both or neither".to_owned()
+        });
+        if let Some(url) = &server.public_url {
+            let good = ["http://", "https://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
+            let clean = !url.ends_with('/') && !url.contains(char::is_whitespace) && !url.contains('?') && !url.contains('#');
+            check.that(good && clean, "server.public-url", || {
+                format!("is '{url}': give http:// or https:// and a host, without a final '/'")
+            });
+        }
+        check.span("server.idle-timeout", server.idle_timeout, Duration::from_mins(2), day);
+        check.span("server.header-timeout", server.header_timeout, second, day);
+        check.span("server.body-timeout", server.body_timeout, second, day);
+        check.span("server.shutdown-grace", server.shutdown_grace, Duration::ZERO, day);
+        check.count("server.max-connections", server.max_connections, 1, 1_000_000);
+        check.count("server.max-uploads", server.max_uploads, 1, 10_000);
+        check.count("server.max-downloads", server.max_downloads, 1, 100_000);
+        check.size("server.narinfo-cache", server.narinfo_cache, 0, 1 << 40);
+    }
+
+    fn check_store(&self, check: &mut Check) {
+        let store = &self.store;
+        check.that((1..=19).contains(&store.compression_level), "store.compression-level", || {
+            format!("is {}: allowed are 1 to 19", store.compression_level)
+        });
+        check.size("store.pack-size", store.pack_size, 1 << 20, 64 << 20);
+        check.size("store.frame-cache", store.frame_cache, 4 << 20, 1 << 44);
+        check.size("store.recipe-cache", store.recipe_cache, 1 << 20, 1 << 44);
+        check.size("store.index-cache", store.index_cache, 1 << 20, 1 << 44);
+        check.size("store.max-nar-size", store.max_nar_size, 1 << 10, 1 << 50);
+        check.size("store.min-free", store.min_free, 0, 1 << 50);
+        check.span("store.nar-lease", store.nar_lease, Duration::from_mins(1), Duration::from_hours(24 * 365));
+    }
+}
+
+struct Check {
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    fn that(&mut self, good: bool, key: &'static str, detail: impl FnOnce() -> String) {
+        if !good {
+            self.problems.push(Problem { key, detail: detail() });
+        }
+    }
+
+    fn span(&mut self, key: &'static str, found: Span, least: Duration, most: Duration) {
+        self.that((least..=most).contains(&found.0), key, || {
+            format!("is {found}: allowed are {} to {}", Span(least), Span(most))
+        });
+    }
+
+    fn size(&mut self, key: &'static str, found: Size, least: u64, most: u64) {
+        self.that((least..=most).contains(&found.0), key, || {
+            format!("is {found}: allowed are {} to {}", Size(least), Size(most))
+        });
+    }
+
+    fn count(&mut self, key: &'static str, found: usize, least: usize, most: usize) {
+        self.that((least..=most).contains(&found), key, || format!("is {found}: allowed are {least} to {most}"));
+    }
+}

@@ -1,0 +1,160 @@
+//! The one file that `firnd` reads: TOML, every key optional, none unknown, all checked before a socket is opened.
+//!
+//! `default.toml` beside this module documents every key and is what `firnd config example` prints; a test holds it
+//! to the defaults in the code.
+
+mod file;
+mod value;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use file::{ConfigError, EXAMPLE, Problem};
+pub use value::{Listen, Size, Span};
+
+/// All settings.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Sockets, limits, time limits.
+    pub server: ServerConfig,
+    /// How bytes are kept.
+    pub store: StoreConfig,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+/// Sockets, limits, time limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServerConfig {
+    /// Where to listen.
+    pub listen: Listen,
+    /// The certificate chain, PEM; with `tls_key`, all sockets speak TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The data directory.
+    pub data: Option<PathBuf>,
+    /// How clients reach the server, without a final slash; for the lines to paste that `firnd` prints.
+    pub public_url: Option<String>,
+    /// How long a connection may stand idle between requests; at least 120 s.
+    pub idle_timeout: Span,
+    /// How long a client may take to send a request's headers.
+    pub header_timeout: Span,
+    /// How long a body may stand still, in either direction.
+    pub body_timeout: Span,
+    /// How many connections are open at once; more wait to be accepted.
+    pub max_connections: usize,
+    /// How many uploads are taken at once; more are asked to come again.
+    pub max_uploads: usize,
+    /// How many NARs and files are sent at once; more are asked to come again.
+    pub max_downloads: usize,
+    /// How much memory keeps rendered narinfos.
+    pub narinfo_cache: Size,
+    /// How long a shutdown waits for requests in progress.
+    pub shutdown_grace: Span,
+}
+
+/// How bytes are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StoreConfig {
+    /// The zstd level of new frames.
+    pub compression_level: i32,
+    /// The length at which a pack is sealed.
+    pub pack_size: Size,
+    /// How much memory keeps decoded frames.
+    pub frame_cache: Size,
+    /// How much memory keeps decoded recipes.
+    pub recipe_cache: Size,
+    /// How much memory keeps blocks of the index.
+    pub index_cache: Size,
+    /// The longest NAR that is taken.
+    pub max_nar_size: Size,
+    /// Uploads are refused while less of the disk is free.
+    pub min_free: Size,
+    /// How long a NAR is kept that no narinfo has named yet.
+    pub nar_lease: Span,
+}
+
+/// What is logged, and how. Logs go to standard error.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LogConfig {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least important lines that are written.
+    pub level: LogLevel,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// A sentence, then fields.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// How important a log line is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// Nothing works without someone's help.
+    Error,
+    /// Someone may want to look at it.
+    Warn,
+    /// One line for each request.
+    #[default]
+    Info,
+    /// For finding faults.
+    Debug,
+    /// For finding faults in firn.
+    Trace,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: Listen(vec![SocketAddr::from(([127, 0, 0, 1], 8080))]),
+            tls_cert: None,
+            tls_key: None,
+            data: None,
+            public_url: None,
+            // Nix keeps connections for 120 s and takes one that the server closed at that moment for an error.
+            idle_timeout: Span(Duration::from_secs(180)),
+            header_timeout: Span(Duration::from_secs(30)),
+            body_timeout: Span(Duration::from_secs(120)),
+            max_connections: 4096,
+            // Each holds about 4 MiB while it runs, and computes.
+            max_uploads: 64,
+            // Each holds at most two pieces of a body.
+            max_downloads: 1024,
+            narinfo_cache: Size(16 << 20),
+            shutdown_grace: Span(Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            compression_level: 3,
+            pack_size: Size(32 << 20),
+            frame_cache: Size(128 << 20),
+            recipe_cache: Size(32 << 20),
+            index_cache: Size(64 << 20),
+            max_nar_size: Size(64 << 30),
+            min_free: Size(256 << 20),
+            nar_lease: Span(Duration::from_hours(24)),
+        }
+    }
+}
