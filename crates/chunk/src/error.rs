@@ -1,3 +1,5 @@
+use firn_nix::nar::NarError;
+
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -13,6 +15,9 @@ pub enum Error {
         /// Where in the encoding, in bytes.
         at: usize,
     },
+    /// The input is no NAR; the source says where it stops being one.
+    #[error(transparent)]
+    Nar(#[from] NarError),
     /// The store hashes do not belong to the recipe.
     #[error("fill {wanted} slots with {got} store hashes")]
     Slots {

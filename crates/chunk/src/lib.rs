@@ -3,14 +3,19 @@
 //! Everything here is a pure function of the input's bytes: no files, no network, no clock. How the input is
 //! divided over calls never changes a result.
 
+mod chunker;
 mod error;
 mod id;
+mod normalise;
+mod patcher;
 mod patches;
 mod recipe;
 mod varint;
 
+pub use chunker::{Chunk, Chunker, Cut};
 pub use error::{Error, Result};
 pub use id::{ChunkId, ChunkerId, IdError, Input, RecipeId};
+pub use patcher::Patcher;
 pub use patches::{PATCH_BYTES, Patch, Patches};
 pub use recipe::{ChunkRef, Recipe};
 

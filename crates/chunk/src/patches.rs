@@ -22,6 +22,13 @@ pub struct Patch {
     pub slot: u16,
 }
 
+impl Patch {
+    /// Returns the position behind its last byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.position.saturating_add(PATCH_LEN)
+    }
+}
+
 /// The patches of a recipe, in the order of their positions.
 ///
 /// Kept as they are encoded: for each patch two numbers, how many bytes lie between the end of the one before (or
@@ -148,7 +155,7 @@ impl Cursor {
         loop {
             let here = cursor;
             match cursor.next(patches) {
-                Some(patch) if patch.position + PATCH_LEN <= offset => {}
+                Some(patch) if patch.end() <= offset => {}
                 _ => return here,
             }
         }
