@@ -1,0 +1,143 @@
+//! A pack without footer: what a crash left of it.
+
+use std::io;
+use std::ops::Range;
+
+use crate::footer::read_exactly;
+use crate::frame::Fixed;
+use crate::frame::Header;
+use crate::layout::{
+    FRAME_FIXED_LEN, Fields, PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, checksum, position,
+};
+use crate::{
+    Codec, DecodedFrame, Error, FrameDecoder, FrameEntry, Item, PackBuilder, PackId, Result,
+    item_id,
+};
+
+/// What is left of a torn pack.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// The pack with every whole frame, ready for more frames or for its footer.
+    pub builder: PackBuilder,
+    /// Where the last whole frame ends, which is `builder.len()`: the object is to be cut here.
+    pub valid_len: u64,
+    /// Damaged frames that lie before a whole one. Their bytes stay in the pack; the footer will not name them.
+    pub lost: Vec<Range<u64>>,
+}
+
+/// Scans the frames of a pack that has no footer, decompresses each, and computes the ids of its items.
+///
+/// Ends at the first place where no frame header is: there the crash (or the footer) was. A frame whose
+/// header is right and whose payload is damaged is skipped. Damage is for the caller to judge: when
+/// `valid_len` is less than what was made durable, or `lost` is not empty, it was not the crash.
+/// Reads the object once, a frame (at most about [`MAX_FRAME_RAW`](crate::MAX_FRAME_RAW)) at a time.
+///
+/// # Errors
+/// [`Error::NoHeader`] when the object is shorter than a pack's header or the header is all zero: there was
+/// never a frame. [`Error::Corrupt`] when the header is damaged. [`Error::Unsupported`] for a version, kind
+/// or codec of a newer firn, so that what that wrote is not cut off. [`Error::Read`] when `read` fails.
+pub fn recover<B: AsRef<[u8]>>(
+    read: impl Fn(u64, usize) -> io::Result<B>,
+    object_len: u64,
+) -> Result<Recovered> {
+    let (mut builder, _) = PackBuilder::new(read_header(&read, object_len)?);
+    let mut decoder = FrameDecoder::new()?;
+    let mut offset = builder.len();
+    let (mut lost, mut damaged) = (Vec::new(), Vec::new());
+    while let Some(bytes) = read_frame(&read, offset, object_len)? {
+        let bytes = bytes.as_ref();
+        let end = offset + position(bytes.len());
+        match decoder.decode(bytes) {
+            Ok(frame) => {
+                lost.append(&mut damaged);
+                builder.push_at(offset, &entry(bytes, &frame)?);
+            }
+            Err(Error::Corrupt { .. }) => damaged.push(offset..end),
+            Err(error) => return Err(error),
+        }
+        offset = end;
+    }
+    Ok(Recovered {
+        valid_len: builder.len(),
+        builder,
+        lost,
+    })
+}
+
+fn read_header<B: AsRef<[u8]>>(
+    read: &impl Fn(u64, usize) -> io::Result<B>,
+    object_len: u64,
+) -> Result<PackId> {
+    const WHAT: &str = "pack's header";
+    if object_len < position(PACK_HEADER_LEN) {
+        return Err(Error::NoHeader);
+    }
+    let header = read_exactly(read, 0, position(PACK_HEADER_LEN))?;
+    let header = header.as_ref();
+    if header.iter().all(|&byte| byte == 0) {
+        return Err(Error::NoHeader);
+    }
+    let mut fields = Fields(header);
+    let mut parse = || {
+        let summed = fields.0.get(..PACK_HEADER_LEN - 8)?;
+        let (magic, version, reserved) = (fields.array()?, fields.u16()?, fields.array()?);
+        let id = PackId(fields.array()?);
+        let good = magic == PACK_MAGIC && fields.u64()? == checksum(summed) && reserved == [0; 6];
+        good.then_some((id, version))
+    };
+    let (id, version) =
+        parse().ok_or_else(|| Error::corrupt(WHAT, "its magic or its checksum is wrong"))?;
+    if version == PACK_VERSION {
+        Ok(id)
+    } else {
+        Err(Error::Unsupported {
+            what: WHAT,
+            field: "version",
+            found: version.into(),
+        })
+    }
+}
+
+/// Returns the bytes of the frame at `offset`, or `None` if there is no whole header or it leads past the end.
+fn read_frame<B: AsRef<[u8]>>(
+    read: &impl Fn(u64, usize) -> io::Result<B>,
+    offset: u64,
+    object_len: u64,
+) -> Result<Option<B>> {
+    let left = object_len - offset;
+    if left < position(FRAME_FIXED_LEN) {
+        return Ok(None);
+    }
+    let fixed = read_exactly(read, offset, position(FRAME_FIXED_LEN))?;
+    let Ok(fixed) = Fixed::parse(fixed.as_ref()) else {
+        return Ok(None);
+    };
+    if left < u64::from(fixed.frame_len()) {
+        return Ok(None);
+    }
+    let frame = read_exactly(read, offset, fixed.frame_len().into())?;
+    // The lengths may only be trusted, and the next frame looked for, when the whole header is right.
+    match Header::parse(frame.as_ref()) {
+        Ok(_) => Ok(Some(frame)),
+        Err(Error::Corrupt { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn entry(bytes: &[u8], frame: &DecodedFrame) -> Result<FrameEntry> {
+    let (header, _) = Header::parse(bytes)?;
+    let items = frame.items().zip(header.lens).map(|(item, len)| Item {
+        id: item_id(item),
+        len,
+    });
+    let len = u32::try_from(bytes.len()).map_err(|_| Error::corrupt("frame", "it is too long"))?;
+    let codec: Codec = header.codec;
+    Ok(FrameEntry {
+        kind: frame.kind,
+        codec,
+        len,
+        raw_len: header.raw_len,
+        items: items.collect(),
+        bases: Vec::new(),
+    })
+}
