@@ -3,6 +3,8 @@
 
 mod chunks;
 mod meta;
+#[cfg(test)]
+mod tests;
 
 pub use chunks::MemoryChunkIndex;
 pub use meta::MemoryMeta;

@@ -1,0 +1,222 @@
+//! The suites for [`ChunkIndex`].
+
+use firn_chunk::ChunkId;
+use firn_pack::{ChunkLoc, FrameLoc, PackId};
+
+use super::samples::{chunk, location};
+use super::{Open, ok};
+use crate::ChunkIndex;
+
+/// Checks everything about a [`ChunkIndex`] that can be seen without opening it again.
+///
+/// # Panics
+/// Where the engine breaks the trait's word.
+pub fn chunk_index(fresh: &dyn Fn() -> Box<dyn ChunkIndex>) {
+    let cases: [fn(&dyn ChunkIndex); 7] = [
+        a_new_index_is_empty,
+        answers_stand_in_the_order_of_the_ids,
+        a_later_location_replaces,
+        extreme_locations,
+        forgetting_is_exact,
+        the_watermark,
+        large_batches,
+    ];
+    for case in cases {
+        case(&*fresh());
+    }
+}
+
+/// Checks what a [`ChunkIndex`] still knows when it is opened again.
+///
+/// # Panics
+/// Where the engine breaks the trait's word.
+pub fn durable_chunk_index(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
+    what_was_flushed_is_kept(open);
+    the_watermark_is_never_ahead(open);
+}
+
+fn entries(range: std::ops::Range<u64>) -> Vec<(ChunkId, ChunkLoc)> {
+    range.map(|n| (chunk(n), location(n))).collect()
+}
+
+fn a_new_index_is_empty(index: &dyn ChunkIndex) {
+    assert_eq!(ok(index.lookup(&[])), vec![]);
+    assert_eq!(ok(index.lookup(&[chunk(1), chunk(2)])), vec![None, None]);
+    assert_eq!(ok(index.watermark()), 0);
+    assert_eq!(ok(index.estimated_chunks()), 0);
+    ok(index.apply(&[]));
+    ok(index.forget(&entries(0..3)));
+    ok(index.flush());
+    assert_eq!(ok(index.watermark()), 0);
+}
+
+fn answers_stand_in_the_order_of_the_ids(index: &dyn ChunkIndex) {
+    ok(index.apply(&entries(0..10)));
+    let asked = [9, 50, 0, 9, 3, 50];
+    let expected = vec![
+        Some(location(9)),
+        None,
+        Some(location(0)),
+        Some(location(9)),
+        Some(location(3)),
+        None,
+    ];
+    assert_eq!(ok(index.lookup(&asked.map(chunk))), expected);
+    ok(index.flush());
+    assert_eq!(ok(index.lookup(&asked.map(chunk))), expected);
+    assert!((5..=20).contains(&ok(index.estimated_chunks())));
+}
+
+fn a_later_location_replaces(index: &dyn ChunkIndex) {
+    ok(index.apply(&[(chunk(1), location(1)), (chunk(1), location(2))]));
+    assert_eq!(ok(index.lookup(&[chunk(1)])), vec![Some(location(2))]);
+    ok(index.flush());
+    ok(index.apply(&[(chunk(1), location(3))]));
+    assert_eq!(ok(index.lookup(&[chunk(1)])), vec![Some(location(3))]);
+}
+
+fn extreme_locations(index: &dyn ChunkIndex) {
+    let at = |offset, len, index| ChunkLoc {
+        frame: FrameLoc {
+            pack: PackId([0xff; 16]),
+            offset,
+            len,
+        },
+        index,
+    };
+    let extremes = [
+        at(0, 0, 0),
+        at(u64::MAX, u32::MAX, u16::MAX),
+        at(127, 128, 127),
+        at(1 << 40, 1 << 20, 128),
+    ];
+    let entries: Vec<_> = (0..).map(chunk).zip(extremes).collect();
+    ok(index.apply(&entries));
+    let ids: Vec<_> = entries.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ok(index.lookup(&ids)), extremes.map(Some));
+    ok(index.apply(&[
+        (ChunkId([0; 32]), location(1)),
+        (ChunkId([0xff; 32]), location(2)),
+    ]));
+    let ends = ok(index.lookup(&[ChunkId([0; 32]), ChunkId([0xff; 32])]));
+    assert_eq!(ends, [Some(location(1)), Some(location(2))]);
+}
+
+fn forgetting_is_exact(index: &dyn ChunkIndex) {
+    ok(index.apply(&entries(0..4)));
+    let mut near = location(1);
+    near.index += 1;
+    ok(index.forget(&[
+        (chunk(0), location(0)),
+        (chunk(1), near),
+        (chunk(2), location(3)),
+        (chunk(77), location(77)),
+    ]));
+    let left = vec![
+        None,
+        Some(location(1)),
+        Some(location(2)),
+        Some(location(3)),
+    ];
+    assert_eq!(ok(index.lookup(&[0, 1, 2, 3].map(chunk))), left);
+    ok(index.apply(&[(chunk(0), location(9))]));
+    ok(index.forget(&[(chunk(0), location(0))]));
+    assert_eq!(
+        ok(index.lookup(&[chunk(0)])),
+        vec![Some(location(9))],
+        "it was stored anew since"
+    );
+}
+
+fn the_watermark(index: &dyn ChunkIndex) {
+    for seq in [1, 7, u64::MAX, 3] {
+        ok(index.set_watermark(seq));
+        assert_eq!(ok(index.watermark()), seq);
+    }
+    assert_eq!(ok(index.lookup(&[chunk(0)])), vec![None]);
+}
+
+fn large_batches(index: &dyn ChunkIndex) {
+    ok(index.apply(&entries(0..20_000)));
+    ok(index.flush());
+    let ids: Vec<_> = (0..4096).map(|n| chunk(n * 7)).collect();
+    let expected: Vec<_> = (0..4096)
+        .map(|n| (n * 7 < 20_000).then(|| location(n * 7)))
+        .collect();
+    assert_eq!(ok(index.lookup(&ids)), expected);
+    ok(index.forget(&entries(0..10_000)));
+    let left = ok(index.lookup(&[9_999, 10_000].map(chunk)));
+    assert_eq!(left, vec![None, Some(location(10_000))]);
+}
+
+fn what_was_flushed_is_kept(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
+    let index = open(Open::Fresh);
+    ok(index.apply(&entries(0..1000)));
+    ok(index.set_watermark(5));
+    ok(index.forget(&entries(0..1)));
+    ok(index.flush());
+    let crashed = open(Open::Crashed);
+    drop(index);
+    assert_eq!(ok(crashed.watermark()), 5);
+    assert_eq!(
+        ok(crashed.lookup(&[0, 1, 999].map(chunk))),
+        vec![None, Some(location(1)), Some(location(999))]
+    );
+
+    ok(crashed.apply(&entries(1000..1001)));
+    ok(crashed.flush());
+    drop(crashed);
+    let reopened = open(Open::Reopened);
+    assert_eq!(ok(reopened.watermark()), 5);
+    assert_eq!(
+        ok(reopened.lookup(&[999, 1000].map(chunk))),
+        vec![Some(location(999)), Some(location(1000))]
+    );
+}
+
+fn the_watermark_is_never_ahead(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
+    let mut index = open(Open::Fresh);
+    for seq in 1..=12 {
+        apply_pack(&*index, seq);
+        if seq == 3 {
+            ok(index.flush());
+        }
+        if seq % 4 == 0 {
+            let crashed = open(Open::Crashed);
+            drop(index);
+            index = crashed;
+            let found = ok(index.watermark());
+            assert!(
+                (3..=seq).contains(&found),
+                "the watermark is {found} after {seq} packs"
+            );
+            assert_all_there(&*index, found);
+            for lost in found + 1..=seq {
+                apply_pack(&*index, lost);
+            }
+            assert_all_there(&*index, seq);
+        }
+    }
+}
+
+const CHUNKS_OF_A_PACK: u64 = 2000;
+
+fn apply_pack(index: &dyn ChunkIndex, seq: u64) {
+    ok(index.apply(&entries(
+        (seq - 1) * CHUNKS_OF_A_PACK..seq * CHUNKS_OF_A_PACK,
+    )));
+    ok(index.set_watermark(seq));
+}
+
+/// Checks that every chunk of the packs up to `seq` is known.
+fn assert_all_there(index: &dyn ChunkIndex, seq: u64) {
+    let all: Vec<_> = (0..seq * CHUNKS_OF_A_PACK).collect();
+    for ids in all.chunks(4096) {
+        let ids: Vec<_> = ids.iter().copied().map(chunk).collect();
+        let found = ok(index.lookup(&ids));
+        assert!(
+            found.iter().all(Option::is_some),
+            "a chunk of the packs up to {seq} is missing"
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! Small rows and ids, each told from the others by a number.
+
+use firn_chunk::{ChunkId, RecipeId};
+use firn_nix::{Sha256, StoreHash, StorePath};
+use firn_pack::{ChunkLoc, FrameLoc, PackId};
+
+use crate::{
+    AliasRow, CacheName, CacheRow, Commit, Conflict, ConflictPolicy, Content, DocumentKey,
+    DocumentKind, DocumentRow, Grant, NarRow, Op, PathRow, RecipeRow, ReferencePolicy, StoreInfo,
+    TokenId, TokenRow, Transport, Uploader, Verb,
+};
+
+/// Returns a pack's id; ordered as `n`.
+pub fn pack(n: u8) -> PackId {
+    PackId([n; 16])
+}
+
+/// Returns a recipe's id; ordered as `n`.
+pub fn recipe(n: u8) -> RecipeId {
+    RecipeId([n; 32])
+}
+
+/// Returns a store hash; ordered as `n`.
+pub fn store_hash(n: u8) -> StoreHash {
+    StoreHash([n; 20])
+}
+
+/// Returns a NAR's hash; ordered as `n`.
+pub fn nar_hash(n: u8) -> Sha256 {
+    Sha256([n; 32])
+}
+
+/// Returns a cache's name.
+///
+/// # Panics
+/// If `name` can't be one.
+pub fn cache(name: &str) -> CacheName {
+    name.parse().expect("the suites use good names")
+}
+
+/// Returns a chunk's id; ordered as `n`.
+pub fn chunk(n: u64) -> ChunkId {
+    let mut id = [0; 32];
+    id[..8].copy_from_slice(&n.to_be_bytes());
+    id[24..].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    ChunkId(id)
+}
+
+/// Returns a chunk's location; another for every `n`.
+pub fn location(n: u64) -> ChunkLoc {
+    let [low, high, ..] = n.to_le_bytes();
+    let frame = FrameLoc {
+        pack: PackId([low; 16]),
+        offset: n,
+        len: 100 + u32::from(high),
+    };
+    ChunkLoc {
+        frame,
+        index: u16::from(low),
+    }
+}
+
+/// Returns a store path.
+///
+/// # Panics
+/// Never: the name is a good one.
+pub fn store_path(n: u8) -> StorePath {
+    let digits = format!("{n:03}").repeat(11);
+    StorePath::from_base_name(&format!("{}-package-{n}", &digits[..32])).expect("a good base name")
+}
+
+/// Returns the row of a recipe that needs `edges`.
+pub fn recipe_row(edges: &[u8]) -> RecipeRow {
+    let record = FrameLoc {
+        pack: pack(edges.first().copied().unwrap_or(0)),
+        offset: 4096,
+        len: 300,
+    };
+    RecipeRow {
+        record,
+        length: 1 << 33,
+        chunks: 7,
+        edges: edges.iter().copied().map(pack).collect(),
+        damaged_at: None,
+    }
+}
+
+/// Returns a NAR's row.
+pub fn nar_row(n: u8) -> NarRow {
+    NarRow {
+        recipe: recipe(n),
+        slots: vec![store_hash(n), store_hash(n.wrapping_add(1))],
+        nar_size: 1000 + u64::from(n),
+        uploaded_at: 20,
+        lease_until: 3600,
+    }
+}
+
+/// Returns the row of an uploader's file name.
+pub fn alias_row(n: u8) -> AliasRow {
+    AliasRow {
+        nar_hash: nar_hash(n),
+        compression: "xz".to_owned(),
+        file_size: 500,
+    }
+}
+
+/// Returns a path's row with a NAR of `nar_size` bytes.
+pub fn path_row(n: u8, nar_size: u64) -> PathRow {
+    let uploader = Uploader {
+        token: Some(TokenId(u64::from(n))),
+        builder: "builder".to_owned(),
+    };
+    let conflict = Conflict {
+        nar_hash: nar_hash(n.wrapping_add(1)),
+        nar_size: 5,
+        uploader: Uploader {
+            token: None,
+            builder: String::new(),
+        },
+        at: 9,
+    };
+    PathRow {
+        path: store_path(n),
+        nar_hash: nar_hash(n),
+        nar_size,
+        references: vec![store_path(n), store_path(n.wrapping_add(1))],
+        deriver: Some(store_path(n.wrapping_add(2))),
+        ca: None,
+        signatures: vec!["key-1:c2lnbmF0dXJl".to_owned()],
+        committed_at: 10,
+        uploader,
+        conflicts: vec![conflict],
+    }
+}
+
+/// Returns the key of a log.
+pub fn log(name: &str) -> DocumentKey {
+    DocumentKey {
+        kind: DocumentKind::Log,
+        name: name.to_owned(),
+    }
+}
+
+/// Returns a document's row.
+pub fn document_row(n: u8) -> DocumentRow {
+    let content = if n.is_multiple_of(2) {
+        Content::Inline(vec![n; 20])
+    } else {
+        Content::Recipe {
+            recipe: recipe(n),
+            slots: vec![store_hash(n)],
+            length: 10_000,
+        }
+    };
+    let uploader = Uploader {
+        token: None,
+        builder: "operator".to_owned(),
+    };
+    DocumentRow {
+        content,
+        written_at: 11,
+        uploader,
+    }
+}
+
+/// Returns a cache's row.
+pub fn cache_row(priority: u32) -> CacheRow {
+    CacheRow {
+        public: true,
+        priority,
+        store_dir: "/nix/store".to_owned(),
+        transport: Transport::Zstd,
+        on_conflict: ConflictPolicy::Reject,
+        references: ReferencePolicy::Present,
+        trusted_keys: vec!["a:key".to_owned()],
+        signing_keys: vec!["b:secret".to_owned()],
+        at_root: false,
+        host: Some("cache.example".to_owned()),
+        created_at: 1,
+    }
+}
+
+/// Returns a token's row.
+pub fn token_row(n: u8) -> TokenRow {
+    let grant = Grant {
+        cache: "team-*".to_owned(),
+        verbs: vec![Verb::Pull, Verb::Push],
+    };
+    TokenRow {
+        secret_hash: [n; 32],
+        builder: "ci".to_owned(),
+        grants: vec![grant],
+        created_at: 3,
+        expires_at: Some(4),
+        revoked_at: None,
+    }
+}
+
+/// Returns a store's identity.
+pub fn store_info(n: u8) -> StoreInfo {
+    StoreInfo {
+        format_version: 1,
+        chunker: "nar-fastcdc-v2020/16384-65536-262144/1".to_owned(),
+        created_at: 1,
+        store_id: u128::from(n),
+    }
+}
+
+/// Returns a commit outside any session.
+pub fn commit(packs: &[u8], ops: Vec<Op>) -> Commit {
+    Commit {
+        session: None,
+        packs: packs.iter().copied().map(pack).collect(),
+        ops,
+    }
+}

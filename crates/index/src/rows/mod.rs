@@ -1,0 +1,76 @@
+//! The rows of [`crate::Meta`] and their encoding.
+//!
+//! A row is one version byte, then the row in postcard's encoding. The same bytes are written to packs as
+//! records, so that a store can be rebuilt from its packs; `docs/FORMAT.md` lists the fields.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+mod access;
+mod contents;
+mod names;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use access::*;
+pub use contents::*;
+pub use names::*;
+pub use store::*;
+
+/// A row that does not decode.
+#[derive(Debug, thiserror::Error)]
+#[error("decode a {row}: {detail}")]
+pub struct RowError {
+    /// The row's type.
+    pub row: &'static str,
+    /// What is wrong.
+    pub detail: String,
+}
+
+/// A row with a version and an encoding.
+pub trait Row: Serialize + DeserializeOwned {
+    /// What the row is called in errors.
+    const NAME: &'static str;
+    /// The version that [`Row::encode`] writes and the only one that [`Row::decode`] reads so far.
+    const VERSION: u8 = 1;
+
+    /// Returns the row's bytes.
+    fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![Self::VERSION])
+            .expect("rows hold only types that postcard can write")
+    }
+
+    /// Reads a row; bytes after its end are an error.
+    fn decode(bytes: &[u8]) -> Result<Self, RowError> {
+        let fail = |detail: String| RowError {
+            row: Self::NAME,
+            detail,
+        };
+        let (version, rest) = bytes
+            .split_first()
+            .ok_or_else(|| fail("it is empty".into()))?;
+        if *version != Self::VERSION {
+            return Err(fail(format!(
+                "its version is {version}, and this firn knows {}",
+                Self::VERSION
+            )));
+        }
+        let (row, rest) =
+            postcard::take_from_bytes(rest).map_err(|error| fail(error.to_string()))?;
+        if rest.is_empty() {
+            Ok(row)
+        } else {
+            Err(fail(format!("{} bytes follow its end", rest.len())))
+        }
+    }
+}
+
+macro_rules! rows {
+    ($($type:ty: $name:literal),* $(,)?) => { $(impl Row for $type { const NAME: &'static str = $name; })* };
+}
+
+rows! {
+    StoreInfo: "store's identity", Totals: "store's totals", PackRow: "pack row", RecipeRow: "recipe row",
+    NarRow: "NAR row", AliasRow: "alias row", PathRow: "path row", DocumentRow: "document row",
+    CacheRow: "cache row", TokenRow: "token row",
+}
