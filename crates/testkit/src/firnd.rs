@@ -1,0 +1,313 @@
+//! A real `firnd` process on a temporary data directory and a free port of the loopback address.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::error::{Doing, Error, Result};
+use crate::http::{Answer, Request};
+use crate::process::{Ran, describe, run};
+
+/// How long a start or an orderly end may take before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server process; killed on drop, and its data removed.
+#[derive(Debug)]
+pub struct Firnd {
+    directory: TempDir,
+    address: SocketAddr,
+    config: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+impl Firnd {
+    /// Starts a server with the embedded defaults and waits until it is ready.
+    pub fn start() -> Result<Self> {
+        Self::start_with(None, &[])
+    }
+
+    /// Starts a server with a configuration file (TOML) and environment variables, and waits until it is ready.
+    pub fn start_with(config: Option<&str>, environment: &[(&str, &str)]) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("firn-data-")
+            .tempdir()
+            .doing(|| "create a temporary directory".to_owned())?;
+        let config_path = directory.path().join("firnd.toml");
+        if let Some(config) = config {
+            fs::write(&config_path, config).doing(|| format!("write {}", config_path.display()))?;
+        }
+        let mut firnd = Self {
+            config: config.map(|_| config_path),
+            environment: environment
+                .iter()
+                .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            address: free_address()?,
+            directory,
+            child: None,
+        };
+        firnd.launch()?;
+        Ok(firnd)
+    }
+
+    /// Returns the data directory.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Returns where the server listens; the same after a restart.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the URL of a cache, for `substituters` and `nix copy --to`.
+    pub fn url(&self, cache: &str) -> String {
+        format!("http://{}/{cache}", self.address)
+    }
+
+    /// Returns the process id while the server runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Starts the server again on the same data and port, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it is running.
+    pub fn launch(&mut self) -> Result<()> {
+        assert!(self.child.is_none(), "firnd is running already");
+        let log_path = self.log_path();
+        let log = File::options().create(true).append(true).open(&log_path);
+        let log = log.doing(|| format!("open {}", log_path.display()))?;
+        let mut command = Command::new(binary()?);
+        command
+            .arg("serve")
+            .arg("--data")
+            .arg(self.data())
+            .arg("--listen")
+            .arg(self.address.to_string());
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let output = log.try_clone().doing(|| "share the log file".to_owned())?;
+        command.stdin(Stdio::null()).stdout(output).stderr(log);
+        let child = command
+            .spawn()
+            .doing(|| format!("start {}", describe(&command)))?;
+        self.child = Some(child);
+        self.wait_until_ready()
+    }
+
+    /// Ends the server with SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child
+                .kill()
+                .and_then(|()| child.wait())
+                .doing(|| "kill firnd".to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// Asks the server with SIGTERM to end, waits for it, and returns its exit status.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let Some(mut child) = self.child.take() else {
+            return Err(Error::Unexpected {
+                what: "a running firnd",
+                got: "none".to_owned(),
+            });
+        };
+        let status = self.wait_for_end(&mut child)?;
+        status.ok_or_else(|| {
+            let _ = child.kill();
+            let _ = child.wait();
+            Error::Unexpected {
+                what: "firnd to end after SIGTERM",
+                got: self.log(),
+            }
+        })
+    }
+
+    /// Sends a signal to the running server.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let process = self
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        let Some(process) = process else {
+            return Err(Error::Unexpected {
+                what: "a running firnd",
+                got: "none".to_owned(),
+            });
+        };
+        kill_process(process, signal)
+            .map_err(std::io::Error::from)
+            .doing(|| "send a signal to firnd".to_owned())
+    }
+
+    /// Runs an administration command like `["cache", "create", "main"]` on the server's data to its end.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Ran> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).arg("--data").arg(self.data());
+        run(&mut command)
+    }
+
+    /// Runs an administration command that has to succeed, and returns what it prints on standard output.
+    pub fn admin<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<String> {
+        Ok(self.run(arguments)?.ok()?.text())
+    }
+
+    /// Creates a public cache and returns a token that may push to it.
+    pub fn create_cache(&self, name: &str) -> Result<String> {
+        self.admin(["cache", "create", name, "--public"])?;
+        self.create_token(&format!("{name}:push"))
+    }
+
+    /// Returns a new token with one grant, like `main:push` or `main:pull,push`.
+    pub fn create_token(&self, grant: &str) -> Result<String> {
+        self.admin(["token", "create", "--grant", grant])
+    }
+
+    /// Sends a request to the server.
+    pub fn send(&self, request: &Request) -> Result<Answer> {
+        request.send(self.address)
+    }
+
+    /// Returns what the server has logged so far, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("firnd.log")
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            if Request::get("/readyz")
+                .send(self.address)
+                .is_ok_and(|answer| answer.status == 200)
+            {
+                return Ok(());
+            }
+            let child = self.child.as_mut().ok_or_else(|| Error::Unexpected {
+                what: "a running firnd",
+                got: "none".to_owned(),
+            })?;
+            let ended = child.try_wait().doing(|| "wait for firnd".to_owned())?;
+            if ended.is_some() || start.elapsed() > PATIENCE {
+                let _ = self.kill();
+                return Err(Error::Unexpected {
+                    what: "firnd to become ready",
+                    got: self.log(),
+                });
+            }
+            // There is nothing to wait on: the port opens when it opens.
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn wait_for_end(&self, child: &mut Child) -> Result<Option<ExitStatus>> {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = child.try_wait().doing(|| "wait for firnd".to_owned())? {
+                return Ok(Some(status));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Firnd {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let log = self.log();
+            let tail = log
+                .as_bytes()
+                .get(log.len().saturating_sub(8 << 10)..)
+                .unwrap_or_default();
+            eprintln!(
+                "--- the end of firnd's log
+{}",
+                String::from_utf8_lossy(tail)
+            );
+        }
+        let _ = self.kill();
+    }
+}
+
+/// Returns the program to test: `$FIRND`, else the workspace's own, built from the source as it is.
+///
+/// Cargo builds another package's programs only when asked, and a stale one would make the tests lie.
+pub fn binary() -> Result<PathBuf> {
+    static BINARY: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    let found = BINARY.get_or_init(|| match env::var_os("FIRND") {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => build().map_err(|error| error.to_string()),
+    });
+    found.clone().map_err(|got| Error::Unexpected {
+        what: "a firnd to test",
+        got,
+    })
+}
+
+fn build() -> Result<PathBuf> {
+    // Tests are at TARGET/release/deps/NAME.
+    let test = env::current_exe().doing(|| "find the test program".to_owned())?;
+    let release = test.ancestors().nth(2);
+    let target = test.ancestors().nth(3);
+    let (Some(release), Some(target)) = (release, target) else {
+        return Err(Error::Unexpected {
+            what: "a test program in a target directory",
+            got: test.display().to_string(),
+        });
+    };
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args([
+        "build",
+        "--release",
+        "--locked",
+        "--quiet",
+        "--package",
+        "firn-server",
+        "--bin",
+        "firnd",
+    ]);
+    command
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(workspace);
+    // What Cargo tells a test about its package must not look like a changed environment to build scripts.
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        }) {
+            command.env_remove(name);
+        }
+    }
+    run(&mut command)?.done()?;
+    Ok(release.join("firnd"))
+}
+
+fn free_address() -> Result<SocketAddr> {
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing(|| "find a free port".to_owned())?;
+    listener
+        .local_addr()
+        .doing(|| "find a free port".to_owned())
+}

@@ -1,0 +1,227 @@
+//! A TCP proxy that hurts connections: cuts an answer after a number of bytes, or holds it back.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crate::error::{Doing, Result};
+
+/// What the proxy does to the connections that it accepts from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Forward everything.
+    None,
+    /// Forward this many bytes from the server, then break the connection off. The next `times - 1` connections that
+    /// get so far are cut in the same place, later ones are left alone.
+    CutAnswers {
+        /// Bytes of answers, headers included, that a connection may carry.
+        after: u64,
+        /// How many connections are to be cut.
+        times: u64,
+    },
+    /// Forward this many bytes to the server, then break the connection off; `times` as above.
+    CutRequests {
+        /// Bytes of requests, headers included, that a connection may carry.
+        after: u64,
+        /// How many connections are to be cut.
+        times: u64,
+    },
+}
+
+/// A proxy between a client and one server address, on threads of its own.
+///
+/// It ends accepting when dropped; connections that are open then end with their peers.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: SocketAddr,
+    fault: Mutex<Fault>,
+    cuts: AtomicU64,
+    connections: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Proxy {
+    /// Starts a proxy in front of `target` on a free port of the loopback address.
+    pub fn start(target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .doing(|| "listen for the proxy".to_owned())?;
+        let address = listener
+            .local_addr()
+            .doing(|| "ask for the proxy's address".to_owned())?;
+        let shared = Arc::new(Shared {
+            target,
+            fault: Mutex::new(Fault::None),
+            cuts: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || accept(&listener, &accepting));
+        Ok(Self { address, shared })
+    }
+
+    /// Returns where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sets what happens to connections accepted from now on; open ones go on as they began.
+    pub fn set_fault(&self, fault: Fault) {
+        self.shared.cuts.store(0, Ordering::SeqCst);
+        *self
+            .shared
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// Returns how many connections were cut since the last [`Proxy::set_fault`].
+    pub fn cuts(&self) -> u64 {
+        self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many connections were accepted in all.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        // Wakes the thread that waits for a connection.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming() {
+        if shared.stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(client) = client else { continue };
+        shared.connections.fetch_add(1, Ordering::SeqCst);
+        let shared = Arc::clone(shared);
+        thread::spawn(move || {
+            // A broken connection is what this is for, so there is nobody to tell.
+            let _ = serve(&client, &shared);
+        });
+    }
+}
+
+fn serve(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    let fault = *shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
+    let server = TcpStream::connect(shared.target)?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (requests, answers) = match fault {
+        Fault::None => (None, None),
+        Fault::CutAnswers { after, times } => (None, Some((after, times))),
+        Fault::CutRequests { after, times } => (Some((after, times)), None),
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| forward(client, &server, requests, &shared.cuts));
+        forward(&server, client, answers, &shared.cuts);
+    });
+    Ok(())
+}
+
+/// Copies one direction to its end; closes both directions where the fault says so.
+fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: Option<(u64, u64)>, cuts: &AtomicU64) {
+    let mut buffer = vec![0; 64 << 10];
+    let mut carried = 0u64;
+    while let Ok(len @ 1..) = from.read(&mut buffer) {
+        let mut bytes = buffer.get(..len).unwrap_or_default();
+        if let Some((after, times)) = cut {
+            let room = after.saturating_sub(carried);
+            let over = len as u64 > room;
+            if over
+                && cuts
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
+                        (n < times).then_some(n + 1)
+                    })
+                    .is_ok()
+            {
+                bytes = bytes
+                    .get(..usize::try_from(room).unwrap_or(usize::MAX))
+                    .unwrap_or_default();
+                let _ = to.write_all(bytes);
+                let _ = to.shutdown(Shutdown::Both);
+                let _ = from.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+        carried += len as u64;
+        if to.write_all(bytes).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+    let _ = from.shutdown(Shutdown::Read);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that answers every connection with ten bytes once it has read one.
+    fn server() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        thread::spawn(move || {
+            for mut client in listener.incoming().flatten() {
+                let mut byte = [0];
+                if client.read_exact(&mut byte).is_ok() {
+                    let _ = client.write_all(b"0123456789");
+                }
+            }
+        });
+        address
+    }
+
+    fn ask(address: SocketAddr) -> Vec<u8> {
+        let mut stream = TcpStream::connect(address).expect("the proxy listens");
+        stream.write_all(b"?").expect("connected");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        answer
+    }
+
+    #[test]
+    fn answers_are_cut_as_often_as_asked() {
+        let proxy = Proxy::start(server()).expect("a free port");
+        assert_eq!(ask(proxy.address()), b"0123456789");
+        proxy.set_fault(Fault::CutAnswers { after: 4, times: 2 });
+        assert_eq!(ask(proxy.address()), b"0123");
+        assert_eq!(ask(proxy.address()), b"0123");
+        assert_eq!(ask(proxy.address()), b"0123456789");
+        assert_eq!((proxy.cuts(), proxy.connections()), (2, 4));
+    }
+
+    #[test]
+    fn an_answer_that_ends_at_the_border_is_whole() {
+        let proxy = Proxy::start(server()).expect("a free port");
+        proxy.set_fault(Fault::CutAnswers {
+            after: 10,
+            times: 1,
+        });
+        assert_eq!(ask(proxy.address()), b"0123456789");
+        assert_eq!(proxy.cuts(), 0);
+    }
+
+    #[test]
+    fn requests_are_cut() {
+        let proxy = Proxy::start(server()).expect("a free port");
+        proxy.set_fault(Fault::CutRequests { after: 0, times: 1 });
+        assert_eq!(ask(proxy.address()), b"");
+        assert_eq!(ask(proxy.address()), b"0123456789");
+    }
+}
