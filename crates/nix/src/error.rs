@@ -21,7 +21,7 @@ pub enum Error {
         /// The line, counted from 1.
         line: usize,
         /// What is wrong with it.
-        source: Box<Error>,
+        source: Box<Self>,
     },
     /// Something mandatory is absent.
     #[error("parse {what}: no {field}")]

@@ -91,13 +91,8 @@ impl fmt::Display for Sha256 {
     }
 }
 
-impl fmt::Debug for Sha256 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 serde_bytes_or_text!(Sha256, 32);
+debug_is_display!(Sha256);
 
 #[cfg(test)]
 mod tests {

@@ -86,12 +86,6 @@ impl fmt::Display for StoreHash {
     }
 }
 
-impl fmt::Debug for StoreHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 serde_bytes_or_text!(StoreHash, 20);
 
 /// A store path without its store directory; sorts like its base name.
@@ -106,8 +100,8 @@ pub struct StorePath {
 impl StorePath {
     /// Returns the path of `hash` and `name`, or an error if Nix refuses the name.
     ///
-    /// Names have 1 to [`MAX_NAME_LEN`] characters out of `A-Za-z0-9+-._?=` and their part before the first `-` is neither `.`
-    /// nor `..`. (Nix before 2.20 refuses any leading dot; newer ones make such paths.)
+    /// Names have 1 to [`MAX_NAME_LEN`] characters out of `A-Za-z0-9+-._?=`, and their part before the first `-` is neither `.`
+    /// nor `..` (which Nix 2.8 allowed and later versions do not). A leading dot is fine otherwise.
     pub fn new(hash: StoreHash, name: &str) -> Result<Self> {
         check_name(name)?;
         Ok(Self {
@@ -199,26 +193,5 @@ impl fmt::Display for StorePath {
     }
 }
 
-impl fmt::Debug for StorePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl serde::Serialize for StorePath {
-    fn serialize<S: serde::Serializer>(
-        &self,
-        serializer: S,
-    ) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for StorePath {
-    fn deserialize<D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> std::result::Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_text!(StorePath);
+debug_is_display!(StoreHash, StorePath);

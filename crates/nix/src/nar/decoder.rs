@@ -476,7 +476,7 @@ impl Decoder {
         let (what, limit) = match kind {
             Kind::Name => ("name", MAX_NAME_LEN as u64),
             Kind::Target => ("symlink target", MAX_TARGET_LEN as u64),
-            Kind::Contents { .. } => ("file", MAX_LEN - self.position),
+            Kind::Contents { .. } => ("file", MAX_LEN.saturating_sub(self.position)),
         };
         if len > limit {
             return Err(NarError::TooLarge { at, what, limit });

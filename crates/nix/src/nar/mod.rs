@@ -4,15 +4,23 @@
 //! and the decoder accepts no other spelling of it. Names and targets are bytes. [`ListingBuilder`] makes a [`Listing`] of events.
 
 mod decoder;
+mod dump;
+mod listing;
+#[cfg(test)]
+mod tests;
 mod words;
 mod writer;
 
 pub use decoder::{Decoder, Event, NarError};
+pub use dump::DumpError;
+pub use listing::{
+    Directory, Listing, ListingBuilder, MAX_LISTING_ENTRIES, MAX_LISTING_TEXT, Node,
+};
 pub use writer::Writer;
 
-/// The deepest nesting of directories that is accepted; the root of a store path is at depth 1.
+/// The deepest nesting of directories that is accepted; a root that is a directory is at depth 1.
 ///
-/// A path with more components than this does not occur, and cannot be used by most programs (Linux ends at 4096 bytes).
+/// Nix itself has no limit up to 2.26, and 64 in 2.34.
 pub const MAX_DEPTH: usize = 256;
 
 /// The longest file name in bytes: the limit of Linux's file systems.

@@ -98,7 +98,7 @@ impl<W: Write> Writer<W> {
         } else {
             words::REGULAR
         })?;
-        if size > i64::MAX as u64 - self.position {
+        if size > (i64::MAX as u64).saturating_sub(self.position) {
             return Err(invalid("file too large"));
         }
         self.put(&size.to_le_bytes())?;
