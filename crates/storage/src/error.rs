@@ -48,7 +48,7 @@ pub enum Error {
         /// The object's name.
         name: String,
     },
-    /// Another process, or another `Disk` of this one, has the folder open.
+    /// Another process, or another [`Disk`](crate::Disk) of this one, has the folder open.
     #[error("open the storage {folder}: another process is using it")]
     Locked {
         /// The storage's folder.

@@ -21,11 +21,13 @@
 //! # }
 //! ```
 
+mod disk;
 mod error;
 mod memory;
 mod name;
 mod object;
 
+pub use disk::Disk;
 pub use error::{Error, Result};
 pub use memory::Memory;
 pub use name::{MAX_NAME_LEN, check_name};
