@@ -72,27 +72,19 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn not_found(name: &str) -> Self {
-        Self::NotFound {
-            name: name.to_owned(),
-        }
+        Self::NotFound { name: name.to_owned() }
     }
 
     pub(crate) fn already_exists(name: &str) -> Self {
-        Self::AlreadyExists {
-            name: name.to_owned(),
-        }
+        Self::AlreadyExists { name: name.to_owned() }
     }
 
     pub(crate) fn full(name: &str) -> Self {
-        Self::Full {
-            name: name.to_owned(),
-        }
+        Self::Full { name: name.to_owned() }
     }
 
     pub(crate) fn poisoned(name: &str) -> Self {
-        Self::Poisoned {
-            name: name.to_owned(),
-        }
+        Self::Poisoned { name: name.to_owned() }
     }
 
     /// Returns the error for what the operating system said while `doing` something to an object.
@@ -101,11 +93,7 @@ impl Error {
             io::ErrorKind::NotFound => Self::not_found(name),
             io::ErrorKind::AlreadyExists => Self::already_exists(name),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::full(name),
-            _ => Self::Io {
-                doing,
-                name: name.to_owned(),
-                source,
-            },
+            _ => Self::Io { doing, name: name.to_owned(), source },
         }
     }
 }

@@ -21,14 +21,19 @@
 //! # }
 //! ```
 
+pub mod conformance;
 mod disk;
 mod error;
+mod fault;
 mod memory;
+mod meter;
 mod name;
 mod object;
 
 pub use disk::Disk;
 pub use error::{Error, Result};
+pub use fault::{Failure, Fault, Operation};
 pub use memory::Memory;
+pub use meter::{Meter, Metered};
 pub use name::{MAX_NAME_LEN, check_name};
 pub use object::{ObjectEntry, ObjectWriter, Storage};

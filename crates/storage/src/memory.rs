@@ -74,29 +74,11 @@ impl Memory {
             if object.durable.is_none() && survivors == 0 {
                 continue;
             }
-            let bytes = object
-                .bytes
-                .iter()
-                .copied()
-                .take(synced + survivors)
-                .collect::<Vec<_>>();
-            objects.insert(
-                name.clone(),
-                Object {
-                    number: object.number,
-                    durable: Some(bytes.len()),
-                    bytes,
-                },
-            );
+            let bytes = object.bytes.iter().copied().take(synced + survivors).collect::<Vec<_>>();
+            objects.insert(name.clone(), Object { number: object.number, durable: Some(bytes.len()), bytes });
         }
-        let state = State {
-            objects,
-            capacity: state.capacity,
-            created: state.created,
-        };
-        Self {
-            state: Arc::new(Mutex::new(state)),
-        }
+        let state = State { objects, capacity: state.capacity, created: state.created };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Damages an object: each bit that is set in `mask` is flipped in the byte at `offset`.
@@ -105,45 +87,28 @@ impl Memory {
     /// [`Error::NotFound`]; [`Error::Short`] when the object ends before.
     pub fn damage(&self, name: &str, offset: usize, mask: u8) -> Result<()> {
         let mut state = self.state();
-        let object = state
-            .objects
-            .get_mut(name)
-            .ok_or_else(|| Error::not_found(name))?;
-        let short = Error::Short {
-            name: name.to_owned(),
-            wanted: 1,
-            got: 0,
-        };
+        let object = state.objects.get_mut(name).ok_or_else(|| Error::not_found(name))?;
+        let short = Error::Short { name: name.to_owned(), wanted: 1, got: 0 };
         *object.bytes.get_mut(offset).ok_or(short)? ^= mask;
         Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("nothing panics while it holds the lock")
+        self.state.lock().expect("nothing panics while it holds the lock")
     }
 }
 
 impl State {
     fn used(&self) -> u64 {
-        self.objects
-            .values()
-            .map(|object| length(object.bytes.len()))
-            .sum()
+        self.objects.values().map(|object| length(object.bytes.len())).sum()
     }
 
     fn free(&self) -> Option<u64> {
-        self.capacity
-            .map(|capacity| capacity.saturating_sub(self.used()))
+        self.capacity.map(|capacity| capacity.saturating_sub(self.used()))
     }
 
     fn check_room(&self, name: &str, bytes: u64) -> Result<()> {
-        if self.free().is_some_and(|free| free < bytes) {
-            Err(Error::full(name))
-        } else {
-            Ok(())
-        }
+        if self.free().is_some_and(|free| free < bytes) { Err(Error::full(name)) } else { Ok(()) }
     }
 
     fn get(&self, name: &str) -> Result<&Object> {
@@ -152,9 +117,7 @@ impl State {
 
     /// Returns a writer's object, unless it was deleted: then nobody sees what is written.
     fn object(&mut self, name: &str, number: u64) -> Option<&mut Object> {
-        self.objects
-            .get_mut(name)
-            .filter(|object| object.number == number)
+        self.objects.get_mut(name).filter(|object| object.number == number)
     }
 
     fn insert(&mut self, name: &str, bytes: Vec<u8>, durable: Option<usize>) -> Result<u64> {
@@ -163,11 +126,7 @@ impl State {
         match self.objects.entry(name.to_owned()) {
             Entry::Occupied(_) => Err(Error::already_exists(name)),
             Entry::Vacant(entry) => {
-                entry.insert(Object {
-                    number,
-                    bytes,
-                    durable,
-                });
+                entry.insert(Object { number, bytes, durable });
                 Ok(number)
             }
         }
@@ -182,37 +141,20 @@ impl Storage for Memory {
     fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
         check_name(name)?;
         let number = self.state().insert(name, Vec::new(), None)?;
-        Ok(Box::new(MemoryWriter {
-            memory: self.clone(),
-            name: name.to_owned(),
-            number,
-            len: 0,
-        }))
+        Ok(Box::new(MemoryWriter { memory: self.clone(), name: name.to_owned(), number, len: 0 }))
     }
 
     fn resume(&self, name: &str, len: u64) -> Result<Box<dyn ObjectWriter>> {
         check_name(name)?;
         let mut state = self.state();
-        let object = state
-            .objects
-            .get_mut(name)
-            .ok_or_else(|| Error::not_found(name))?;
+        let object = state.objects.get_mut(name).ok_or_else(|| Error::not_found(name))?;
         let got = length(object.bytes.len());
         let cut = usize::try_from(len).ok().filter(|_| len <= got);
-        let cut = cut.ok_or_else(|| Error::Short {
-            name: name.to_owned(),
-            wanted: len,
-            got,
-        })?;
+        let cut = cut.ok_or_else(|| Error::Short { name: name.to_owned(), wanted: len, got })?;
         object.bytes.truncate(cut);
         object.durable = object.durable.map(|durable| durable.min(cut));
         let number = object.number;
-        Ok(Box::new(MemoryWriter {
-            memory: self.clone(),
-            name: name.to_owned(),
-            number,
-            len,
-        }))
+        Ok(Box::new(MemoryWriter { memory: self.clone(), name: name.to_owned(), number, len }))
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -222,34 +164,21 @@ impl Storage for Memory {
             return Err(Error::already_exists(name));
         }
         state.check_room(name, length(bytes.len()))?;
-        state
-            .insert(name, bytes.to_vec(), Some(bytes.len()))
-            .map(|_| ())
+        state.insert(name, bytes.to_vec(), Some(bytes.len())).map(|_| ())
     }
 
     fn read(&self, name: &str, offset: u64, len: usize) -> Result<Bytes> {
         check_name(name)?;
         let state = self.state();
         let bytes = state.get(name)?.bytes.as_slice();
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| bytes.get(offset..))
-            .unwrap_or_default();
-        let short = || Error::Short {
-            name: name.to_owned(),
-            wanted: length(len),
-            got: length(rest.len()),
-        };
-        rest.get(..len)
-            .map(Bytes::copy_from_slice)
-            .ok_or_else(short)
+        let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+        let short = || Error::Short { name: name.to_owned(), wanted: length(len), got: length(rest.len()) };
+        rest.get(..len).map(Bytes::copy_from_slice).ok_or_else(short)
     }
 
     fn len(&self, name: &str) -> Result<u64> {
         check_name(name)?;
-        self.state()
-            .get(name)
-            .map(|object| length(object.bytes.len()))
+        self.state().get(name).map(|object| length(object.bytes.len()))
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<ObjectEntry>> {
@@ -259,23 +188,15 @@ impl Storage for Memory {
             _ => Bound::Included(prefix),
         };
         let found = state.objects.range::<str, _>((from, Bound::Unbounded));
-        let found = found
-            .take_while(|(name, _)| name.starts_with(prefix))
-            .take(limit);
-        let entry = |(name, object): (&String, &Object)| ObjectEntry {
-            name: name.clone(),
-            len: length(object.bytes.len()),
-        };
+        let found = found.take_while(|(name, _)| name.starts_with(prefix)).take(limit);
+        let entry =
+            |(name, object): (&String, &Object)| ObjectEntry { name: name.clone(), len: length(object.bytes.len()) };
         Ok(found.map(entry).collect())
     }
 
     fn delete(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        self.state()
-            .objects
-            .remove(name)
-            .map(|_| ())
-            .ok_or_else(|| Error::not_found(name))
+        self.state().objects.remove(name).map(|_| ()).ok_or_else(|| Error::not_found(name))
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {

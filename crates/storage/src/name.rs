@@ -17,9 +17,7 @@ const MAX_PARTS: usize = 8;
 /// # Errors
 /// [`Error::InvalidName`], with the rule that is broken.
 pub fn check_name(name: &str) -> Result<()> {
-    let plain = |byte: u8| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-')
-    };
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
     let reason = if name.len() > MAX_NAME_LEN {
         "it is longer than 255 bytes"
     } else if name.split('/').count() > MAX_PARTS {
@@ -33,10 +31,7 @@ pub fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::InvalidName {
-        name: name.to_owned(),
-        reason,
-    })
+    Err(Error::InvalidName { name: name.to_owned(), reason })
 }
 
 #[cfg(test)]
@@ -45,14 +40,7 @@ mod tests {
 
     #[test]
     fn good_names() {
-        for name in [
-            "a",
-            "packs/ab/abcdef0123456789",
-            "a.b-c/0",
-            "a..b",
-            "1/2/3/4/5/6/7/8",
-            &"x".repeat(255),
-        ] {
+        for name in ["a", "packs/ab/abcdef0123456789", "a.b-c/0", "a..b", "1/2/3/4/5/6/7/8", &"x".repeat(255)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
     }
@@ -84,10 +72,7 @@ mod tests {
             &long,
         ];
         for name in bad {
-            assert!(
-                matches!(check_name(name), Err(Error::InvalidName { .. })),
-                "{name:?}"
-            );
+            assert!(matches!(check_name(name), Err(Error::InvalidName { .. })), "{name:?}");
         }
     }
 }

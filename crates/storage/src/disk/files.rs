@@ -26,9 +26,7 @@ struct State {
 
 impl OpenFiles {
     pub(super) fn new() -> Self {
-        Self {
-            state: Mutex::default(),
-        }
+        Self { state: Mutex::default() }
     }
 
     /// Returns the object's file, opened now if it was not open.
@@ -60,9 +58,7 @@ impl OpenFiles {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("nothing panics while it holds the lock")
+        self.state.lock().expect("nothing panics while it holds the lock")
     }
 }
 

@@ -26,18 +26,11 @@ impl Folders {
         if let Some(parent) = root.canonicalize()?.parent() {
             File::open(parent)?.sync_all()?;
         }
-        Ok(Self {
-            root,
-            durable: Mutex::default(),
-        })
+        Ok(Self { root, durable: Mutex::default() })
     }
 
     /// Runs `work`, which gives a file the name `name`; once more after making folders, if some are missing.
-    pub(super) fn with_folder_of<T>(
-        &self,
-        name: &str,
-        work: impl Fn() -> io::Result<T>,
-    ) -> io::Result<T> {
+    pub(super) fn with_folder_of<T>(&self, name: &str, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match work() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_folders_of(name)?;
@@ -52,10 +45,7 @@ impl Folders {
             let Some(folder) = name.get(..slash) else {
                 continue;
             };
-            match DirBuilder::new()
-                .mode(FOLDER_MODE)
-                .create(self.root.join(folder))
-            {
+            match DirBuilder::new().mode(FOLDER_MODE).create(self.root.join(folder)) {
                 Ok(()) => {
                     self.durable().remove(folder);
                 }
@@ -95,8 +85,6 @@ impl Folders {
     }
 
     fn durable(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.durable
-            .lock()
-            .expect("nothing panics while it holds the lock")
+        self.durable.lock().expect("nothing panics while it holds the lock")
     }
 }

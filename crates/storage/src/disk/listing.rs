@@ -9,19 +9,8 @@ use crate::{ObjectEntry, check_name};
 /// Lists the objects below `root`; see [`Storage::list`](crate::Storage::list).
 ///
 /// Takes memory for the names of one folder at each level, and for the answer.
-pub(super) fn list(
-    root: &Path,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> io::Result<Vec<ObjectEntry>> {
-    let mut listing = Listing {
-        root,
-        prefix,
-        after: after.unwrap_or_default(),
-        limit,
-        found: Vec::new(),
-    };
+pub(super) fn list(root: &Path, prefix: &str, after: Option<&str>, limit: usize) -> io::Result<Vec<ObjectEntry>> {
+    let mut listing = Listing { root, prefix, after: after.unwrap_or_default(), limit, found: Vec::new() };
     listing.walk("")?;
     Ok(listing.found)
 }
@@ -46,10 +35,7 @@ impl Listing<'_> {
                 self.walk(&name)?;
             } else {
                 match fs::symlink_metadata(self.root.join(&name)) {
-                    Ok(metadata) => self.found.push(ObjectEntry {
-                        name,
-                        len: metadata.len(),
-                    }),
+                    Ok(metadata) => self.found.push(ObjectEntry { name, len: metadata.len() }),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }

@@ -58,20 +58,14 @@ impl Disk {
         let root = root.into();
         let fail = |doing| {
             let name = root.display().to_string();
-            move |source| Error::Io {
-                doing,
-                name,
-                source,
-            }
+            move |source| Error::Io { doing, name, source }
         };
         make_folder(&root).map_err(fail("make the folder"))?;
         let lock = lock(&root)?;
         let temporary = root.join(TEMPORARY);
         make_folder(&temporary).map_err(fail("make '.tmp' in"))?;
         for entry in fs::read_dir(&temporary).map_err(fail("list '.tmp' in"))? {
-            entry
-                .and_then(|entry| fs::remove_file(entry.path()))
-                .map_err(fail("empty '.tmp' in"))?;
+            entry.and_then(|entry| fs::remove_file(entry.path())).map_err(fail("empty '.tmp' in"))?;
         }
         let folders = Folders::open(root.clone()).map_err(fail("sync the folder"))?;
         Ok(Self {
@@ -90,18 +84,12 @@ impl Disk {
 
     fn open_file(&self, name: &str) -> Result<Arc<File>> {
         let path = self.path(name)?;
-        self.files
-            .get(name, &path)
-            .map_err(|error| reading_error("open", name, error))
+        self.files.get(name, &path).map_err(|error| reading_error("open", name, error))
     }
 
     /// Writes a temporary file and makes its bytes durable.
     fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE)
-            .open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)?;
         file.write_all(bytes)?;
         file.sync_data()
     }
@@ -111,77 +99,48 @@ impl Storage for Disk {
     fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
         let path = self.path(name)?;
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE);
+        options.read(true).write(true).create_new(true).mode(FILE_MODE);
         let opened = self.folders.with_folder_of(name, || options.open(&path));
         let file = opened.map_err(|error| naming_error("create the object", name, error))?;
-        Ok(Box::new(DiskWriter::new(
-            name,
-            file,
-            0,
-            Arc::clone(&self.folders),
-        )))
+        Ok(Box::new(DiskWriter::new(name, file, 0, Arc::clone(&self.folders))))
     }
 
     fn resume(&self, name: &str, len: u64) -> Result<Box<dyn ObjectWriter>> {
         let path = self.path(name)?;
         let fail = |error| reading_error("resume the object", name, error);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(fail)?;
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
         let got = file_len(&file).map_err(fail)?;
         if got < len {
-            return Err(Error::Short {
-                name: name.to_owned(),
-                wanted: len,
-                got,
-            });
+            return Err(Error::Short { name: name.to_owned(), wanted: len, got });
         }
         if got > len {
             file.set_len(len).map_err(fail)?;
         }
-        Ok(Box::new(DiskWriter::new(
-            name,
-            file,
-            len,
-            Arc::clone(&self.folders),
-        )))
+        Ok(Box::new(DiskWriter::new(name, file, len, Arc::clone(&self.folders))))
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path(name)?;
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.root.join(TEMPORARY).join(number.to_string());
-        let done = Self::write_temporary(&temporary, bytes).and_then(|()| {
-            self.folders
-                .with_folder_of(name, || rename_new(&temporary, &path))
-        });
+        let done = Self::write_temporary(&temporary, bytes)
+            .and_then(|()| self.folders.with_folder_of(name, || rename_new(&temporary, &path)));
         if let Err(error) = done {
             // If this fails as well, the next open removes it.
             let _ = fs::remove_file(&temporary);
             return Err(naming_error("write the object", name, error));
         }
-        self.folders
-            .sync_name(name)
-            .map_err(|error| Error::from_io("sync the folder of", name, error))
+        self.folders.sync_name(name).map_err(|error| Error::from_io("sync the folder of", name, error))
     }
 
     fn read(&self, name: &str, offset: u64, len: usize) -> Result<Bytes> {
         let file = self.open_file(name)?;
         let wanted = u64::try_from(len).unwrap_or(u64::MAX);
-        let short = |got| Error::Short {
-            name: name.to_owned(),
-            wanted,
-            got,
-        };
+        let short = |got| Error::Short { name: name.to_owned(), wanted, got };
         let fail = |error| Error::from_io("read the object", name, error);
         // The system takes no positions above 2^63.
-        if len > TRUSTED_READ || i64::try_from(offset).is_err() {
+        let end = offset.checked_add(wanted).and_then(|end| i64::try_from(end).ok());
+        if len > TRUSTED_READ || end.is_none() {
             let has = file_len(&file).map_err(fail)?.saturating_sub(offset);
             if has < wanted {
                 return Err(short(has));
@@ -207,11 +166,7 @@ impl Storage for Disk {
         let path = self.path(name)?;
         let fail = |error| reading_error("look at the object", name, error);
         let metadata = fs::metadata(path).map_err(fail)?;
-        if metadata.is_file() {
-            Ok(metadata.len())
-        } else {
-            Err(Error::not_found(name))
-        }
+        if metadata.is_file() { Ok(metadata.len()) } else { Err(Error::not_found(name)) }
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<ObjectEntry>> {
@@ -229,19 +184,12 @@ impl Storage for Disk {
             _ => Error::from_io("delete the object", name, error),
         })?;
         self.files.forget(name);
-        self.folders
-            .sync_folder_of(name)
-            .map_err(|error| Error::from_io("sync the folder of", name, error))
+        self.folders.sync_folder_of(name).map_err(|error| Error::from_io("sync the folder of", name, error))
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {
-        let fail = |error: Errno| {
-            Error::from_io(
-                "look at the file system of",
-                &self.root.display().to_string(),
-                error.into(),
-            )
-        };
+        let fail =
+            |error: Errno| Error::from_io("look at the file system of", &self.root.display().to_string(), error.into());
         let system = rustix::fs::statvfs(&self.root).map_err(fail)?;
         Ok(Some(system.f_bavail.saturating_mul(system.f_frsize)))
     }
@@ -249,25 +197,14 @@ impl Storage for Disk {
 
 /// Makes a folder and those above it.
 fn make_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER_MODE)
-        .create(path)
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
 }
 
 fn lock(root: &Path) -> Result<File> {
     let folder = root.display().to_string();
-    let fail = |source| Error::Io {
-        doing: "lock the folder",
-        name: folder.clone(),
-        source,
-    };
+    let fail = |source| Error::Io { doing: "lock the folder", name: folder.clone(), source };
     let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE);
+    options.write(true).create(true).truncate(false).mode(FILE_MODE);
     let file = options.open(root.join(LOCK)).map_err(fail)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
@@ -301,11 +238,7 @@ fn read_some(file: &File, bytes: &mut Vec<u8>, at: u64) -> io::Result<usize> {
 /// Returns the length of an open file, and `NotFound` for a folder.
 fn file_len(file: &File) -> io::Result<u64> {
     let metadata = file.metadata()?;
-    if metadata.is_file() {
-        Ok(metadata.len())
-    } else {
-        Err(io::ErrorKind::NotFound.into())
-    }
+    if metadata.is_file() { Ok(metadata.len()) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 /// Returns the error for an object that was to be there.
@@ -319,10 +252,9 @@ fn reading_error(doing: &'static str, name: &str, error: io::Error) -> Error {
 /// Returns the error for an object that was to be made.
 fn naming_error(doing: &'static str, name: &str, error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::NotADirectory => Error::InvalidName {
-            name: name.to_owned(),
-            reason: "a part of it is an object's name",
-        },
+        io::ErrorKind::NotADirectory => {
+            Error::InvalidName { name: name.to_owned(), reason: "a part of it is an object's name" }
+        }
         _ => Error::from_io(doing, name, error),
     }
 }

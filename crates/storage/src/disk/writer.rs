@@ -25,22 +25,11 @@ pub(super) struct DiskWriter {
 
 impl DiskWriter {
     pub(super) fn new(name: &str, file: File, len: u64, folders: Arc<Folders>) -> Self {
-        Self {
-            name: name.to_owned(),
-            file,
-            len,
-            folders,
-            named: false,
-            poisoned: false,
-        }
+        Self { name: name.to_owned(), file, len, folders, named: false, poisoned: false }
     }
 
     fn check(&self) -> Result<()> {
-        if self.poisoned {
-            Err(Error::poisoned(&self.name))
-        } else {
-            Ok(())
-        }
+        if self.poisoned { Err(Error::poisoned(&self.name)) } else { Ok(()) }
     }
 
     /// Writes the parts behind the object's end.
@@ -99,5 +88,51 @@ impl ObjectWriter for DiskWriter {
 
     fn len(&self) -> u64 {
         self.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+
+    fn writer(root: &tempfile::TempDir, file: File) -> DiskWriter {
+        let folders = Arc::new(Folders::open(root.path().to_owned()).unwrap());
+        DiskWriter::new("folder/object", file, 0, folders)
+    }
+
+    fn assert_poisoned(writer: &mut DiskWriter) {
+        for result in [writer.append(&[b"x"]).map(drop), writer.sync()] {
+            assert!(matches!(result, Err(Error::Poisoned { .. })), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_device_that_cannot_be_cut_back_poisons() {
+        let root = tempfile::tempdir().unwrap();
+        let full = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+        let mut writer = writer(&root, full);
+        assert!(matches!(writer.append(&[b"x"]), Err(Error::Full { .. })));
+        assert_eq!(writer.len(), 0);
+        assert_poisoned(&mut writer);
+    }
+
+    #[test]
+    fn a_failed_sync_of_the_bytes_poisons() {
+        let root = tempfile::tempdir().unwrap();
+        let (_, pipe) = io::pipe().unwrap();
+        let mut writer = writer(&root, std::os::fd::OwnedFd::from(pipe).into());
+        assert!(matches!(writer.sync(), Err(Error::Io { doing: "sync the object", .. })));
+        assert_poisoned(&mut writer);
+    }
+
+    #[test]
+    fn a_failed_sync_of_the_name_poisons() {
+        let root = tempfile::tempdir().unwrap();
+        let mut writer = writer(&root, tempfile::tempfile().unwrap());
+        assert_eq!(writer.append(&[b"x"]).unwrap(), 0);
+        writer.sync().expect_err("there is no such folder");
+        assert_poisoned(&mut writer);
     }
 }
