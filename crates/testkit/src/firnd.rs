@@ -48,10 +48,7 @@ impl Firnd {
         }
         let mut firnd = Self {
             config: config.map(|_| config_path),
-            environment: environment
-                .iter()
-                .map(|&(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
+            environment: environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
             address: free_address()?,
             directory,
             child: None,
@@ -90,21 +87,14 @@ impl Firnd {
         let log = File::options().create(true).append(true).open(&log_path);
         let log = log.doing(|| format!("open {}", log_path.display()))?;
         let mut command = Command::new(binary()?);
-        command
-            .arg("serve")
-            .arg("--data")
-            .arg(self.data())
-            .arg("--listen")
-            .arg(self.address.to_string());
+        command.arg("serve").arg("--data").arg(self.data()).arg("--listen").arg(self.address.to_string());
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let output = log.try_clone().doing(|| "share the log file".to_owned())?;
         command.stdin(Stdio::null()).stdout(output).stderr(log);
-        let child = command
-            .spawn()
-            .doing(|| format!("start {}", describe(&command)))?;
+        let child = command.spawn().doing(|| format!("start {}", describe(&command)))?;
         self.child = Some(child);
         self.wait_until_ready()
     }
@@ -112,10 +102,7 @@ impl Firnd {
     /// Ends the server with SIGKILL.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
-            child
-                .kill()
-                .and_then(|()| child.wait())
-                .doing(|| "kill firnd".to_owned())?;
+            child.kill().and_then(|()| child.wait()).doing(|| "kill firnd".to_owned())?;
         }
         Ok(())
     }
@@ -124,37 +111,23 @@ impl Firnd {
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         let Some(mut child) = self.child.take() else {
-            return Err(Error::Unexpected {
-                what: "a running firnd",
-                got: "none".to_owned(),
-            });
+            return Err(Error::Unexpected { what: "a running firnd", got: "none".to_owned() });
         };
         let status = self.wait_for_end(&mut child)?;
         status.ok_or_else(|| {
             let _ = child.kill();
             let _ = child.wait();
-            Error::Unexpected {
-                what: "firnd to end after SIGTERM",
-                got: self.log(),
-            }
+            Error::Unexpected { what: "firnd to end after SIGTERM", got: self.log() }
         })
     }
 
     /// Sends a signal to the running server.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let process = self
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
+        let process = self.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let Some(process) = process else {
-            return Err(Error::Unexpected {
-                what: "a running firnd",
-                got: "none".to_owned(),
-            });
+            return Err(Error::Unexpected { what: "a running firnd", got: "none".to_owned() });
         };
-        kill_process(process, signal)
-            .map_err(std::io::Error::from)
-            .doing(|| "send a signal to firnd".to_owned())
+        kill_process(process, signal).map_err(std::io::Error::from).doing(|| "send a signal to firnd".to_owned())
     }
 
     /// Runs an administration command like `["cache", "create", "main"]` on the server's data to its end.
@@ -197,23 +170,17 @@ impl Firnd {
     fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
-            if Request::get("/readyz")
-                .send(self.address)
-                .is_ok_and(|answer| answer.status == 200)
-            {
+            if Request::get("/readyz").send(self.address).is_ok_and(|answer| answer.status == 200) {
                 return Ok(());
             }
-            let child = self.child.as_mut().ok_or_else(|| Error::Unexpected {
-                what: "a running firnd",
-                got: "none".to_owned(),
-            })?;
+            let child = self
+                .child
+                .as_mut()
+                .ok_or_else(|| Error::Unexpected { what: "a running firnd", got: "none".to_owned() })?;
             let ended = child.try_wait().doing(|| "wait for firnd".to_owned())?;
             if ended.is_some() || start.elapsed() > PATIENCE {
                 let _ = self.kill();
-                return Err(Error::Unexpected {
-                    what: "firnd to become ready",
-                    got: self.log(),
-                });
+                return Err(Error::Unexpected { what: "firnd to become ready", got: self.log() });
             }
             // There is nothing to wait on: the port opens when it opens.
             thread::sleep(Duration::from_millis(5));
@@ -236,10 +203,7 @@ impl Drop for Firnd {
     fn drop(&mut self) {
         if thread::panicking() {
             let log = self.log();
-            let tail = log
-                .as_bytes()
-                .get(log.len().saturating_sub(8 << 10)..)
-                .unwrap_or_default();
+            let tail = log.as_bytes().get(log.len().saturating_sub(8 << 10)..).unwrap_or_default();
             eprintln!(
                 "--- the end of firnd's log
 {}",
@@ -259,10 +223,7 @@ pub fn binary() -> Result<PathBuf> {
         Some(path) => Ok(PathBuf::from(path)),
         None => build().map_err(|error| error.to_string()),
     });
-    found.clone().map_err(|got| Error::Unexpected {
-        what: "a firnd to test",
-        got,
-    })
+    found.clone().map_err(|got| Error::Unexpected { what: "a firnd to test", got })
 }
 
 fn build() -> Result<PathBuf> {
@@ -278,25 +239,11 @@ fn build() -> Result<PathBuf> {
     };
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args([
-        "build",
-        "--release",
-        "--locked",
-        "--quiet",
-        "--package",
-        "firn-server",
-        "--bin",
-        "firnd",
-    ]);
-    command
-        .arg("--target-dir")
-        .arg(target)
-        .current_dir(workspace);
+    command.args(["build", "--release", "--locked", "--quiet", "--package", "firn-server", "--bin", "firnd"]);
+    command.arg("--target-dir").arg(target).current_dir(workspace);
     // What Cargo tells a test about its package must not look like a changed environment to build scripts.
     for (name, _) in env::vars_os() {
-        if name.to_str().is_some_and(|name| {
-            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
-        }) {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
             command.env_remove(name);
         }
     }
@@ -305,9 +252,6 @@ fn build() -> Result<PathBuf> {
 }
 
 fn free_address() -> Result<SocketAddr> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing(|| "find a free port".to_owned())?;
-    listener
-        .local_addr()
-        .doing(|| "find a free port".to_owned())
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing(|| "find a free port".to_owned())?;
+    listener.local_addr().doing(|| "find a free port".to_owned())
 }

@@ -41,10 +41,7 @@ pub struct Answer {
 impl Answer {
     /// Returns the first header of a name (in lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Returns the body as text; what is not UTF-8 is replaced.
@@ -72,10 +69,7 @@ impl Request {
 
     /// Returns a PUT request with a body.
     pub fn put(target: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            body: body.into(),
-            ..Self::new("PUT", target)
-        }
+        Self { body: body.into(), ..Self::new("PUT", target) }
     }
 
     /// Adds a header.
@@ -106,22 +100,14 @@ impl Request {
     /// Sends the head of the request and returns the connection, with nothing of the body sent.
     pub fn start(&self, server: SocketAddr) -> Result<TcpStream> {
         let stream = TcpStream::connect(server).doing(|| format!("connect to {server}"))?;
-        let set = stream
-            .set_read_timeout(Some(SILENCE))
-            .and_then(|()| stream.set_write_timeout(Some(SILENCE)));
-        set.and_then(|()| stream.set_nodelay(true))
-            .doing(|| "set up a connection".to_owned())?;
-        (&stream)
-            .write_all(self.head(server).as_bytes())
-            .doing(|| format!("send {} {}", self.method, self.target))?;
+        let set = stream.set_read_timeout(Some(SILENCE)).and_then(|()| stream.set_write_timeout(Some(SILENCE)));
+        set.and_then(|()| stream.set_nodelay(true)).doing(|| "set up a connection".to_owned())?;
+        (&stream).write_all(self.head(server).as_bytes()).doing(|| format!("send {} {}", self.method, self.target))?;
         Ok(stream)
     }
 
     fn head(&self, server: SocketAddr) -> String {
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n",
-            self.method, self.target
-        );
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
@@ -141,12 +127,7 @@ pub fn read_answer(stream: &TcpStream, head_only: bool) -> Result<Answer> {
         if status == 100 {
             continue;
         }
-        let mut answer = Answer {
-            status,
-            headers,
-            body: Vec::new(),
-            whole: true,
-        };
+        let mut answer = Answer { status, headers, body: Vec::new(), whole: true };
         if !head_only && status != 204 && status != 304 {
             answer.whole = read_body(&mut reader, &answer.headers, &mut answer.body)?;
         }
@@ -156,15 +137,9 @@ pub fn read_answer(stream: &TcpStream, head_only: bool) -> Result<Answer> {
 
 fn read_head(reader: &mut impl BufRead) -> Result<(u16, Vec<(String, String)>)> {
     let status_line = read_line(reader)?;
-    let status = status_line
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok());
+    let status = status_line.split(' ').nth(1).and_then(|code| code.parse().ok());
     let Some(status) = status.filter(|_| status_line.starts_with("HTTP/1.")) else {
-        return Err(Error::Unexpected {
-            what: "an HTTP status line",
-            got: status_line,
-        });
+        return Err(Error::Unexpected { what: "an HTTP status line", got: status_line });
     };
     let mut headers = Vec::new();
     loop {
@@ -173,10 +148,7 @@ fn read_head(reader: &mut impl BufRead) -> Result<(u16, Vec<(String, String)>)> 
             return Ok((status, headers));
         }
         let Some((name, value)) = line.split_once(':') else {
-            return Err(Error::Unexpected {
-                what: "an HTTP header",
-                got: line,
-            });
+            return Err(Error::Unexpected { what: "an HTTP header", got: line });
         };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
@@ -184,35 +156,20 @@ fn read_head(reader: &mut impl BufRead) -> Result<(u16, Vec<(String, String)>)> 
 
 fn read_line(reader: &mut impl BufRead) -> Result<String> {
     let mut line = String::new();
-    reader
-        .take(64 << 10)
-        .read_line(&mut line)
-        .doing(|| "read an answer's head".to_owned())?;
+    reader.take(64 << 10).read_line(&mut line).doing(|| "read an answer's head".to_owned())?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Reads a body as its headers frame it; returns whether it was whole.
-fn read_body(
-    reader: &mut impl BufRead,
-    headers: &[(String, String)],
-    body: &mut Vec<u8>,
-) -> Result<bool> {
-    let find = |name: &str| {
-        headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    };
+fn read_body(reader: &mut impl BufRead, headers: &[(String, String)], body: &mut Vec<u8>) -> Result<bool> {
+    let find = |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     if find("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
         return read_chunked(reader, body);
     }
     let limit = match find("content-length").map(str::parse::<u64>) {
         Some(Ok(length)) => length,
         Some(Err(_)) => {
-            return Err(Error::Unexpected {
-                what: "a Content-Length",
-                got: format!("{headers:?}"),
-            });
+            return Err(Error::Unexpected { what: "a Content-Length", got: format!("{headers:?}") });
         }
         None => BODY_LIMIT,
     };
@@ -243,18 +200,8 @@ fn read_chunked(reader: &mut impl BufRead, body: &mut Vec<u8>) -> Result<bool> {
 fn read_up_to(reader: &mut impl BufRead, limit: u64, body: &mut Vec<u8>) -> Result<()> {
     match reader.take(limit.min(BODY_LIMIT)).read_to_end(body) {
         Ok(_) => Ok(()),
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-            ) =>
-        {
-            Ok(())
-        }
-        Err(source) => Err(Error::Io {
-            doing: "read an answer's body".to_owned(),
-            source,
-        }),
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Ok(()),
+        Err(source) => Err(Error::Io { doing: "read an answer's body".to_owned(), source }),
     }
 }
 
@@ -278,56 +225,33 @@ mod tests {
 
     #[test]
     fn bodies_of_every_framing() {
-        let sized = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-Y: z \r\n\r\nabcdef")
-            .expect("an answer");
-        assert_eq!(
-            (sized.status, sized.text().as_str(), sized.whole),
-            (200, "abc", true)
-        );
+        let sized = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-Y: z \r\n\r\nabcdef").expect("an answer");
+        assert_eq!((sized.status, sized.text().as_str(), sized.whole), (200, "abc", true));
         assert_eq!(sized.header("x-y"), Some("z"));
         let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x\r\nc\r\n0\r\n\r\n";
         let chunked = answer(chunked).expect("an answer");
         assert_eq!((chunked.text().as_str(), chunked.whole), ("abc", true));
         let closed = answer(b"HTTP/1.0 404 No\r\n\r\nabc").expect("an answer");
-        assert_eq!(
-            (closed.status, closed.text().as_str(), closed.whole),
-            (404, "abc", true)
-        );
+        assert_eq!((closed.status, closed.text().as_str(), closed.whole), (404, "abc", true));
     }
 
     #[test]
     fn bodies_that_break_off_are_not_whole() {
-        assert!(
-            !answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc")
-                .expect("an answer")
-                .whole
-        );
-        assert!(
-            !answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
-                .expect("an answer")
-                .whole
-        );
-        assert!(
-            !answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nab")
-                .expect("an answer")
-                .whole
-        );
+        assert!(!answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc").expect("an answer").whole);
+        assert!(!answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n").expect("an answer").whole);
+        assert!(!answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nab").expect("an answer").whole);
     }
 
     #[test]
     fn interim_answers_are_passed_over() {
         let both =
-            answer(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                .expect("an answer");
+            answer(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("an answer");
         assert_eq!(both.status, 200);
     }
 
     #[test]
     fn what_is_not_http_is_an_error() {
-        assert!(matches!(
-            answer(b"hello\r\n"),
-            Err(Error::Unexpected { .. })
-        ));
+        assert!(matches!(answer(b"hello\r\n"), Err(Error::Unexpected { .. })));
         assert!(matches!(answer(b""), Err(Error::Unexpected { .. })));
     }
 }

@@ -32,20 +32,12 @@ pub enum Node {
 impl Node {
     /// Returns a file that is not executable.
     pub fn file(contents: impl Into<Vec<u8>>) -> Self {
-        Self::Regular {
-            executable: false,
-            contents: contents.into(),
-        }
+        Self::Regular { executable: false, contents: contents.into() }
     }
 
     /// Returns a directory of the given entries.
     pub fn directory<N: AsRef<[u8]>>(entries: impl IntoIterator<Item = (N, Self)>) -> Self {
-        Self::Directory(
-            entries
-                .into_iter()
-                .map(|(name, node)| (name.as_ref().to_vec(), node))
-                .collect(),
-        )
+        Self::Directory(entries.into_iter().map(|(name, node)| (name.as_ref().to_vec(), node)).collect())
     }
 
     /// Returns the NAR of this object.
@@ -59,10 +51,7 @@ impl Node {
     fn encode_into(&self, nar: &mut Vec<u8>) {
         put_all(nar, &[b"(", b"type"]);
         match self {
-            Self::Regular {
-                executable,
-                contents,
-            } => {
+            Self::Regular { executable, contents } => {
                 put(nar, b"regular");
                 if *executable {
                     put_all(nar, &[b"executable", b""]);
@@ -86,10 +75,7 @@ impl Node {
     pub fn create(&self, path: &Path) -> Result<()> {
         let doing = || format!("create {}", path.display());
         match self {
-            Self::Regular {
-                executable,
-                contents,
-            } => {
+            Self::Regular { executable, contents } => {
                 fs::write(path, contents).doing(doing)?;
                 let mode = if *executable { 0o755 } else { 0o644 };
                 fs::set_permissions(path, fs::Permissions::from_mode(mode)).doing(doing)
@@ -97,9 +83,7 @@ impl Node {
             Self::Symlink { target } => symlink(OsStr::from_bytes(target), path).doing(doing),
             Self::Directory(entries) => {
                 fs::create_dir(path).doing(doing)?;
-                entries
-                    .iter()
-                    .try_for_each(|(name, node)| node.create(&path.join(OsStr::from_bytes(name))))
+                entries.iter().try_for_each(|(name, node)| node.create(&path.join(OsStr::from_bytes(name))))
             }
         }
     }
@@ -113,35 +97,16 @@ impl Node {
         let mut left = bytes;
         while left > 0 {
             let large = random.below(12) == 0;
-            let len = if large {
-                1 + random.below(600_000)
-            } else {
-                1 + random.below(9_000)
-            }
-            .min(left);
+            let len = if large { 1 + random.below(600_000) } else { 1 + random.below(9_000) }.min(left);
             left -= len;
             let contents = mention(&mut random, len, large, references);
             if large {
-                bin.insert(
-                    format!("program-{}", bin.len()).into_bytes(),
-                    Self::Regular {
-                        executable: true,
-                        contents,
-                    },
-                );
+                bin.insert(format!("program-{}", bin.len()).into_bytes(), Self::Regular { executable: true, contents });
             } else {
-                share.insert(
-                    format!("file-{}.txt", share.len()).into_bytes(),
-                    Self::file(contents),
-                );
+                share.insert(format!("file-{}.txt", share.len()).into_bytes(), Self::file(contents));
             }
         }
-        bin.insert(
-            b"start".to_vec(),
-            Self::Symlink {
-                target: b"program-0".to_vec(),
-            },
-        );
+        bin.insert(b"start".to_vec(), Self::Symlink { target: b"program-0".to_vec() });
         Self::directory([
             ("bin", Self::Directory(bin)),
             ("empty", Self::directory::<&str>([])),
@@ -152,11 +117,7 @@ impl Node {
 
 /// Returns `len` bytes of noise or text in which a reference stands now and then.
 fn mention(random: &mut Random, len: usize, binary: bool, references: &[String]) -> Vec<u8> {
-    let mut contents = if binary {
-        random.noise(len)
-    } else {
-        random.text(len)
-    };
+    let mut contents = if binary { random.noise(len) } else { random.text(len) };
     for _ in 0..=len / 20_000 {
         let Some(reference) = references.get(random.below(references.len())) else {
             break;
@@ -192,15 +153,7 @@ mod tests {
     #[test]
     fn a_small_nar_is_laid_out_as_documented() {
         let mut expected = Vec::new();
-        for word in [
-            "nix-archive-1",
-            "(",
-            "type",
-            "regular",
-            "contents",
-            "hi",
-            ")",
-        ] {
+        for word in ["nix-archive-1", "(", "type", "regular", "contents", "hi", ")"] {
             expected.extend_from_slice(&(word.len() as u64).to_le_bytes());
             expected.extend_from_slice(word.as_bytes());
             while expected.len() % 8 != 0 {
@@ -218,9 +171,6 @@ mod tests {
         assert_ne!(package, Node::package(4, 500_000, &references));
         let nar = package.encode();
         assert!(nar.len() > 500_000);
-        assert!(
-            nar.windows(45)
-                .any(|window| window == references[0].as_bytes())
-        );
+        assert!(nar.windows(45).any(|window| window == references[0].as_bytes()));
     }
 }

@@ -55,10 +55,7 @@ impl Ran {
 /// Runs a command to its end without input and keeps what it prints.
 pub(crate) fn run(command: &mut Command) -> Result<Ran> {
     let line = describe(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .doing(|| format!("run {line}"))?;
+    let output = command.stdin(Stdio::null()).output().doing(|| format!("run {line}"))?;
     Ok(Ran {
         command: line,
         status: output.status,

@@ -51,11 +51,8 @@ struct Shared {
 impl Proxy {
     /// Starts a proxy in front of `target` on a free port of the loopback address.
     pub fn start(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .doing(|| "listen for the proxy".to_owned())?;
-        let address = listener
-            .local_addr()
-            .doing(|| "ask for the proxy's address".to_owned())?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing(|| "listen for the proxy".to_owned())?;
+        let address = listener.local_addr().doing(|| "ask for the proxy's address".to_owned())?;
         let shared = Arc::new(Shared {
             target,
             fault: Mutex::new(Fault::None),
@@ -76,11 +73,7 @@ impl Proxy {
     /// Sets what happens to connections accepted from now on; open ones go on as they began.
     pub fn set_fault(&self, fault: Fault) {
         self.shared.cuts.store(0, Ordering::SeqCst);
-        *self
-            .shared
-            .fault
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = fault;
+        *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
     /// Returns how many connections were cut since the last [`Proxy::set_fault`].
@@ -143,16 +136,8 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: Option<(u64, u64)>, cu
         if let Some((after, times)) = cut {
             let room = after.saturating_sub(carried);
             let over = len as u64 > room;
-            if over
-                && cuts
-                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
-                        (n < times).then_some(n + 1)
-                    })
-                    .is_ok()
-            {
-                bytes = bytes
-                    .get(..usize::try_from(room).unwrap_or(usize::MAX))
-                    .unwrap_or_default();
+            if over && cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < times).then_some(n + 1)).is_ok() {
+                bytes = bytes.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or_default();
                 let _ = to.write_all(bytes);
                 let _ = to.shutdown(Shutdown::Both);
                 let _ = from.shutdown(Shutdown::Both);
@@ -209,10 +194,7 @@ mod tests {
     #[test]
     fn an_answer_that_ends_at_the_border_is_whole() {
         let proxy = Proxy::start(server()).expect("a free port");
-        proxy.set_fault(Fault::CutAnswers {
-            after: 10,
-            times: 1,
-        });
+        proxy.set_fault(Fault::CutAnswers { after: 10, times: 1 });
         assert_eq!(ask(proxy.address()), b"0123456789");
         assert_eq!(proxy.cuts(), 0);
     }

@@ -65,10 +65,7 @@ impl Random {
         ];
         let mut bytes = Vec::with_capacity(len + 16);
         while bytes.len() < len {
-            let word = WORDS
-                .get(self.below(WORDS.len()))
-                .copied()
-                .unwrap_or("word");
+            let word = WORDS.get(self.below(WORDS.len())).copied().unwrap_or("word");
             bytes.extend_from_slice(word.as_bytes());
             bytes.push(if self.below(9) == 0 { b'\n' } else { b' ' });
         }
@@ -78,9 +75,7 @@ impl Random {
 
     /// Returns 32 characters of nix-base32, as they stand in a store path.
     pub fn store_hash(&mut self) -> String {
-        (0..32)
-            .map(|_| char::from(NIX32.get(self.below(32)).copied().unwrap_or(b'0')))
-            .collect()
+        (0..32).map(|_| char::from(NIX32.get(self.below(32)).copied().unwrap_or(b'0'))).collect()
     }
 }
 

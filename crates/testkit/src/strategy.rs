@@ -15,16 +15,12 @@ pub fn tree() -> impl Strategy<Value = Node> {
         1 => symlink_target().prop_map(|target| Node::Symlink { target }),
         1 => Just(Node::Directory(std::collections::BTreeMap::new())),
     ];
-    leaf.prop_recursive(4, 24, 6, |node| {
-        btree_map(name(), node, 0..6).prop_map(Node::Directory)
-    })
+    leaf.prop_recursive(4, 24, 6, |node| btree_map(name(), node, 0..6).prop_map(Node::Directory))
 }
 
 /// Generates names of directory entries: any bytes but NUL and slash, neither `.` nor `..`, 1 to 40 bytes long.
 pub fn name() -> impl Strategy<Value = Vec<u8>> {
-    let any_byte = any::<u8>().prop_filter("NUL and slash cannot be in a name", |byte| {
-        *byte != 0 && *byte != b'/'
-    });
+    let any_byte = any::<u8>().prop_filter("NUL and slash cannot be in a name", |byte| *byte != 0 && *byte != b'/');
     prop_oneof![
         3 => "[a-z][a-z0-9.+_-]{0,20}".prop_map(String::into_bytes),
         1 => vec(any_byte, 1..40),
@@ -45,8 +41,7 @@ pub fn symlink_target() -> impl Strategy<Value = Vec<u8>> {
 
 /// Generates a store path of a small set of hashes, so that the same one occurs several times.
 pub fn store_path() -> impl Strategy<Value = String> {
-    (0u64..6, "[a-z]{1,8}")
-        .prop_map(|(seed, name)| format!("/nix/store/{}-{name}", Random::new(seed).store_hash()))
+    (0u64..6, "[a-z]{1,8}").prop_map(|(seed, name)| format!("/nix/store/{}-{name}", Random::new(seed).store_hash()))
 }
 
 /// Generates a file's bytes: pieces of text, noise, zeros, store paths, and things that only nearly are store paths.
@@ -82,12 +77,7 @@ pub fn around_sizes() -> impl Strategy<Value = usize> {
 fn near_reference() -> impl Strategy<Value = Vec<u8>> {
     let hash = (0u64..6).prop_map(|seed| Random::new(seed).store_hash());
     prop_oneof![
-        (store_path(), 0usize..60).prop_map(|(path, cut)| path
-            .as_bytes()
-            .iter()
-            .copied()
-            .take(cut)
-            .collect()),
+        (store_path(), 0usize..60).prop_map(|(path, cut)| path.as_bytes().iter().copied().take(cut).collect()),
         (store_path(), 11usize..43, any::<u8>()).prop_map(|(path, at, byte)| {
             let mut bytes = path.into_bytes();
             if let Some(place) = bytes.get_mut(at) {
@@ -95,8 +85,7 @@ fn near_reference() -> impl Strategy<Value = Vec<u8>> {
             }
             bytes
         }),
-        hash.clone()
-            .prop_map(|hash| format!("/nix/store/{hash}").into_bytes()),
+        hash.clone().prop_map(|hash| format!("/nix/store/{hash}").into_bytes()),
         hash.prop_map(|hash| format!("/nix/store//nix/store/{hash}-a-/nix/store/").into_bytes()),
         Just([&b"/nix/store/"[..], &[0; 32], b"-zeros"].concat()),
         Just(NIX32.repeat(2)),
@@ -105,12 +94,7 @@ fn near_reference() -> impl Strategy<Value = Vec<u8>> {
 
 /// Generates sizes of consecutive reads, to be repeated until the input ends: single bytes up to `limit`.
 pub fn read_sizes(limit: usize) -> impl Strategy<Value = Vec<usize>> {
-    let size = prop_oneof![
-        Just(1usize),
-        1usize..16,
-        16usize..4096,
-        1usize..limit.max(2)
-    ];
+    let size = prop_oneof![Just(1usize), 1usize..16, 16usize..4096, 1usize..limit.max(2)];
     vec(size, 1..12)
 }
 

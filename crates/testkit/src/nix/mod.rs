@@ -65,10 +65,7 @@ impl Nix {
         );
         let programs = base.join(version.name()).join("bin");
         if !programs.join("nix").is_file() {
-            return Err(Error::NoNix {
-                version: version.name(),
-                directory: base.display().to_string(),
-            });
+            return Err(Error::NoNix { version: version.name(), directory: base.display().to_string() });
         }
         Ok(Self { version, programs })
     }
@@ -87,10 +84,8 @@ impl Nix {
                 let current = thread::current();
                 let test = current.name().unwrap_or("a test");
                 // The macro would be captured, and a run without Nix would look like a full one.
-                let _ = writeln!(
-                    std::io::stderr().lock(),
-                    "\nSKIPPED {test}: FIRN_SKIP_NIX is set and there is {error}"
-                );
+                let _ =
+                    writeln!(std::io::stderr().lock(), "\nSKIPPED {test}: FIRN_SKIP_NIX is set and there is {error}");
                 None
             }
             Err(error) => panic!("{error}"),
@@ -125,39 +120,22 @@ impl Nix {
     pub fn generate_key(&self, name: &str) -> Result<(String, String)> {
         use crate::error::Doing as _;
         let directory = tempfile::tempdir().doing(|| "create a temporary directory".to_owned())?;
-        let (secret, public) = (
-            directory.path().join("secret"),
-            directory.path().join("public"),
-        );
+        let (secret, public) = (directory.path().join("secret"), directory.path().join("public"));
         let mut command = self.command("nix-store");
-        command
-            .args(["--generate-binary-cache-key", name])
-            .arg(&secret)
-            .arg(&public);
+        command.args(["--generate-binary-cache-key", name]).arg(&secret).arg(&public);
         // This program opens its state directory although it needs nothing from it.
-        command
-            .env("NIX_REMOTE", directory.path().join("store"))
-            .env("HOME", directory.path());
+        command.env("NIX_REMOTE", directory.path().join("store")).env("HOME", directory.path());
         run(&mut command)?.done()?;
-        let read = |path: &PathBuf| {
-            std::fs::read_to_string(path).doing(|| format!("read {}", path.display()))
-        };
-        Ok((
-            read(&secret)?.trim_end().to_owned(),
-            read(&public)?.trim_end().to_owned(),
-        ))
+        let read = |path: &PathBuf| std::fs::read_to_string(path).doing(|| format!("read {}", path.display()));
+        Ok((read(&secret)?.trim_end().to_owned(), read(&public)?.trim_end().to_owned()))
     }
 
     /// Returns a command of this installation with an empty environment.
     pub(crate) fn command(&self, program: &str) -> Command {
         // Nothing may hang a test run for ever; the limit is far above what any of these commands needs.
         let mut command = Command::new("timeout");
-        command
-            .args(["--kill-after=5", "300"])
-            .arg(self.programs.join(program));
-        command
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        command.args(["--kill-after=5", "300"]).arg(self.programs.join(program));
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command
     }
 }

@@ -12,9 +12,8 @@ use crate::error::{Doing, Error, Result};
 use crate::process::{Ran, run};
 
 /// The values of `compression=` that all three versions upload with; what else libarchive knows needs programs beside it.
-pub const NAR_COMPRESSIONS: [&str; 10] = [
-    "none", "xz", "zstd", "bzip2", "gzip", "br", "lz4", "lzip", "lzma", "compress",
-];
+pub const NAR_COMPRESSIONS: [&str; 10] =
+    ["none", "xz", "zstd", "bzip2", "gzip", "br", "lz4", "lzip", "lzma", "compress"];
 
 /// What is in scope of every expression that [`Store::build`] takes: `build { name, script, … }` is a derivation of a
 /// shell script, in which further attributes are variables.
@@ -42,12 +41,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            substituters: Vec::new(),
-            trusted_public_keys: Vec::new(),
-            require_sigs: true,
-            extra: Vec::new(),
-        }
+        Self { substituters: Vec::new(), trusted_public_keys: Vec::new(), require_sigs: true, extra: Vec::new() }
     }
 }
 
@@ -67,10 +61,7 @@ impl Store {
             .prefix("firn-nix-")
             .tempdir()
             .doing(|| "create a temporary directory".to_owned())?;
-        let store = Self {
-            nix: nix.clone(),
-            directory,
-        };
+        let store = Self { nix: nix.clone(), directory };
         for folder in ["home", "conf", "cache", "root", "tmp"] {
             let path = store.inside(folder);
             fs::create_dir(&path).doing(|| format!("create {}", path.display()))?;
@@ -90,21 +81,11 @@ impl Store {
         let mut conf = String::from("experimental-features = nix-command flakes ca-derivations\n");
         conf += "build-users-group =\nsandbox = false\nfsync-metadata = false\n";
         // A store outside /nix is always built for in a sandbox; the builders need a shell and its libraries there.
-        let visible = ["/bin", "/usr", "/lib", "/lib64"]
-            .into_iter()
-            .filter(|path| Path::new(path).exists());
-        let _ = writeln!(
-            conf,
-            "sandbox-paths = {}",
-            visible.collect::<Vec<_>>().join(" ")
-        );
+        let visible = ["/bin", "/usr", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).exists());
+        let _ = writeln!(conf, "sandbox-paths = {}", visible.collect::<Vec<_>>().join(" "));
         let _ = writeln!(conf, "netrc-file = {}", self.inside("netrc").display());
         let _ = writeln!(conf, "substituters = {}", settings.substituters.join(" "));
-        let _ = writeln!(
-            conf,
-            "trusted-public-keys = {}",
-            settings.trusted_public_keys.join(" ")
-        );
+        let _ = writeln!(conf, "trusted-public-keys = {}", settings.trusted_public_keys.join(" "));
         let _ = writeln!(conf, "require-sigs = {}", settings.require_sigs);
         for line in &settings.extra {
             let _ = writeln!(conf, "{line}");
@@ -115,10 +96,7 @@ impl Store {
 
     /// Replaces the machine's credentials: the token is the password, as in `machine HOST login NAME password TOKEN`.
     pub fn set_token(&self, host: &str, token: &str) -> Result<()> {
-        self.write(
-            "netrc",
-            &format!("machine {host} login firn password {token}\n"),
-        )?;
+        self.write("netrc", &format!("machine {host} login firn password {token}\n"))?;
         Ok(())
     }
 
@@ -126,8 +104,7 @@ impl Store {
     pub fn write(&self, name: &str, contents: &str) -> Result<PathBuf> {
         let path = self.inside(name);
         fs::write(&path, contents).doing(|| format!("write {}", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-            .doing(|| format!("chmod {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).doing(|| format!("chmod {}", path.display()))?;
         Ok(path)
     }
 
@@ -139,20 +116,12 @@ impl Store {
     }
 
     /// Runs one of Nix's programs on this machine to its end, whatever that is.
-    pub fn run<A: AsRef<OsStr>>(
-        &self,
-        program: &str,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Result<Ran> {
+    pub fn run<A: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = A>) -> Result<Ran> {
         run(self.command(program).args(arguments))
     }
 
     /// Runs one of Nix's programs on this machine, which has to succeed.
-    pub fn check<A: AsRef<OsStr>>(
-        &self,
-        program: &str,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Result<Ran> {
+    pub fn check<A: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = A>) -> Result<Ran> {
         self.run(program, arguments)?.ok()
     }
 
@@ -174,9 +143,7 @@ impl Store {
     /// `build { name = "x"; script = "…"; }` is a derivation of a shell script; further attributes are its variables.
     pub fn build(&self, expression: &str) -> Result<Vec<String>> {
         let file = self.write("home/expression.nix", &format!("{PRELUDE}{expression}\n"))?;
-        Ok(self
-            .check("nix-build", [OsStr::new("--no-out-link"), file.as_os_str()])?
-            .lines())
+        Ok(self.check("nix-build", [OsStr::new("--no-out-link"), file.as_os_str()])?.lines())
     }
 
     /// Builds an expression of one output.
@@ -184,10 +151,9 @@ impl Store {
         let mut paths = self.build(expression)?;
         match (paths.pop(), paths.is_empty()) {
             (Some(path), true) => Ok(path),
-            (last, _) => Err(Error::Unexpected {
-                what: "an expression of one output",
-                got: format!("{paths:?} {last:?}"),
-            }),
+            (last, _) => {
+                Err(Error::Unexpected { what: "an expression of one output", got: format!("{paths:?} {last:?}") })
+            }
         }
     }
 
@@ -208,36 +174,22 @@ impl Store {
     }
 
     fn copy<P: AsRef<str>>(&self, direction: &str, url: &str, paths: &[P]) -> Result<Ran> {
-        self.run(
-            "nix",
-            ["copy", direction, url]
-                .into_iter()
-                .chain(paths.iter().map(AsRef::as_ref)),
-        )
+        self.run("nix", ["copy", direction, url].into_iter().chain(paths.iter().map(AsRef::as_ref)))
     }
 
     /// Substitutes paths from the configured substituters, as a build that needs them would.
     pub fn realise<P: AsRef<str>>(&self, paths: &[P]) -> Result<Ran> {
-        self.run(
-            "nix-store",
-            ["--realise"]
-                .into_iter()
-                .chain(paths.iter().map(AsRef::as_ref)),
-        )
+        self.run("nix-store", ["--realise"].into_iter().chain(paths.iter().map(AsRef::as_ref)))
     }
 
     /// Returns whether a path is valid here.
     pub fn has(&self, path: &str) -> Result<bool> {
-        Ok(self
-            .run("nix-store", ["--check-validity", path])?
-            .succeeded())
+        Ok(self.run("nix-store", ["--check-validity", path])?.succeeded())
     }
 
     /// Returns the closure of a path, references first.
     pub fn closure(&self, path: &str) -> Result<Vec<String>> {
-        Ok(self
-            .check("nix-store", ["--query", "--requisites", path])?
-            .lines())
+        Ok(self.check("nix-store", ["--query", "--requisites", path])?.lines())
     }
 
     /// Returns a path's NAR hash as the database has it, like `sha256:<nix-base32>`.
@@ -247,12 +199,7 @@ impl Store {
 
     /// Returns a path's NAR, read from the file system.
     pub fn dump(&self, path: &str) -> Result<Vec<u8>> {
-        Ok(self
-            .check(
-                "nix-store",
-                [OsStr::new("--dump"), self.on_disk(path).as_os_str()],
-            )?
-            .stdout)
+        Ok(self.check("nix-store", [OsStr::new("--dump"), self.on_disk(path).as_os_str()])?.stdout)
     }
 
     /// Returns where a store path lies in the real file system.
