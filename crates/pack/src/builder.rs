@@ -1,8 +1,6 @@
 //! The growing list of a pack's frames.
 
-use crate::layout::{
-    PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, TRAILER_LEN, TRAILER_MAGIC, checksum, position,
-};
+use crate::layout::{PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, TRAILER_LEN, TRAILER_MAGIC, checksum, position};
 use crate::{FrameEntry, FrameKind, FrameLoc, PackId};
 
 /// Says where each frame of a pack goes, and makes the footer when the pack is to be sealed.
@@ -28,13 +26,7 @@ impl PackBuilder {
         header[16..32].copy_from_slice(&id.0);
         let sum = checksum(&header[..32]);
         header[32..].copy_from_slice(&sum.to_le_bytes());
-        let builder = Self {
-            id,
-            len: position(PACK_HEADER_LEN),
-            frames: 0,
-            unique_bytes: 0,
-            entries: Vec::new(),
-        };
+        let builder = Self { id, len: position(PACK_HEADER_LEN), frames: 0, unique_bytes: 0, entries: Vec::new() };
         (builder, header)
     }
 
@@ -45,18 +37,14 @@ impl PackBuilder {
 
     /// Takes a frame that lies at an offset behind all others.
     pub(crate) fn push_at(&mut self, offset: u64, entry: &FrameEntry) -> FrameLoc {
-        debug_assert!(
-            offset >= self.len,
-            "frames are pushed in the order in which they lie"
-        );
+        debug_assert!(offset >= self.len, "frames are pushed in the order in which they lie");
         let small = |n: usize| u32::try_from(n).expect("the number of items and bases is limited");
         let bases = u8::try_from(entry.bases.len()).expect("the number of bases is limited");
         self.entries.extend(offset.to_le_bytes());
         for field in [entry.len, entry.raw_len, small(entry.items.len())] {
             self.entries.extend(field.to_le_bytes());
         }
-        self.entries
-            .extend([entry.kind.code(), entry.codec.code(), bases, 0]);
+        self.entries.extend([entry.kind.code(), entry.codec.code(), bases, 0]);
         for item in &entry.items {
             self.entries.extend(item.id);
             self.entries.extend(item.len.to_le_bytes());
@@ -68,11 +56,7 @@ impl PackBuilder {
         if entry.kind == FrameKind::Chunks {
             self.unique_bytes += u64::from(entry.raw_len);
         }
-        FrameLoc {
-            pack: self.id,
-            offset,
-            len: entry.len,
-        }
+        FrameLoc { pack: self.id, offset, len: entry.len }
     }
 
     /// Returns the pack's id.
@@ -82,10 +66,7 @@ impl PackBuilder {
     }
 
     /// Returns the pack's length in bytes so far, without a footer: where the next frame goes.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a pack has its header from the beginning"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "a pack has its header from the beginning")]
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len

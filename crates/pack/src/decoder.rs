@@ -55,9 +55,7 @@ impl FrameDecoder {
     /// # Errors
     /// [`Error::Zstd`] when there is no memory for zstd's context.
     pub fn new() -> Result<Self> {
-        Ok(Self {
-            zstd: Decompressor::new().map_err(Error::Zstd)?,
-        })
+        Ok(Self { zstd: Decompressor::new().map_err(Error::Zstd)? })
     }
 
     /// Decompresses exactly one whole frame.
@@ -71,18 +69,11 @@ impl FrameDecoder {
     pub fn decode(&mut self, bytes: &[u8]) -> Result<DecodedFrame> {
         let (header, payload) = Header::parse(bytes)?;
         if payload.len() != size(header.payload_len) {
-            let detail = format!(
-                "{} bytes follow its header, not {}",
-                payload.len(),
-                header.payload_len
-            );
+            let detail = format!("{} bytes follow its header, not {}", payload.len(), header.payload_len);
             return Err(Error::corrupt("frame", detail));
         }
         if checksum(payload) != header.payload_checksum {
-            return Err(Error::corrupt(
-                "frame",
-                "its payload's checksum does not match",
-            ));
+            return Err(Error::corrupt("frame", "its payload's checksum does not match"));
         }
         let data = match header.codec {
             Codec::Raw => payload.to_vec(),
@@ -96,11 +87,7 @@ impl FrameDecoder {
                 Some(*end)
             })
             .collect();
-        Ok(DecodedFrame {
-            kind: header.kind,
-            data,
-            ends,
-        })
+        Ok(DecodedFrame { kind: header.kind, data, ends })
     }
 
     fn decompress(&mut self, payload: &[u8], raw_len: u32) -> Result<Vec<u8>> {
@@ -108,9 +95,7 @@ impl FrameDecoder {
         match get_frame_content_size(payload) {
             Ok(Some(len)) if len == u64::from(raw_len) => {}
             Ok(len) => {
-                return Err(bad(format!(
-                    "zstd's content size is {len:?}, not {raw_len}"
-                )));
+                return Err(bad(format!("zstd's content size is {len:?}, not {raw_len}")));
             }
             Err(_) => return Err(bad("its payload is not zstd".into())),
         }
@@ -119,10 +104,7 @@ impl FrameDecoder {
             .decompress_to_buffer(payload, &mut data)
             .map_err(|error| bad(format!("zstd does not decompress it: {error}")))?;
         if data.len() != size(raw_len) {
-            return Err(bad(format!(
-                "it decompresses to {} bytes, not {raw_len}",
-                data.len()
-            )));
+            return Err(bad(format!("it decompresses to {} bytes, not {raw_len}", data.len())));
         }
         Ok(data)
     }

@@ -18,9 +18,7 @@ pub struct FrameEncoder {
 
 impl fmt::Debug for FrameEncoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrameEncoder")
-            .field("level", &self.level)
-            .finish_non_exhaustive()
+        f.debug_struct("FrameEncoder").field("level", &self.level).finish_non_exhaustive()
     }
 }
 
@@ -31,10 +29,7 @@ impl FrameEncoder {
     /// [`Error::Zstd`] when there is no memory for zstd's context.
     pub fn new() -> Result<Self> {
         let level = zstd::DEFAULT_COMPRESSION_LEVEL;
-        Ok(Self {
-            zstd: Compressor::new(level).map_err(Error::Zstd)?,
-            level,
-        })
+        Ok(Self { zstd: Compressor::new(level).map_err(Error::Zstd)?, level })
     }
 
     /// Compresses items that lie one behind the other in `data`, of the lengths `lens`, with their `ids`,
@@ -60,44 +55,19 @@ impl FrameEncoder {
         let head = header_len(lens.len(), 0);
         let (mut bytes, codec) = self.compress(data, head);
         let payload = bytes.get(head..).unwrap_or_default();
-        let payload_len =
-            u32::try_from(payload.len()).expect("a payload is at most as long as the items");
+        let payload_len = u32::try_from(payload.len()).expect("a payload is at most as long as the items");
         let payload_checksum = checksum(payload);
-        let header = Header {
-            kind,
-            codec,
-            raw_len,
-            payload_len,
-            payload_checksum,
-            lens: lens.to_vec(),
-        };
+        let header = Header { kind, codec, raw_len, payload_len, payload_checksum, lens: lens.to_vec() };
         bytes[..head].copy_from_slice(&header.encode());
 
-        let items = ids
-            .iter()
-            .zip(lens)
-            .map(|(&id, &len)| Item { id, len })
-            .collect();
-        let len =
-            u32::try_from(bytes.len()).expect("header and payload are limited to less than 2^32");
-        Ok(Frame {
-            bytes,
-            entry: FrameEntry {
-                kind,
-                codec,
-                len,
-                raw_len,
-                items,
-                bases: Vec::new(),
-            },
-        })
+        let items = ids.iter().zip(lens).map(|(&id, &len)| Item { id, len }).collect();
+        let len = u32::try_from(bytes.len()).expect("header and payload are limited to less than 2^32");
+        Ok(Frame { bytes, entry: FrameEntry { kind, codec, len, raw_len, items, bases: Vec::new() } })
     }
 
     fn set_level(&mut self, level: i32) -> Result<()> {
         if level != self.level {
-            self.zstd
-                .set_parameter(CParameter::CompressionLevel(level))
-                .map_err(Error::Zstd)?;
+            self.zstd.set_parameter(CParameter::CompressionLevel(level)).map_err(Error::Zstd)?;
             self.level = level;
         }
         Ok(())
@@ -125,22 +95,12 @@ impl FrameEncoder {
 /// Returns the length of all items, once data, lengths and ids agree.
 fn raw_len(data: &[u8], lens: &[u32], ids: &[[u8; 32]]) -> Result<u32> {
     if lens.len() != ids.len() {
-        return Err(Error::Invalid(format!(
-            "{} lengths and {} ids were given",
-            lens.len(),
-            ids.len()
-        )));
+        return Err(Error::Invalid(format!("{} lengths and {} ids were given", lens.len(), ids.len())));
     }
-    let raw_len = u32::try_from(data.len())
-        .ok()
-        .filter(|&len| size(len) <= MAX_FRAME_RAW);
+    let raw_len = u32::try_from(data.len()).ok().filter(|&len| size(len) <= MAX_FRAME_RAW);
     let Some(raw_len) = raw_len else {
-        return Err(Error::Invalid(format!(
-            "{} bytes of items, and the limit is {MAX_FRAME_RAW}",
-            data.len()
-        )));
+        return Err(Error::Invalid(format!("{} bytes of items, and the limit is {MAX_FRAME_RAW}", data.len())));
     };
-    check_shape(Codec::Raw, raw_len, Some(raw_len), lens.iter().copied(), 0)
-        .map_err(Error::Invalid)?;
+    check_shape(Codec::Raw, raw_len, Some(raw_len), lens.iter().copied(), 0).map_err(Error::Invalid)?;
     Ok(raw_len)
 }

@@ -50,10 +50,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn corrupt(what: &'static str, detail: impl Into<String>) -> Self {
-        Self::Corrupt {
-            what,
-            detail: detail.into(),
-        }
+        Self::Corrupt { what, detail: detail.into() }
     }
 }
 

@@ -1,8 +1,7 @@
 //! What a frame is, and its header.
 
 use crate::layout::{
-    CHECKSUM_LEN, FRAME_FIXED_LEN, FRAME_MAGIC, Fields, ID_LEN, MAX_FRAME_RAW, MAX_ITEMS, checksum,
-    size,
+    CHECKSUM_LEN, FRAME_FIXED_LEN, FRAME_MAGIC, Fields, ID_LEN, MAX_FRAME_RAW, MAX_ITEMS, checksum, size,
 };
 use crate::{ChunkLoc, Error, FrameLoc, Result};
 
@@ -40,11 +39,7 @@ impl FrameKind {
             1 => Ok(Self::Chunks),
             2 => Ok(Self::Recipe),
             3 => Ok(Self::Record),
-            _ => Err(Error::Unsupported {
-                what,
-                field: "kind",
-                found: code.into(),
-            }),
+            _ => Err(Error::Unsupported { what, field: "kind", found: code.into() }),
         }
     }
 }
@@ -70,11 +65,7 @@ impl Codec {
         match code {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
-            _ => Err(Error::Unsupported {
-                what,
-                field: "codec",
-                found: code.into(),
-            }),
+            _ => Err(Error::Unsupported { what, field: "codec", found: code.into() }),
         }
     }
 }
@@ -108,21 +99,13 @@ pub struct FrameEntry {
 impl FrameEntry {
     /// Returns each item's id with its location, in order, given where the frame is.
     pub fn locations(&self, frame: FrameLoc) -> impl Iterator<Item = ([u8; 32], ChunkLoc)> + '_ {
-        (0..=u16::MAX)
-            .zip(&self.items)
-            .map(move |(index, item)| (item.id, ChunkLoc { frame, index }))
+        (0..=u16::MAX).zip(&self.items).map(move |(index, item)| (item.id, ChunkLoc { frame, index }))
     }
 
     /// Checks what every entry that was read or is to be written must keep.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let lens = self.items.iter().map(|item| item.len);
-        check_shape(
-            self.codec,
-            self.raw_len,
-            self.payload_len(),
-            lens,
-            self.bases.len(),
-        )
+        check_shape(self.codec, self.raw_len, self.payload_len(), lens, self.bases.len())
     }
 
     /// Returns the frame's payload length, or `None` if `len` is less than the header.
@@ -157,23 +140,17 @@ pub(crate) fn check_shape(
 ) -> std::result::Result<(), String> {
     let count = lens.len();
     if !(1..=MAX_ITEMS).contains(&count) {
-        return Err(format!(
-            "it has {count} items, and a frame has 1 to {MAX_ITEMS}"
-        ));
+        return Err(format!("it has {count} items, and a frame has 1 to {MAX_ITEMS}"));
     }
     if bases != 0 {
         return Err(format!("it names {bases} bases, and its codec uses none"));
     }
     if size(raw_len) > MAX_FRAME_RAW {
-        return Err(format!(
-            "its items have {raw_len} bytes, and the limit is {MAX_FRAME_RAW}"
-        ));
+        return Err(format!("its items have {raw_len} bytes, and the limit is {MAX_FRAME_RAW}"));
     }
     let sum: u64 = lens.map(u64::from).sum();
     if sum != u64::from(raw_len) {
-        return Err(format!(
-            "its items' lengths add up to {sum}, not to {raw_len}"
-        ));
+        return Err(format!("its items' lengths add up to {sum}, not to {raw_len}"));
     }
     let good = match codec {
         Codec::Raw => payload_len == Some(raw_len),
@@ -207,10 +184,7 @@ impl Fixed {
         let short = || Error::corrupt(WHAT, "it is cut short");
         let mut fields = Fields(bytes);
         if fields.array::<4>().ok_or_else(short)? != FRAME_MAGIC {
-            return Err(Error::corrupt(
-                WHAT,
-                "it does not begin with a frame's magic",
-            ));
+            return Err(Error::corrupt(WHAT, "it does not begin with a frame's magic"));
         }
         let mut read = || {
             let [kind, codec, bases, reserved] = fields.array::<4>()?;
@@ -233,10 +207,7 @@ impl Fixed {
             || size(fixed.payload_len) > MAX_FRAME_RAW
             || reserved != 0
         {
-            return Err(Error::corrupt(
-                WHAT,
-                "its lengths do not agree or are over the limits",
-            ));
+            return Err(Error::corrupt(WHAT, "its lengths do not agree or are over the limits"));
         }
         Ok(fixed)
     }
@@ -280,14 +251,8 @@ impl Header {
             lens,
         };
         let lens = header.lens.iter().copied();
-        check_shape(
-            header.codec,
-            header.raw_len,
-            Some(header.payload_len),
-            lens,
-            fixed.bases.into(),
-        )
-        .map_err(|detail| Error::corrupt("frame", detail))?;
+        check_shape(header.codec, header.raw_len, Some(header.payload_len), lens, fixed.bases.into())
+            .map_err(|detail| Error::corrupt("frame", detail))?;
         Ok((header, rest))
     }
 
@@ -298,12 +263,7 @@ impl Header {
         let mut out = Vec::with_capacity(len);
         out.extend(FRAME_MAGIC);
         out.extend([self.kind.code(), self.codec.code(), 0, 0]);
-        for field in [
-            small(self.lens.len()),
-            small(len),
-            self.payload_len,
-            self.raw_len,
-        ] {
+        for field in [small(self.lens.len()), small(len), self.payload_len, self.raw_len] {
             out.extend(field.to_le_bytes());
         }
         out.extend(self.payload_checksum.to_le_bytes());

@@ -6,13 +6,8 @@ use std::ops::Range;
 use crate::footer::read_exactly;
 use crate::frame::Fixed;
 use crate::frame::Header;
-use crate::layout::{
-    FRAME_FIXED_LEN, Fields, PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, checksum, position,
-};
-use crate::{
-    Codec, DecodedFrame, Error, FrameDecoder, FrameEntry, Item, PackBuilder, PackId, Result,
-    item_id,
-};
+use crate::layout::{FRAME_FIXED_LEN, Fields, PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, checksum, position};
+use crate::{Codec, DecodedFrame, Error, FrameDecoder, FrameEntry, Item, PackBuilder, PackId, Result, item_id};
 
 /// What is left of a torn pack.
 #[derive(Debug, Clone)]
@@ -36,10 +31,7 @@ pub struct Recovered {
 /// [`Error::NoHeader`] when the object is shorter than a pack's header or the header is all zero: there was
 /// never a frame. [`Error::Corrupt`] when the header is damaged. [`Error::Unsupported`] for a version, kind
 /// or codec of a newer firn, so that what that wrote is not cut off. [`Error::Read`] when `read` fails.
-pub fn recover<B: AsRef<[u8]>>(
-    read: impl Fn(u64, usize) -> io::Result<B>,
-    object_len: u64,
-) -> Result<Recovered> {
+pub fn recover<B: AsRef<[u8]>>(read: impl Fn(u64, usize) -> io::Result<B>, object_len: u64) -> Result<Recovered> {
     let (mut builder, _) = PackBuilder::new(read_header(&read, object_len)?);
     let mut decoder = FrameDecoder::new()?;
     let mut offset = builder.len();
@@ -57,17 +49,10 @@ pub fn recover<B: AsRef<[u8]>>(
         }
         offset = end;
     }
-    Ok(Recovered {
-        valid_len: builder.len(),
-        builder,
-        lost,
-    })
+    Ok(Recovered { valid_len: builder.len(), builder, lost })
 }
 
-fn read_header<B: AsRef<[u8]>>(
-    read: &impl Fn(u64, usize) -> io::Result<B>,
-    object_len: u64,
-) -> Result<PackId> {
+fn read_header<B: AsRef<[u8]>>(read: &impl Fn(u64, usize) -> io::Result<B>, object_len: u64) -> Result<PackId> {
     const WHAT: &str = "pack's header";
     if object_len < position(PACK_HEADER_LEN) {
         return Err(Error::NoHeader);
@@ -85,16 +70,11 @@ fn read_header<B: AsRef<[u8]>>(
         let good = magic == PACK_MAGIC && fields.u64()? == checksum(summed) && reserved == [0; 6];
         good.then_some((id, version))
     };
-    let (id, version) =
-        parse().ok_or_else(|| Error::corrupt(WHAT, "its magic or its checksum is wrong"))?;
+    let (id, version) = parse().ok_or_else(|| Error::corrupt(WHAT, "its magic or its checksum is wrong"))?;
     if version == PACK_VERSION {
         Ok(id)
     } else {
-        Err(Error::Unsupported {
-            what: WHAT,
-            field: "version",
-            found: version.into(),
-        })
+        Err(Error::Unsupported { what: WHAT, field: "version", found: version.into() })
     }
 }
 
@@ -126,18 +106,8 @@ fn read_frame<B: AsRef<[u8]>>(
 
 fn entry(bytes: &[u8], frame: &DecodedFrame) -> Result<FrameEntry> {
     let (header, _) = Header::parse(bytes)?;
-    let items = frame.items().zip(header.lens).map(|(item, len)| Item {
-        id: item_id(item),
-        len,
-    });
+    let items = frame.items().zip(header.lens).map(|(item, len)| Item { id: item_id(item), len });
     let len = u32::try_from(bytes.len()).map_err(|_| Error::corrupt("frame", "it is too long"))?;
     let codec: Codec = header.codec;
-    Ok(FrameEntry {
-        kind: frame.kind,
-        codec,
-        len,
-        raw_len: header.raw_len,
-        items: items.collect(),
-        bases: Vec::new(),
-    })
+    Ok(FrameEntry { kind: frame.kind, codec, len, raw_len: header.raw_len, items: items.collect(), bases: Vec::new() })
 }

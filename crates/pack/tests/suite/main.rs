@@ -1,0 +1,7 @@
+//! Tests of frames and packs through the public interface.
+
+mod footer;
+mod frame;
+mod golden;
+mod recover;
+mod sample;
