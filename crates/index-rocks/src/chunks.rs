@@ -1,0 +1,160 @@
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use firn_chunk::ChunkId;
+use firn_index::{ChunkIndex, Error, PackSeq, Result};
+use firn_pack::ChunkLoc;
+use rocksdb::{Cache, ColumnFamily, DB, DBPinnableSlice, WriteBatch, WriteOptions};
+
+use crate::errors::failed;
+use crate::keys::{decode_location, encode_location};
+use crate::options::{self, ChunkIndexOptions};
+
+/// The key of the watermark: shorter than any chunk's.
+const WATERMARK: &[u8] = b"watermark";
+
+/// How many ids are looked up in one call of RocksDB's.
+const LOOKUP_IDS: usize = 4096;
+
+/// [`ChunkIndex`] in a RocksDB database of its own.
+///
+/// It has no write-ahead log. Entries and the watermark are in one column family, whose write buffers RocksDB writes
+/// out in the order in which they were filled: after a crash it holds some prefix of all writes, so that the
+/// watermark can't be ahead of the entries.
+pub struct RocksChunkIndex {
+    db: DB,
+    cache: Cache,
+    /// Held while entries are compared and written.
+    writer: Mutex<()>,
+}
+
+impl RocksChunkIndex {
+    /// Opens the database in `folder`/`chunks`, or makes one.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process has it open, [`Error::TooNew`] if a newer firn wrote it,
+    /// [`Error::Corrupt`] if it is damaged: it may be deleted then and rebuilt from the packs.
+    pub fn open(folder: &Path, options: &ChunkIndexOptions) -> Result<Self> {
+        let cache = options::block_cache(options.cache_bytes);
+        let settings = options::chunk_database(&cache, options);
+        let db = crate::database::open(&folder.join("chunks"), &settings, &[], &settings)?;
+        Ok(Self { db, cache, writer: Mutex::new(()) })
+    }
+
+    /// Returns about how much memory it holds.
+    pub fn memory_bytes(&self) -> u64 {
+        let beside = ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"];
+        let beside: u64 = beside.iter().map(|name| self.property(name)).sum();
+        beside.saturating_add(u64::try_from(self.cache.get_usage()).unwrap_or(u64::MAX))
+    }
+
+    /// Merges everything that was written so far into as few bytes as it can be; takes seconds per million chunks.
+    pub fn compact(&self) {
+        self.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+    }
+
+    fn property(&self, name: &str) -> u64 {
+        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+
+    fn family(&self) -> &ColumnFamily {
+        self.db.cf_handle("default").expect("RocksDB opens no database without it")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // What a writer that panicked had gathered is gone with it.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch, &options).map_err(failed("write to the chunk index"))
+    }
+
+    /// Looks up at most [`LOOKUP_IDS`] ids.
+    fn lookup_some(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkLoc>>> {
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_unstable_by_key(|at| ids[*at]);
+        let keys = order.iter().map(|at| &ids[*at].0);
+        let values = self.db.batched_multi_get_cf(self.family(), keys, true);
+        let mut found = vec![None; ids.len()];
+        for (at, value) in order.into_iter().zip(values) {
+            let value = value.map_err(failed("look up chunks"))?;
+            found[at] = value.map(|value| location(&ids[at], &value)).transpose()?;
+        }
+        Ok(found)
+    }
+}
+
+fn location(id: &ChunkId, value: &DBPinnableSlice<'_>) -> Result<ChunkLoc> {
+    decode_location(value).ok_or_else(|| Error::Corrupt {
+        what: format!("the location of chunk {id}"),
+        detail: format!("{:02x?} is none", &value[..]),
+    })
+}
+
+impl ChunkIndex for RocksChunkIndex {
+    fn lookup(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkLoc>>> {
+        let mut found = Vec::with_capacity(ids.len());
+        for some in ids.chunks(LOOKUP_IDS) {
+            found.extend(self.lookup_some(some)?);
+        }
+        Ok(found)
+    }
+
+    fn apply(&self, entries: &[(ChunkId, ChunkLoc)]) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        for (id, location) in entries {
+            batch.put(id.0, encode_location(location));
+        }
+        let _writer = self.lock();
+        self.write(batch)
+    }
+
+    fn forget(&self, entries: &[(ChunkId, ChunkLoc)]) -> Result<()> {
+        let _writer = self.lock();
+        let mut batch = WriteBatch::default();
+        for some in entries.chunks(LOOKUP_IDS) {
+            let ids: Vec<ChunkId> = some.iter().map(|(id, _)| *id).collect();
+            let known = self.lookup_some(&ids)?;
+            for ((id, location), known) in some.iter().zip(known) {
+                if known == Some(*location) {
+                    batch.delete(id.0);
+                }
+            }
+        }
+        self.write(batch)
+    }
+
+    fn watermark(&self) -> Result<PackSeq> {
+        let value = self.db.get_pinned(WATERMARK).map_err(failed("read the watermark"))?;
+        let Some(value) = value else { return Ok(0) };
+        let corrupt = |_| Error::Corrupt {
+            what: "the watermark of the chunk index".to_owned(),
+            detail: format!("it has {} bytes", value.len()),
+        };
+        value[..].try_into().map(u64::from_le_bytes).map_err(corrupt)
+    }
+
+    fn set_watermark(&self, seq: PackSeq) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        batch.put(WATERMARK, seq.to_le_bytes());
+        let _writer = self.lock();
+        self.write(batch)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.db.flush().map_err(failed("flush the chunk index"))
+    }
+
+    fn estimated_chunks(&self) -> Result<u64> {
+        let keys = self.property("rocksdb.estimate-num-keys");
+        // The version and the watermark are no chunks.
+        let others = 1 + u64::from(self.watermark()? != 0);
+        Ok(keys.saturating_sub(others))
+    }
+}

@@ -1,0 +1,197 @@
+//! How keys and the chunk index's values are written; `docs/FORMAT.md` lists them.
+//!
+//! Keys sort as the trait's pages do: integers are big endian, and what belongs to a cache begins with the cache's
+//! name and a zero byte, which no name holds.
+
+use firn_chunk::RecipeId;
+use firn_index::{CacheName, DocumentKey, DocumentKind};
+use firn_pack::{ChunkLoc, FrameLoc, PackId};
+
+/// A column family of `Meta`'s database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Pack id (16) → pack row.
+    Pack,
+    /// Recipe id (32) → recipe row.
+    Recipe,
+    /// Pack id (16), recipe id (32) → nothing.
+    Edge,
+    /// Sequence number (8) → pack id (16).
+    Seq,
+    /// Cache, NAR hash (32) → NAR row.
+    Nar,
+    /// Cache, file name → alias row.
+    Alias,
+    /// Cache, store hash (20) → path row.
+    Path,
+    /// Cache, kind (1), name → document row.
+    Document,
+    /// Cache → cache row.
+    Cache,
+    /// Token id (8) → token row.
+    Token,
+    /// A [`Single`]'s name → its row.
+    Meta,
+}
+
+impl Family {
+    /// All of them.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Pack,
+        Self::Recipe,
+        Self::Edge,
+        Self::Seq,
+        Self::Nar,
+        Self::Alias,
+        Self::Path,
+        Self::Document,
+        Self::Cache,
+        Self::Token,
+        Self::Meta,
+    ];
+
+    /// What belongs to a cache and goes with it.
+    pub(crate) const OF_A_CACHE: [Self; 4] = [Self::Nar, Self::Alias, Self::Path, Self::Document];
+
+    /// Returns the family's name in the database.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Pack => "pack",
+            Self::Recipe => "recipe",
+            Self::Edge => "edge",
+            Self::Seq => "seq",
+            Self::Nar => "nar",
+            Self::Alias => "alias",
+            Self::Path => "path",
+            Self::Document => "document",
+            Self::Cache => "cache",
+            Self::Token => "token",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// Rows of which there is one.
+pub(crate) mod single {
+    /// The store's identity.
+    pub(crate) const STORE: &[u8] = b"store";
+    /// The store's totals.
+    pub(crate) const TOTALS: &[u8] = b"totals";
+    /// The last sequence number that was given to a pack: 8 bytes, little endian.
+    pub(crate) const LAST_SEQ: &[u8] = b"last-seq";
+}
+
+/// Returns the key of an edge.
+pub(crate) fn edge(pack: PackId, recipe: RecipeId) -> [u8; 48] {
+    let mut key = [0; 48];
+    key[..16].copy_from_slice(&pack.0);
+    key[16..].copy_from_slice(&recipe.0);
+    key
+}
+
+/// Returns the recipe of an edge's key.
+pub(crate) fn recipe_of_edge(key: &[u8]) -> Option<RecipeId> {
+    key.get(16..).and_then(|id| id.try_into().ok()).map(RecipeId)
+}
+
+/// Returns the key of something that belongs to a cache.
+pub(crate) fn of_cache(cache: &CacheName, rest: &[u8]) -> Vec<u8> {
+    [cache.as_str().as_bytes(), &[0], rest].concat()
+}
+
+/// Returns what follows the cache in a key.
+pub(crate) fn in_cache<'a>(cache: &CacheName, key: &'a [u8]) -> Option<&'a [u8]> {
+    key.strip_prefix(cache.as_str().as_bytes())?.strip_prefix(&[0])
+}
+
+/// Returns the first key of a cache and the first after all of its keys.
+pub(crate) fn cache_range(cache: &CacheName) -> (Vec<u8>, Vec<u8>) {
+    let name = cache.as_str().as_bytes();
+    ([name, &[0]].concat(), [name, &[1]].concat())
+}
+
+/// Returns the key of a document.
+pub(crate) fn document(cache: &CacheName, key: &DocumentKey) -> Vec<u8> {
+    let kind = match key.kind {
+        DocumentKind::Log => 1,
+        DocumentKind::Realisation => 2,
+        DocumentKind::BuildTrace => 3,
+        DocumentKind::DebugInfo => 4,
+    };
+    of_cache(cache, &[&[kind], key.name.as_bytes()].concat())
+}
+
+/// Returns the first key after `key`.
+pub(crate) fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+/// Returns a location as the chunk index keeps it: the pack's id, then offset, length and index as varints (postcard's).
+pub(crate) fn encode_location(location: &ChunkLoc) -> Vec<u8> {
+    let frame = location.frame;
+    let fields = (frame.pack.0, frame.offset, frame.len, location.index);
+    postcard::to_extend(&fields, Vec::with_capacity(30)).expect("postcard writes any integers to a Vec")
+}
+
+/// Returns the location that [`encode_location`] wrote.
+pub(crate) fn decode_location(bytes: &[u8]) -> Option<ChunkLoc> {
+    let ((pack, offset, len, index), rest) = postcard::take_from_bytes(bytes).ok()?;
+    let frame = FrameLoc { pack: PackId(pack), offset, len };
+    rest.is_empty().then_some(ChunkLoc { frame, index })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> CacheName {
+        name.parse().expect("a good name")
+    }
+
+    #[test]
+    fn keys_of_a_cache_stay_within_its_range() {
+        let names = ["a", "a-", "a.b", "aa", "b", "0"].map(name);
+        for cache in &names {
+            let (first, end) = cache_range(cache);
+            for other in &names {
+                for rest in [&[][..], &[0], &[0xff; 20]] {
+                    let key = of_cache(other, rest);
+                    assert_eq!((first <= key && key < end), cache == other, "{cache} {other}");
+                    assert_eq!(in_cache(cache, &key), (cache == other).then_some(rest));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn documents_of_two_kinds_have_two_keys() {
+        let key = |kind| document(&name("a"), &DocumentKey { kind, name: "x".to_owned() });
+        assert_eq!(key(DocumentKind::Log), b"a\0\x01x");
+        assert_eq!(key(DocumentKind::Realisation), b"a\0\x02x");
+        assert_eq!(key(DocumentKind::BuildTrace), b"a\0\x03x");
+        assert_eq!(key(DocumentKind::DebugInfo), b"a\0\x04x");
+    }
+
+    #[test]
+    fn locations() {
+        let frame = FrameLoc { pack: PackId([7; 16]), offset: 300, len: 65_536 };
+        let location = ChunkLoc { frame, index: 129 };
+        let bytes = encode_location(&location);
+        // The format: packs 16 bytes, then three varints.
+        assert_eq!(bytes, [&[7; 16][..], &[0xac, 0x02, 0x80, 0x80, 0x04, 0x81, 0x01]].concat());
+        assert_eq!(decode_location(&bytes), Some(location));
+        for end in 0..bytes.len() {
+            assert_eq!(decode_location(&bytes[..end]), None);
+        }
+        assert_eq!(decode_location(&[&bytes[..], &[0]].concat()), None);
+        assert_eq!(decode_location(&[&bytes[..21], &[0xff, 0xff, 0x7f]].concat()), None, "more than 16 bits");
+    }
+
+    #[test]
+    fn edges() {
+        let key = edge(PackId([1; 16]), RecipeId([2; 32]));
+        assert_eq!(recipe_of_edge(&key), Some(RecipeId([2; 32])));
+        assert_eq!(recipe_of_edge(&key[..47]), None);
+        assert_eq!(recipe_of_edge(&[]), None);
+    }
+}

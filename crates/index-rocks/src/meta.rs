@@ -1,0 +1,357 @@
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use firn_chunk::RecipeId;
+use firn_index::{
+    AliasRow, CacheName, CacheRow, Commit, DocumentKey, DocumentRow, Error, Meta, NarRow, PackRow, PackSeq, PackState,
+    PathRow, RecipeRow, Refusal, Result, Row, SessionId, Sessions, StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
+};
+use firn_nix::{Sha256, StoreHash};
+use firn_pack::PackId;
+use rocksdb::{Cache, ColumnFamily, DB, DBPinnableSlice, Direction, FlushOptions, IteratorMode, ReadOptions};
+
+use crate::errors::{corrupt_key, failed};
+use crate::keys::{self, Family, single};
+use crate::options::{self, MetaOptions};
+use crate::staged::Staged;
+
+/// [`Meta`] in a RocksDB database of its own.
+///
+/// Writers wait for one another; each waits for the disk once. Readers wait for nobody. Sessions are in memory:
+/// closing ends every one of them.
+pub struct RocksMeta {
+    db: DB,
+    cache: Cache,
+    writer: Mutex<()>,
+    sessions: Sessions,
+}
+
+impl RocksMeta {
+    /// Opens the database in `folder`/`meta`, or makes one.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process has it open, [`Error::TooNew`] if a newer firn wrote it,
+    /// [`Error::Corrupt`] if it is damaged.
+    pub fn open(folder: &Path, options: &MetaOptions) -> Result<Self> {
+        let cache = options::block_cache(options.cache_bytes);
+        let names = Family::ALL.map(Family::name);
+        let family = options::meta_family(&cache);
+        let db = crate::database::open(&folder.join("meta"), &options::meta_database(), &names, &family)?;
+        Ok(Self { db, cache, writer: Mutex::new(()), sessions: Sessions::default() })
+    }
+
+    /// Returns about how much memory it holds.
+    pub fn memory_bytes(&self) -> u64 {
+        let of_family = |family| {
+            ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"]
+                .map(|name| self.db.property_int_value_cf(self.family(family), name).ok().flatten().unwrap_or(0))
+                .into_iter()
+                .sum::<u64>()
+        };
+        let cached = u64::try_from(self.cache.get_usage()).unwrap_or(u64::MAX);
+        cached.saturating_add(Family::ALL.map(of_family).into_iter().sum())
+    }
+
+    /// Returns the database.
+    pub(crate) fn db(&self) -> &DB {
+        &self.db
+    }
+
+    /// Returns a family's handle.
+    pub(crate) fn family(&self, family: Family) -> &ColumnFamily {
+        self.db.cf_handle(family.name()).expect("every family was opened")
+    }
+
+    /// Returns a value's bytes; `what` says which in errors.
+    pub(crate) fn bytes(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<DBPinnableSlice<'_>>> {
+        self.db.get_pinned_cf(self.family(family), key).map_err(failed(format_args!("read {what}")))
+    }
+
+    /// Returns a row; `what` says of what in errors.
+    pub(crate) fn row<R: Row>(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<R>> {
+        let Some(bytes) = self.bytes(family, key, &what)? else { return Ok(None) };
+        R::decode(&bytes).map(Some).map_err(|error| Error::corrupt_row(what, &error))
+    }
+
+    /// Calls `visit` with the entries from key `from` up to before key `to`, until it returns `false`.
+    pub(crate) fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<Vec<u8>>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        let mut options = ReadOptions::default();
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let mode = IteratorMode::From(from, Direction::Forward);
+        for entry in self.db.iterator_cf_opt(self.family(family), options, mode) {
+            let (key, value) = entry.map_err(failed(format_args!("list '{}'", family.name())))?;
+            if !visit(&key, &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns up to `limit` entries from key `from` up to before key `to`, each as `read` makes it.
+    fn page<T>(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<Vec<u8>>,
+        limit: usize,
+        read: impl Fn(&[u8], &[u8]) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut page = Vec::new();
+        if limit > 0 {
+            self.scan(family, from, to, &mut |key, value| {
+                page.push(read(key, value)?);
+                Ok(page.len() < limit)
+            })?;
+        }
+        Ok(page)
+    }
+
+    /// Returns whether any recipe has an edge to the pack.
+    pub(crate) fn has_edge(&self, pack: PackId) -> Result<bool> {
+        Ok(!self.recipes_of_pack(pack, None, 1)?.is_empty())
+    }
+
+    /// Returns the last sequence number that was given to a pack.
+    pub(crate) fn last_seq(&self) -> Result<PackSeq> {
+        let what = "the last sequence number";
+        let Some(bytes) = self.bytes(Family::Meta, single::LAST_SEQ, what)? else { return Ok(0) };
+        let corrupt = |_| Error::Corrupt { what: what.to_owned(), detail: "it has not 8 bytes".to_owned() };
+        bytes[..].try_into().map(u64::from_le_bytes).map_err(corrupt)
+    }
+
+    /// Keeps other writers out.
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // What a writer that panicked had staged is gone with it.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a row of a page.
+fn listed<R: Row>(bytes: &[u8], what: impl Display) -> Result<R> {
+    R::decode(bytes).map_err(|error| Error::corrupt_row(what, &error))
+}
+
+/// Reads an id from a key or a value of a family.
+fn id<const N: usize>(bytes: &[u8], family: Family) -> Result<[u8; N]> {
+    bytes.try_into().map_err(|_| corrupt_key(family.name(), bytes))
+}
+
+impl Meta for RocksMeta {
+    fn store_info(&self) -> Result<Option<StoreInfo>> {
+        self.row(Family::Meta, single::STORE, "the store")
+    }
+
+    fn set_store_info(&self, info: &StoreInfo) -> Result<()> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        staged.put(Family::Meta, single::STORE, info);
+        staged.write()
+    }
+
+    fn totals(&self) -> Result<Totals> {
+        Ok(self.row(Family::Meta, single::TOTALS, "the store")?.unwrap_or_default())
+    }
+
+    fn reserve_pack(&self, id: PackId, at: UnixSeconds) -> Result<()> {
+        let _writer = self.lock();
+        if self.pack(id)?.is_some() {
+            return Err(Error::reserved_twice(id));
+        }
+        let mut staged = Staged::new(self);
+        staged.put(Family::Pack, &id.0, &PackRow::reserved(at));
+        staged.write()
+    }
+
+    fn seal_pack(&self, id: PackId, stored_bytes: u64, unique_bytes: u64) -> Result<PackSeq> {
+        let _writer = self.lock();
+        let mut row = self.pack(id)?.ok_or_else(|| Error::sealed_unknown(id))?;
+        let seq = self.last_seq()?.saturating_add(1);
+        if let Some(first) = row.seal(id, seq, stored_bytes, unique_bytes)? {
+            return Ok(first);
+        }
+        let mut staged = Staged::new(self);
+        staged.put(Family::Pack, &id.0, &row);
+        staged.number(seq, id);
+        staged.write()?;
+        Ok(seq)
+    }
+
+    fn forget_pack(&self, id: PackId) -> Result<()> {
+        let _writer = self.lock();
+        let Some(row) = self.pack(id)? else { return Ok(()) };
+        row.may_be_forgotten(id, self.has_edge(id)?)?;
+        let mut staged = Staged::new(self);
+        staged.delete(Family::Pack, &id.0);
+        staged.write()
+    }
+
+    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState) -> Result<bool> {
+        let _writer = self.lock();
+        let Some(row) = self.pack(id)? else { return Ok(false) };
+        let may = row.state == from && from.may_become(to);
+        if !may || (to == PackState::Doomed && self.has_edge(id)?) {
+            return Ok(false);
+        }
+        let mut staged = Staged::new(self);
+        staged.put(Family::Pack, &id.0, &PackRow { state: to, ..row });
+        staged.write()?;
+        Ok(true)
+    }
+
+    fn pack(&self, id: PackId) -> Result<Option<PackRow>> {
+        self.row(Family::Pack, &id.0, format_args!("pack {id}"))
+    }
+
+    fn packs(&self, after: Option<PackId>, limit: usize) -> Result<Vec<(PackId, PackRow)>> {
+        let from = after.map_or_else(Vec::new, |id| keys::after(&id.0));
+        self.page(Family::Pack, &from, None, limit, |key, value| {
+            let id = PackId(id(key, Family::Pack)?);
+            Ok((id, listed(value, format_args!("pack {id}"))?))
+        })
+    }
+
+    fn sealed_packs(&self, after: PackSeq, limit: usize) -> Result<Vec<(PackSeq, PackId)>> {
+        let from = keys::after(&after.to_be_bytes());
+        self.page(Family::Seq, &from, None, limit, |key, value| {
+            Ok((u64::from_be_bytes(id(key, Family::Seq)?), PackId(id(value, Family::Seq)?)))
+        })
+    }
+
+    fn recipes_of_pack(&self, pack: PackId, after: Option<RecipeId>, limit: usize) -> Result<Vec<RecipeId>> {
+        let first = keys::edge(pack, RecipeId([0; 32]));
+        let from = after.map_or_else(|| first.to_vec(), |id| keys::after(&keys::edge(pack, id)));
+        let to = keys::after(&keys::edge(pack, RecipeId([0xff; 32])));
+        self.page(Family::Edge, &from, Some(to), limit, |key, _| {
+            keys::recipe_of_edge(key).ok_or_else(|| corrupt_key(Family::Edge.name(), key))
+        })
+    }
+
+    fn begin_session(&self, id: SessionId, started_at: UnixSeconds, expires_at: UnixSeconds) -> Result<()> {
+        self.sessions.begin(id, started_at, expires_at);
+        Ok(())
+    }
+
+    fn renew_session(&self, id: SessionId, now: UnixSeconds, expires_at: UnixSeconds) -> Result<bool> {
+        Ok(self.sessions.renew(id, now, expires_at))
+    }
+
+    fn end_session(&self, id: SessionId) -> Result<()> {
+        self.sessions.end(id);
+        Ok(())
+    }
+
+    fn oldest_session(&self, now: UnixSeconds) -> Result<Option<UnixSeconds>> {
+        Ok(self.sessions.oldest(now))
+    }
+
+    fn commit(&self, now: UnixSeconds, batch: &[Commit]) -> Result<Vec<std::result::Result<(), Refusal>>> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for commit in batch {
+            let expired = commit.session.is_some_and(|id| !self.sessions.is_alive(id, now));
+            outcomes.push(if expired { Err(Refusal::SessionExpired) } else { staged.commit(commit)? });
+        }
+        staged.write()?;
+        Ok(outcomes)
+    }
+
+    fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>> {
+        self.row(Family::Recipe, &id.0, format_args!("recipe {id}"))
+    }
+
+    fn nar(&self, cache: &CacheName, hash: &Sha256) -> Result<Option<NarRow>> {
+        let key = keys::of_cache(cache, &hash.0);
+        self.row(Family::Nar, &key, format_args!("NAR {hash} of cache '{cache}'"))
+    }
+
+    fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>> {
+        let key = keys::of_cache(cache, file_name.as_bytes());
+        self.row(Family::Alias, &key, format_args!("'{file_name}' of cache '{cache}'"))
+    }
+
+    fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>> {
+        let key = keys::of_cache(cache, &hash.0);
+        self.row(Family::Path, &key, format_args!("path {hash} of cache '{cache}'"))
+    }
+
+    fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>> {
+        let (first, to) = keys::cache_range(cache);
+        let from = after.map_or(first, |hash| keys::after(&keys::of_cache(cache, &hash.0)));
+        self.page(Family::Path, &from, Some(to), limit, |key, value| {
+            let hash = StoreHash(id(keys::in_cache(cache, key).unwrap_or_default(), Family::Path)?);
+            Ok((hash, listed(value, format_args!("path {hash} of cache '{cache}'"))?))
+        })
+    }
+
+    fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>> {
+        let what = format_args!("document '{}' of cache '{cache}'", key.name);
+        self.row(Family::Document, &keys::document(cache, key), what)
+    }
+
+    fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        staged.put(Family::Cache, name.as_str().as_bytes(), row);
+        staged.write()
+    }
+
+    fn cache(&self, name: &CacheName) -> Result<Option<CacheRow>> {
+        self.row(Family::Cache, name.as_str().as_bytes(), format_args!("cache '{name}'"))
+    }
+
+    fn caches(&self) -> Result<Vec<(CacheName, CacheRow)>> {
+        self.page(Family::Cache, &[], None, usize::MAX, |key, value| {
+            let name = std::str::from_utf8(key).ok().and_then(|name| name.parse().ok());
+            let name: CacheName = name.ok_or_else(|| corrupt_key(Family::Cache.name(), key))?;
+            let row = listed(value, format_args!("cache '{name}'"))?;
+            Ok((name, row))
+        })
+    }
+
+    fn delete_cache(&self, name: &CacheName) -> Result<bool> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        if !staged.has_cache(name)? {
+            return Ok(false);
+        }
+        staged.delete_cache(name)?;
+        staged.write()?;
+        Ok(true)
+    }
+
+    fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        staged.put(Family::Token, &id.0.to_be_bytes(), row);
+        staged.write()
+    }
+
+    fn token(&self, id: &TokenId) -> Result<Option<TokenRow>> {
+        self.row(Family::Token, &id.0.to_be_bytes(), format_args!("token {id}"))
+    }
+
+    fn tokens(&self) -> Result<Vec<(TokenId, TokenRow)>> {
+        self.page(Family::Token, &[], None, usize::MAX, |key, value| {
+            let id = TokenId(u64::from_be_bytes(id(key, Family::Token)?));
+            Ok((id, listed(value, format_args!("token {id}"))?))
+        })
+    }
+
+    fn flush(&self) -> Result<()> {
+        let _writer = self.lock();
+        let families = Family::ALL.map(|family| self.family(family));
+        let default = self.db.cf_handle("default").into_iter();
+        let all: Vec<_> = families.into_iter().chain(default).collect();
+        self.db.flush_cfs_opt(&all, &FlushOptions::default()).map_err(failed("flush the index"))
+    }
+}

@@ -1,0 +1,119 @@
+//! RocksDB's settings.
+//!
+//! What firn stores is counted with its index, so nothing is allocated ahead: RocksDB's defaults would set aside
+//! tens of MiB for logs that hold kilobytes.
+
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// How a [`crate::RocksMeta`] uses memory.
+///
+/// The bound is `cache_bytes` + 8 MiB of write buffers + some hundred bytes for each of its files.
+#[derive(Debug, Clone)]
+pub struct MetaOptions {
+    /// Size of the cache of blocks, uncompressed, with their indexes and filters.
+    pub cache_bytes: usize,
+}
+
+impl Default for MetaOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 32 * MIB }
+    }
+}
+
+/// How a [`crate::RocksChunkIndex`] uses memory.
+///
+/// The bound is `cache_bytes` + twice `write_buffer_bytes` + some hundred bytes for each of its files.
+#[derive(Debug, Clone)]
+pub struct ChunkIndexOptions {
+    /// Size of the cache of blocks, uncompressed, with their indexes and filters.
+    pub cache_bytes: usize,
+    /// How many bytes of new entries are gathered before they are written; two such buffers may be full.
+    pub write_buffer_bytes: usize,
+}
+
+impl Default for ChunkIndexOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 64 * MIB, write_buffer_bytes: 8 * MIB }
+    }
+}
+
+/// Returns a cache of blocks of about 8 KiB.
+pub(crate) fn block_cache(bytes: usize) -> Cache {
+    Cache::new_hyper_clock_cache(bytes, 0)
+}
+
+/// Returns the settings of a whole database, but for what [`meta_database`] and [`chunk_database`] add.
+fn database() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_paranoid_checks(true);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(512);
+    options.set_skip_stats_update_on_db_open(true);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(MIB);
+    options.set_recycle_log_file_num(0);
+    options.set_manifest_preallocation_size(16 * KIB);
+    options.set_max_manifest_file_size(4 * MIB);
+    options
+}
+
+/// Returns the settings of the database of [`crate::RocksMeta`].
+pub(crate) fn meta_database() -> Options {
+    let mut options = database();
+    // An ordinary crash tears the last record, which nobody was told of.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_max_total_wal_size(4 * MIB as u64);
+    options.set_db_write_buffer_size(8 * MIB);
+    // RocksDB allocates 1.1 times the largest write buffer ahead for its log.
+    options.set_write_buffer_size(MIB);
+    options
+}
+
+/// Returns the settings of a column family of [`crate::RocksMeta`].
+pub(crate) fn meta_family(cache: &Cache) -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(MIB);
+    options.set_arena_block_size(64 * KIB);
+    options.set_target_file_size_base(8 * MIB as u64);
+    options.set_max_bytes_for_level_base(32 * MIB as u64);
+    options.set_compression_type(DBCompressionType::Zstd);
+    let mut tables = tables(cache);
+    tables.set_block_size(8 * KIB);
+    tables.set_bloom_filter(10.0, false);
+    options.set_block_based_table_factory(&tables);
+    options
+}
+
+/// Returns the settings of the database of [`crate::RocksChunkIndex`].
+pub(crate) fn chunk_database(cache: &Cache, chosen: &ChunkIndexOptions) -> Options {
+    let mut options = database();
+    options.set_write_buffer_size(chosen.write_buffer_bytes);
+    options.set_max_write_buffer_number(2);
+    options.set_target_file_size_base(16 * MIB as u64);
+    options.set_max_bytes_for_level_base(64 * MIB as u64);
+    options.set_compression_type(DBCompressionType::Zstd);
+    let mut tables = tables(cache);
+    tables.set_block_size(8 * KIB);
+    // Ribbon filters are 30 % smaller and slower to build: files of level 0 don't live long enough for that.
+    tables.set_hybrid_ribbon_filter(10.0, 1);
+    options.set_block_based_table_factory(&tables);
+    options
+}
+
+fn tables(cache: &Cache) -> BlockBasedOptions {
+    let mut tables = BlockBasedOptions::default();
+    tables.set_block_cache(cache);
+    // In the cache, where the bound on memory holds, instead of beside it.
+    tables.set_cache_index_and_filter_blocks(true);
+    tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    tables.set_optimize_filters_for_memory(true);
+    tables
+}

@@ -1,0 +1,196 @@
+//! Changes that are written together, and what the index will hold once they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firn_chunk::RecipeId;
+use firn_index::{
+    CacheName, Commit, Meta, Op, PackRow, PackSeq, PackState, PathRow, RecipeRow, Refusal, Result, Row, Totals,
+};
+use firn_pack::PackId;
+use rocksdb::{WriteBatch, WriteOptions};
+
+use crate::RocksMeta;
+use crate::errors::failed;
+use crate::keys::{self, Family, single};
+
+/// A batch in the making. Whoever holds one keeps other writers out.
+///
+/// Later commits of a batch must see what earlier ones will have written, but RocksDB shows a batch only once it is:
+/// rows that commits read as well as write are kept here until [`Staged::write`].
+pub(crate) struct Staged<'a> {
+    meta: &'a RocksMeta,
+    batch: WriteBatch,
+    packs: BTreeMap<PackId, Option<PackRow>>,
+    changed_packs: BTreeSet<PackId>,
+    edges: BTreeMap<RecipeId, Vec<PackId>>,
+    caches: BTreeMap<CacheName, bool>,
+    totals: Option<Totals>,
+}
+
+impl<'a> Staged<'a> {
+    /// Returns a batch without changes.
+    pub(crate) fn new(meta: &'a RocksMeta) -> Self {
+        Self {
+            meta,
+            batch: WriteBatch::default(),
+            packs: BTreeMap::new(),
+            changed_packs: BTreeSet::new(),
+            edges: BTreeMap::new(),
+            caches: BTreeMap::new(),
+            totals: None,
+        }
+    }
+
+    /// Adds a row.
+    pub(crate) fn put(&mut self, family: Family, key: &[u8], row: &impl Row) {
+        self.batch.put_cf(self.meta.family(family), key, row.encode());
+    }
+
+    /// Adds the removal of a key.
+    pub(crate) fn delete(&mut self, family: Family, key: &[u8]) {
+        self.batch.delete_cf(self.meta.family(family), key);
+    }
+
+    /// Adds a pack's sequence number.
+    pub(crate) fn number(&mut self, seq: PackSeq, pack: PackId) {
+        self.batch.put_cf(self.meta.family(Family::Seq), seq.to_be_bytes(), pack.0);
+        self.batch.put_cf(self.meta.family(Family::Meta), single::LAST_SEQ, seq.to_le_bytes());
+    }
+
+    /// Adds a commit, or says why not; a refused one leaves the batch as it was.
+    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<std::result::Result<(), Refusal>> {
+        let packs: BTreeSet<PackId> = commit.leans_on().collect();
+        let mut gone = Vec::new();
+        for id in &packs {
+            if self.pack(*id)?.as_ref().is_none_or(|row| row.state == PackState::Doomed) {
+                gone.push(*id);
+            }
+        }
+        if !gone.is_empty() {
+            return Ok(Err(Refusal::PacksGone(gone)));
+        }
+        for cache in commit.caches() {
+            if !self.has_cache(cache)? {
+                return Ok(Err(Refusal::CacheGone(cache.clone())));
+            }
+        }
+        for id in packs {
+            self.change_pack(id, |row| {
+                if row.state == PackState::Condemned {
+                    row.state = PackState::Live;
+                }
+            })?;
+        }
+        for op in &commit.ops {
+            self.op(op)?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn op(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::Recipe(id, row) => self.recipe(*id, row)?,
+            Op::Nar(cache, hash, row) => self.put(Family::Nar, &keys::of_cache(cache, &hash.0), row),
+            Op::Alias(cache, name, row) => self.put(Family::Alias, &keys::of_cache(cache, name.as_bytes()), row),
+            Op::Path(cache, hash, row) => self.put(Family::Path, &keys::of_cache(cache, &hash.0), row),
+            Op::Document(cache, key, row) => self.put(Family::Document, &keys::document(cache, key), row),
+            Op::PackDurable(id, bytes) => self.change_pack(*id, |row| {
+                if row.state == PackState::Writing {
+                    row.durable_bytes = row.durable_bytes.max(*bytes);
+                }
+            })?,
+            Op::Count(more) => self.totals()?.add(more),
+        }
+        Ok(())
+    }
+
+    /// Adds a recipe's row and replaces its edges.
+    fn recipe(&mut self, id: RecipeId, row: &RecipeRow) -> Result<()> {
+        let old = match self.edges.insert(id, row.edges.clone()) {
+            Some(staged) => staged,
+            None => self.meta.recipe(&id)?.map_or_else(Vec::new, |row| row.edges),
+        };
+        for pack in old.iter().filter(|pack| !row.edges.contains(pack)) {
+            self.delete(Family::Edge, &keys::edge(*pack, id));
+        }
+        for pack in row.edges.iter().filter(|pack| !old.contains(pack)) {
+            self.batch.put_cf(self.meta.family(Family::Edge), keys::edge(*pack, id), []);
+        }
+        self.put(Family::Recipe, &id.0, row);
+        Ok(())
+    }
+
+    /// Returns a pack's row as it will be.
+    fn pack(&mut self, id: PackId) -> Result<&mut Option<PackRow>> {
+        use std::collections::btree_map::Entry;
+        match self.packs.entry(id) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => Ok(unknown.insert(self.meta.pack(id)?)),
+        }
+    }
+
+    /// Changes the row of a pack that is there.
+    fn change_pack(&mut self, id: PackId, change: impl FnOnce(&mut PackRow)) -> Result<()> {
+        let Some(row) = self.pack(id)? else { return Ok(()) };
+        let before = row.clone();
+        change(row);
+        if *row != before {
+            self.changed_packs.insert(id);
+        }
+        Ok(())
+    }
+
+    /// Returns whether a cache is there.
+    pub(crate) fn has_cache(&mut self, name: &CacheName) -> Result<bool> {
+        if let Some(known) = self.caches.get(name) {
+            return Ok(*known);
+        }
+        let found = self.meta.bytes(Family::Cache, name.as_str().as_bytes(), format_args!("cache '{name}'"))?.is_some();
+        self.caches.insert(name.clone(), found);
+        Ok(found)
+    }
+
+    /// Adds the removal of a cache and of all that belongs to it.
+    pub(crate) fn delete_cache(&mut self, name: &CacheName) -> Result<()> {
+        let (first, end) = keys::cache_range(name);
+        let mut gone = Totals::default();
+        self.meta.scan(Family::Path, &first, Some(end.clone()), &mut |_, value| {
+            let row = PathRow::decode(value)
+                .map_err(|error| firn_index::Error::corrupt_row(format_args!("a path of cache '{name}'"), &error))?;
+            gone.add(&Totals { paths: 1, logical_bytes: row.nar_size, ..Totals::default() });
+            Ok(true)
+        })?;
+        self.totals()?.subtract(&gone);
+        for family in Family::OF_A_CACHE {
+            self.batch.delete_range_cf(self.meta.family(family), &first, &end);
+        }
+        self.delete(Family::Cache, name.as_str().as_bytes());
+        Ok(())
+    }
+
+    /// Returns the totals as they will be.
+    fn totals(&mut self) -> Result<&mut Totals> {
+        if self.totals.is_none() {
+            self.totals = Some(self.meta.totals()?);
+        }
+        Ok(self.totals.as_mut().expect("set above"))
+    }
+
+    /// Writes everything at once, durable when it returns; without changes, does nothing.
+    pub(crate) fn write(mut self) -> Result<()> {
+        for id in std::mem::take(&mut self.changed_packs) {
+            if let Some(Some(row)) = self.packs.remove(&id) {
+                self.put(Family::Pack, &id.0, &row);
+            }
+        }
+        if let Some(totals) = self.totals {
+            self.put(Family::Meta, single::TOTALS, &totals);
+        }
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        self.meta.db().write_opt(self.batch, &durable).map_err(failed("write to the index"))
+    }
+}
