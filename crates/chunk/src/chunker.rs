@@ -15,7 +15,8 @@ use crate::{ChunkId, ChunkRef, ChunkerId, Error, Input, MAX_CHUNKS, Recipe, Resu
 
 /// Files from this size on are cut on their own.
 ///
-/// Less would make chunks of what is smaller than the smallest chunk; every border costs two chunks.
+/// Every such file costs a chunk of what stands between it and the next. From 32 KiB on there are a fourth fewer
+/// chunks, but 0.4 % more stored bytes on `upgrade`; on `rebuild` and `generations` it makes no difference.
 const OWN_STREAM_BYTES: u64 = 16 << 10;
 
 /// How much of the input is in memory. Rarely more than a fourth of it is moved to make room for the rest.
@@ -65,6 +66,7 @@ pub struct Chunker {
     /// Where cutting starts anew, in ascending order; at most two for 16 KiB of what the buffer may hold.
     borders: VecDeque<u64>,
     chunks: Vec<ChunkRef>,
+    max_chunks: usize,
 }
 
 impl Chunker {
@@ -82,6 +84,7 @@ impl Chunker {
             clean: 0,
             borders: VecDeque::new(),
             chunks: Vec::new(),
+            max_chunks: MAX_CHUNKS,
         }
     }
 
@@ -151,8 +154,8 @@ impl Chunker {
             let stream = self.buffer.get(self.start..end).expect("start < border ≤ clean ≤ length");
             let (data, _) = stream.split_at(self.cutter.cut(stream));
             let id = ChunkId::of(data);
-            if self.chunks.len() >= MAX_CHUNKS {
-                return Err(Error::TooLong { limit: MAX_CHUNKS });
+            if self.chunks.len() >= self.max_chunks {
+                return Err(Error::TooLong { limit: self.max_chunks });
             }
             self.chunks.push(ChunkRef { id, len: u32::try_from(data.len()).expect("at most 256 KiB") });
             on_chunk(Chunk { id, data });
@@ -187,7 +190,8 @@ struct Cutter {
 }
 
 impl Cutter {
-    const LEVEL: Normalization = Normalization::Level1;
+    /// Against level 1: 0.2 % fewer stored bytes on `rebuild`, 0.4 % on `upgrade`, 0.1 % more on `generations`.
+    const LEVEL: Normalization = Normalization::Level2;
     const MIN: usize = ChunkerId::CURRENT.min as usize;
     const AVG: usize = ChunkerId::CURRENT.avg as usize;
 
@@ -199,8 +203,41 @@ impl Cutter {
     /// Returns where the first chunk of `stream` ends, of which the largest chunk is there if it is longer.
     fn cut(&self, stream: &[u8]) -> usize {
         let (small, large) = (self.mask_small, self.mask_large);
-        let (_, end) =
-            v2020::cut(stream, Self::MIN, Self::AVG, MAX_CHUNK_BYTES, small, large, small << 1, large << 1);
+        let (_, end) = v2020::cut(stream, Self::MIN, Self::AVG, MAX_CHUNK_BYTES, small, large, small << 1, large << 1);
         end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_chunks_are_refused_and_as_many_as_allowed_are_not() {
+        let input = vec![0; 3 * MAX_CHUNK_BYTES];
+        for (max_chunks, is_enough) in [(2, false), (3, true)] {
+            let mut given = 0;
+            let mut chunker = Chunker { max_chunks, ..Chunker::new(Input::Bytes) };
+            let mut on_chunk = |_: Chunk<'_>| given += 1;
+            let pushed = chunker.push(&input, &mut on_chunk);
+            let result = pushed.and_then(|()| chunker.finish(&mut on_chunk));
+            match result {
+                Ok(cut) => assert!(is_enough && cut.recipe.chunks.len() == 3),
+                Err(error) => assert!(!is_enough && matches!(error, Error::TooLong { limit: 2 })),
+            }
+            assert_eq!(given, max_chunks);
+        }
+    }
+
+    #[test]
+    fn the_buffer_keeps_its_size() {
+        let mut chunker = Chunker::new(Input::Bytes);
+        let capacity = chunker.buffer.capacity();
+        for piece in [1, 77, STEP_BYTES, MAX_CHUNK_BYTES, 5 * BUFFER_BYTES] {
+            for _ in 0..9 {
+                chunker.push(&vec![b'x'; piece], &mut |_| {}).expect("bytes of any kind are fine");
+            }
+        }
+        assert_eq!(chunker.buffer.capacity(), capacity);
     }
 }

@@ -68,8 +68,7 @@ impl Recipe {
         let count = u32::try_from(self.chunks.len()).expect("MAX_CHUNKS fits");
         let lengths_bytes = self.chunks.len() * 3;
         let patches = self.patches.bytes();
-        let mut out =
-            Vec::with_capacity(HEADER_BYTES + self.chunks.len() * ID_BYTES + lengths_bytes + patches.len());
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.chunks.len() * ID_BYTES + lengths_bytes + patches.len());
         out.extend(MAGIC);
         out.push(VERSION);
         out.push(match self.input {
