@@ -39,13 +39,9 @@ pub const IS_CHAR: [bool; 256] = {
 
 static REVERSED: LazyLock<Encoding> = LazyLock::new(|| {
     let mut specification = Specification::new();
-    specification
-        .symbols
-        .extend(ALPHABET.iter().map(|&c| char::from(c)));
+    specification.symbols.extend(ALPHABET.iter().map(|&c| char::from(c)));
     specification.bit_order = BitOrder::LeastSignificantFirst;
-    specification
-        .encoding()
-        .expect("32 distinct ASCII characters")
+    specification.encoding().expect("32 distinct ASCII characters")
 });
 
 /// Returns the characters for `bytes`: one for each started 5 bits.
@@ -60,9 +56,7 @@ pub fn encode(bytes: &[u8]) -> String {
 /// have, and bits beyond the last byte are refused.
 pub fn decode(text: &str) -> Result<Vec<u8>> {
     let reversed: Vec<u8> = text.bytes().rev().collect();
-    REVERSED
-        .decode(&reversed)
-        .map_err(|_| Error::invalid("nix-base32", "not nix-base32"))
+    REVERSED.decode(&reversed).map_err(|_| Error::invalid("nix-base32", "not nix-base32"))
 }
 
 #[cfg(test)]
@@ -82,10 +76,7 @@ mod tests {
     fn spells_as_nix_does() {
         // sha256 of nothing, by `nix-hash --flat --base32 --type sha256 /dev/null`.
         let nothing = crate::Sha256::of(b"");
-        assert_eq!(
-            encode(&nothing.0),
-            "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73"
-        );
+        assert_eq!(encode(&nothing.0), "0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73");
         assert_eq!(encode(&[]), "");
         assert_eq!(encode(&[0x1f]), "0z");
         assert_eq!(decode("7z").unwrap(), [0xff]);
@@ -95,10 +86,7 @@ mod tests {
     fn tables_agree_with_the_alphabet() {
         for byte in 0..=255u8 {
             assert_eq!(IS_CHAR[usize::from(byte)], ALPHABET.contains(&byte));
-            assert_eq!(
-                VALUE_OF[usize::from(byte)] == NO_VALUE,
-                !ALPHABET.contains(&byte)
-            );
+            assert_eq!(VALUE_OF[usize::from(byte)] == NO_VALUE, !ALPHABET.contains(&byte));
         }
     }
 

@@ -27,22 +27,15 @@ impl FromStr for CacheInfo {
     /// Parses as loosely as Nix does: blanks around values, lines that mean nothing to us, and CR before the newline are fine.
     fn from_str(text: &str) -> Result<Self> {
         if text.len() > MAX_CACHE_INFO_LEN {
-            return Err(Error::TooLarge {
-                what: WHAT,
-                limit: MAX_CACHE_INFO_LEN,
-            });
+            return Err(Error::TooLarge { what: WHAT, limit: MAX_CACHE_INFO_LEN });
         }
         let mut info = Self::default();
-        for (line, (key, value)) in (1..)
-            .zip(text.lines())
-            .filter_map(|(n, line)| Some((n, line.split_once(':')?)))
-        {
-            info.set(key.trim(), value.trim())
-                .map_err(|source| Error::Line {
-                    what: WHAT,
-                    line,
-                    source: Box::new(source),
-                })?;
+        for (line, (key, value)) in (1..).zip(text.lines()).filter_map(|(n, line)| Some((n, line.split_once(':')?))) {
+            info.set(key.trim(), value.trim()).map_err(|source| Error::Line {
+                what: WHAT,
+                line,
+                source: Box::new(source),
+            })?;
         }
         Ok(info)
     }
@@ -52,19 +45,14 @@ impl CacheInfo {
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "StoreDir" => {
-                if !value.starts_with('/')
-                    || value.ends_with('/')
-                    || value.chars().any(char::is_control)
-                {
+                if !value.starts_with('/') || value.ends_with('/') || value.chars().any(char::is_control) {
                     return Err(Error::invalid("StoreDir", "not an absolute path"));
                 }
                 self.store_dir = Some(value.to_owned());
             }
             "WantMassQuery" => self.want_mass_query = value == "1",
             "Priority" => {
-                self.priority = value
-                    .parse()
-                    .map_err(|_| Error::invalid("Priority", "not a number"))?;
+                self.priority = value.parse().map_err(|_| Error::invalid("Priority", "not a number"))?;
             }
             _ => {}
         }
@@ -77,12 +65,7 @@ impl fmt::Display for CacheInfo {
         if let Some(store_dir) = &self.store_dir {
             writeln!(f, "StoreDir: {store_dir}")?;
         }
-        writeln!(
-            f,
-            "WantMassQuery: {}\nPriority: {}",
-            u8::from(self.want_mass_query),
-            self.priority
-        )
+        writeln!(f, "WantMassQuery: {}\nPriority: {}", u8::from(self.want_mass_query), self.priority)
     }
 }
 
@@ -102,41 +85,21 @@ mod tests {
         ] {
             assert!(bad.parse::<CacheInfo>().is_err(), "{bad:?}");
         }
-        assert!(
-            "x".repeat(MAX_CACHE_INFO_LEN + 1)
-                .parse::<CacheInfo>()
-                .is_err()
-        );
+        assert!("x".repeat(MAX_CACHE_INFO_LEN + 1).parse::<CacheInfo>().is_err());
     }
 
     #[test]
     fn parses_as_loosely_as_nix() {
-        let info: CacheInfo = "StoreDir:/nix/store\r\nnothing\r\nX: y\r\nPriority:  40 \r\n"
-            .parse()
-            .unwrap();
-        assert_eq!(
-            info,
-            CacheInfo {
-                store_dir: Some("/nix/store".into()),
-                want_mass_query: false,
-                priority: 40
-            }
-        );
+        let info: CacheInfo = "StoreDir:/nix/store\r\nnothing\r\nX: y\r\nPriority:  40 \r\n".parse().unwrap();
+        assert_eq!(info, CacheInfo { store_dir: Some("/nix/store".into()), want_mass_query: false, priority: 40 });
         assert_eq!("".parse::<CacheInfo>().unwrap(), CacheInfo::default());
     }
 
     #[test]
     fn parses_what_it_prints() {
-        let info = CacheInfo {
-            store_dir: Some("/nix/store".into()),
-            want_mass_query: true,
-            priority: 30,
-        };
+        let info = CacheInfo { store_dir: Some("/nix/store".into()), want_mass_query: true, priority: 30 };
         let text = info.to_string();
-        assert_eq!(
-            text,
-            "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n"
-        );
+        assert_eq!(text, "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n");
         assert_eq!(text.parse::<CacheInfo>().unwrap(), info);
     }
 }

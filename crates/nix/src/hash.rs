@@ -47,25 +47,16 @@ impl Sha256 {
     /// Decodes a hash without prefix; its length tells the base.
     fn from_bare(text: &str) -> Result<Self> {
         match text.len() {
-            52 => base32::decode(text)?
-                .try_into()
-                .map_err(|_| Error::invalid(WHAT, "not 32 bytes"))
-                .map(Self),
+            52 => base32::decode(text)?.try_into().map_err(|_| Error::invalid(WHAT, "not 32 bytes")).map(Self),
             64 => Self::filled(HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()),
             44 => Self::filled(BASE64.decode(text).ok()),
-            _ => Err(Error::invalid(
-                WHAT,
-                "neither 52 (nix32), 64 (hex) nor 44 (base64) characters",
-            )),
+            _ => Err(Error::invalid(WHAT, "neither 52 (nix32), 64 (hex) nor 44 (base64) characters")),
         }
     }
 
     fn filled(bytes: Option<Vec<u8>>) -> Result<Self> {
         let bytes = bytes.ok_or(Error::invalid(WHAT, "characters outside of the alphabet"))?;
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| Error::invalid(WHAT, "not 32 bytes"))
+        bytes.try_into().map(Self).map_err(|_| Error::invalid(WHAT, "not 32 bytes"))
     }
 }
 
@@ -134,34 +125,11 @@ mod tests {
         let hello = Sha256::of(b"hello");
         for spelling in HELLO {
             assert_eq!(spelling.parse::<Sha256>().unwrap(), hello, "{spelling}");
-            assert_eq!(
-                spelling[7..].parse::<Sha256>().unwrap(),
-                hello,
-                "{spelling}"
-            );
+            assert_eq!(spelling[7..].parse::<Sha256>().unwrap(), hello, "{spelling}");
         }
-        assert_eq!(
-            HELLO[1]
-                .to_uppercase()
-                .replace("SHA", "sha")
-                .parse::<Sha256>()
-                .unwrap(),
-            hello
-        );
-        assert_eq!(
-            "sha256:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="
-                .parse::<Sha256>()
-                .unwrap(),
-            hello
-        );
-        assert_eq!(
-            [
-                hello.to_string(),
-                format!("sha256:{}", hello.to_hex()),
-                hello.to_sri()
-            ],
-            HELLO
-        );
+        assert_eq!(HELLO[1].to_uppercase().replace("SHA", "sha").parse::<Sha256>().unwrap(), hello);
+        assert_eq!("sha256:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=".parse::<Sha256>().unwrap(), hello);
+        assert_eq!([hello.to_string(), format!("sha256:{}", hello.to_hex()), hello.to_sri()], HELLO);
     }
 
     #[test]

@@ -14,39 +14,22 @@ use crate::{Error, Result};
 pub const MAX_KEY_NAME_LEN: usize = 255;
 
 /// Splits `name:base64` of exactly `N` bytes.
-fn parse_named<const N: usize>(
-    what: &'static str,
-    text: &str,
-) -> Result<(String, Zeroizing<[u8; N]>)> {
-    let (name, encoded) = text
-        .split_once(':')
-        .ok_or(Error::invalid(what, "no colon after the name"))?;
+fn parse_named<const N: usize>(what: &'static str, text: &str) -> Result<(String, Zeroizing<[u8; N]>)> {
+    let (name, encoded) = text.split_once(':').ok_or(Error::invalid(what, "no colon after the name"))?;
     check_key_name(what, name)?;
     let decoded = BASE64.decode(encoded).map(Zeroizing::new);
     let decoded = decoded.map_err(|_| Error::invalid(what, "not base64 with padding"))?;
-    let bytes = decoded
-        .as_slice()
-        .try_into()
-        .map_err(|_| Error::invalid(what, "wrong length"))?;
+    let bytes = decoded.as_slice().try_into().map_err(|_| Error::invalid(what, "wrong length"))?;
     Ok((name.to_owned(), Zeroizing::new(bytes)))
 }
 
 /// Refuses names that break a narinfo's lines, or the blank-separated lists in which Nix keeps signatures and keys.
 fn check_key_name(what: &'static str, name: &str) -> Result<()> {
     if name.is_empty() || name.len() > MAX_KEY_NAME_LEN {
-        return Err(Error::invalid(
-            what,
-            "key name is empty or longer than 255 bytes",
-        ));
+        return Err(Error::invalid(what, "key name is empty or longer than 255 bytes"));
     }
-    if name
-        .chars()
-        .any(|c| c == ':' || c.is_whitespace() || c.is_control())
-    {
-        return Err(Error::invalid(
-            what,
-            "key name with a colon, a blank or a control character",
-        ));
+    if name.chars().any(|c| c == ':' || c.is_whitespace() || c.is_control()) {
+        return Err(Error::invalid(what, "key name with a colon, a blank or a control character"));
     }
     Ok(())
 }
@@ -62,10 +45,7 @@ impl SecretKey {
     pub fn generate(name: &str, seed: [u8; 32]) -> Result<Self> {
         check_key_name("secret key", name)?;
         let seed = Zeroizing::new(seed);
-        Ok(Self {
-            name: name.to_owned(),
-            key: SigningKey::from_bytes(&seed),
-        })
+        Ok(Self { name: name.to_owned(), key: SigningKey::from_bytes(&seed) })
     }
 
     /// Parses what `nix key generate-secret` prints: the name, and the seed and public key in base64; a newline may follow.
@@ -74,8 +54,7 @@ impl SecretKey {
     pub fn parse(text: &str) -> Result<Self> {
         let (name, bytes) = parse_named::<64>("secret key", text.trim_ascii_end())?;
         let key = SigningKey::from_keypair_bytes(&bytes);
-        let key =
-            key.map_err(|_| Error::invalid("secret key", "its halves do not belong together"))?;
+        let key = key.map_err(|_| Error::invalid("secret key", "its halves do not belong together"))?;
         Ok(Self { name, key })
     }
 
@@ -96,27 +75,19 @@ impl SecretKey {
     /// Returns the key that verifies what this one signs.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey {
-            name: self.name.clone(),
-            key: self.key.verifying_key(),
-        }
+        PublicKey { name: self.name.clone(), key: self.key.verifying_key() }
     }
 
     /// Signs the bytes of a fingerprint.
     #[must_use]
     pub fn sign(&self, fingerprint: &[u8]) -> Signature {
-        Signature {
-            key_name: self.name.clone(),
-            bytes: self.key.sign(fingerprint).to_bytes(),
-        }
+        Signature { key_name: self.name.clone(), bytes: self.key.sign(fingerprint).to_bytes() }
     }
 }
 
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecretKey")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("SecretKey").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -190,10 +161,7 @@ impl FromStr for Signature {
 
     fn from_str(text: &str) -> Result<Self> {
         let (key_name, bytes) = parse_named("signature", text)?;
-        Ok(Self {
-            key_name,
-            bytes: *bytes,
-        })
+        Ok(Self { key_name, bytes: *bytes })
     }
 }
 
@@ -217,16 +185,7 @@ mod tests {
     #[test]
     fn refuses_names_that_break_lines_and_lists() {
         let long = "x".repeat(256);
-        for name in [
-            "",
-            "a b",
-            "a:b",
-            "a\nb",
-            "a\u{85}b",
-            "a\u{2028}b",
-            "\t",
-            &long,
-        ] {
+        for name in ["", "a b", "a:b", "a\nb", "a\u{85}b", "a\u{2028}b", "\t", &long] {
             assert!(SecretKey::generate(name, [0; 32]).is_err(), "{name:?}");
         }
     }
@@ -234,32 +193,16 @@ mod tests {
     #[test]
     fn refuses_malformed_keys_and_signatures() {
         let text = key().to_text();
-        for bad in [
-            "",
-            "cache-1",
-            "cache-1:",
-            &text[..text.len() - 4],
-            &text.replace('=', ""),
-            &format!(" {}", *text),
-        ] {
+        for bad in ["", "cache-1", "cache-1:", &text[..text.len() - 4], &text.replace('=', ""), &format!(" {}", *text)]
+        {
             assert!(SecretKey::parse(bad).is_err(), "{bad:?}");
         }
         let public = key().public().to_string();
         let signature = key().sign(b"x").to_string();
-        for bad in [
-            public.replace("cache-1", ""),
-            public.replace('=', ""),
-            format!("{public}\n"),
-            signature.clone(),
-        ] {
+        for bad in [public.replace("cache-1", ""), public.replace('=', ""), format!("{public}\n"), signature.clone()] {
             assert!(bad.parse::<PublicKey>().is_err(), "{bad:?}");
         }
-        for bad in [
-            signature.replace(':', " "),
-            signature.replace("==", ""),
-            format!("{signature} "),
-            public,
-        ] {
+        for bad in [signature.replace(':', " "), signature.replace("==", ""), format!("{signature} "), public] {
             assert!(bad.parse::<Signature>().is_err(), "{bad:?}");
         }
     }
@@ -275,11 +218,7 @@ mod tests {
     fn refuses_a_public_key_that_verifies_anything() {
         let mut identity = [0; 32];
         identity[0] = 1;
-        assert!(
-            format!("cache-1:{}", BASE64.encode(identity))
-                .parse::<PublicKey>()
-                .is_err()
-        );
+        assert!(format!("cache-1:{}", BASE64.encode(identity)).parse::<PublicKey>().is_err());
     }
 
     #[test]
@@ -300,19 +239,10 @@ mod tests {
     fn parses_what_it_prints() {
         let secret = SecretKey::parse(&format!("{}\n", *key().to_text())).unwrap();
         assert_eq!(*secret.to_text(), *key().to_text());
-        assert_eq!(
-            secret.public().to_string().parse::<PublicKey>().unwrap(),
-            key().public()
-        );
+        assert_eq!(secret.public().to_string().parse::<PublicKey>().unwrap(), key().public());
         let signature = secret.sign(b"x");
-        assert_eq!(
-            signature.to_string().parse::<Signature>().unwrap(),
-            signature
-        );
-        assert_eq!(
-            serde_json::to_string(&signature).unwrap(),
-            format!("\"{signature}\"")
-        );
+        assert_eq!(signature.to_string().parse::<Signature>().unwrap(), signature);
+        assert_eq!(serde_json::to_string(&signature).unwrap(), format!("\"{signature}\""));
     }
 
     #[test]

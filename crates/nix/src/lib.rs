@@ -28,6 +28,8 @@ mod text_traits;
 pub mod base32;
 mod cache_info;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod hash;
 mod keys;
 pub mod nar;

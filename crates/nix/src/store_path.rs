@@ -72,10 +72,7 @@ impl FromStr for StoreHash {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let ascii = text
-            .as_bytes()
-            .try_into()
-            .map_err(|_| Error::invalid("store hash", "not 32 characters"))?;
+        let ascii = text.as_bytes().try_into().map_err(|_| Error::invalid("store hash", "not 32 characters"))?;
         Self::from_ascii(ascii).ok_or(Error::invalid("store hash", "not nix-base32"))
     }
 }
@@ -104,20 +101,13 @@ impl StorePath {
     /// nor `..` (which Nix 2.8 allowed and later versions do not). A leading dot is fine otherwise.
     pub fn new(hash: StoreHash, name: &str) -> Result<Self> {
         check_name(name)?;
-        Ok(Self {
-            hash,
-            name: name.to_owned(),
-        })
+        Ok(Self { hash, name: name.to_owned() })
     }
 
     /// Parses `<hash>-<name>`.
     pub fn from_base_name(base_name: &str) -> Result<Self> {
-        let (hash, rest) = base_name
-            .as_bytes()
-            .split_first_chunk()
-            .ok_or(Error::invalid(WHAT, "too short"))?;
-        let hash =
-            StoreHash::from_ascii(hash).ok_or(Error::invalid(WHAT, "hash is not nix-base32"))?;
+        let (hash, rest) = base_name.as_bytes().split_first_chunk().ok_or(Error::invalid(WHAT, "too short"))?;
+        let hash = StoreHash::from_ascii(hash).ok_or(Error::invalid(WHAT, "hash is not nix-base32"))?;
         if rest.first() != Some(&b'-') {
             return Err(Error::invalid(WHAT, "no dash after the hash"));
         }
@@ -127,9 +117,7 @@ impl StorePath {
 
     /// Parses `<store_dir>/<hash>-<name>`; `store_dir` has no slash at its end.
     pub fn parse_absolute(path: &str, store_dir: &str) -> Result<Self> {
-        let base_name = path
-            .strip_prefix(store_dir)
-            .and_then(|rest| rest.strip_prefix('/'));
+        let base_name = path.strip_prefix(store_dir).and_then(|rest| rest.strip_prefix('/'));
         Self::from_base_name(base_name.ok_or(Error::invalid(WHAT, "not in the store directory"))?)
     }
 
@@ -166,10 +154,7 @@ fn check_name(name: &str) -> Result<()> {
     if name.len() > MAX_NAME_LEN {
         return invalid("name of more than 211 characters");
     }
-    if !name
-        .bytes()
-        .all(|c| c.is_ascii_alphanumeric() || b"+-._?=".contains(&c))
-    {
+    if !name.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-._?=".contains(&c)) {
         return invalid("name with characters that Nix does not allow");
     }
     match name.split('-').next() {
@@ -195,3 +180,78 @@ impl fmt::Display for StorePath {
 
 serde_text!(StorePath);
 debug_is_display!(StoreHash, StorePath);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HASH: &str = "0fanvwfh6772nmhmbw78d8jmj0dr6lpc";
+
+    #[test]
+    fn refuses_hashes_that_are_not_nix_base32() {
+        for bad in ["", &HASH[1..], &format!("{HASH}0"), &HASH.to_uppercase(), &HASH.replace('0', "e")] {
+            assert!(bad.parse::<StoreHash>().is_err(), "{bad:?}");
+        }
+        for position in 0..32 {
+            for byte in 0..=255 {
+                let mut text: [u8; 32] = HASH.as_bytes().try_into().unwrap();
+                text[position] = byte;
+                assert_eq!(StoreHash::from_ascii(&text).is_some(), crate::base32::IS_CHAR[usize::from(byte)]);
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_names_that_nix_refuses() {
+        let long = "x".repeat(212);
+        for bad in ["", ".", "..", ".-", "..-", ".-a", "..-a", "a b", "a/b", "a\0", "é", "a\n", "a!", "a~", &long] {
+            assert!(StorePath::from_base_name(&format!("{HASH}-{bad}")).is_err(), "{bad:?}");
+        }
+        for good in ["a", ".a", "...", "...-x", ".a-b", "-", "--", "+-._?=", "A9", &long[1..]] {
+            let path = StorePath::from_base_name(&format!("{HASH}-{good}")).unwrap();
+            assert_eq!((path.name(), path.hash().to_string().as_str()), (good, HASH));
+        }
+    }
+
+    #[test]
+    fn refuses_other_forms() {
+        for bad in [
+            "",
+            HASH,
+            &format!("{HASH}_a"),
+            &format!("{HASH}a"),
+            &format!("/nix/store/{HASH}-a"),
+            &format!("é{HASH}-a"),
+        ] {
+            assert!(StorePath::from_base_name(bad).is_err(), "{bad:?}");
+        }
+        for bad in ["/nix/storex/", "/nix/store//", "nix/store/", ""] {
+            assert!(StorePath::parse_absolute(&format!("{bad}{HASH}-a"), "/nix/store").is_err(), "{bad:?}");
+        }
+        assert!(StorePath::parse_absolute(&format!("/nix/store/{HASH}-a/b"), "/nix/store").is_err());
+    }
+
+    #[test]
+    fn parses_what_it_prints() {
+        let absolute = format!("/gnu/store/{HASH}-a-1.0");
+        let path = StorePath::parse_absolute(&absolute, "/gnu/store").unwrap();
+        assert_eq!(path.to_absolute("/gnu/store"), absolute);
+        let json = serde_json::to_string(&path).unwrap();
+        assert_eq!(json, format!("\"{HASH}-a-1.0\""));
+        assert_eq!(serde_json::from_str::<StorePath>(&json).unwrap(), path);
+    }
+
+    proptest! {
+        #[test]
+        fn hashes_sort_like_their_texts(a in any::<[u8; 20]>(), b in any::<[u8; 20]>()) {
+            let (a, b) = (StoreHash(a), StoreHash(b));
+            prop_assert_eq!(a.cmp(&b), a.to_ascii().cmp(&b.to_ascii()));
+            prop_assert_eq!(StoreHash::from_ascii(&a.to_ascii()), Some(a));
+            let mut reversed = crate::base32::decode(&a.to_string()).unwrap();
+            reversed.reverse();
+            prop_assert_eq!(reversed, a.0);
+        }
+    }
+}

@@ -112,60 +112,24 @@ enum Kind {
 /// Runs of which one must come next; none is the beginning of another.
 type Choice = &'static [Run];
 
-const MAGIC: Choice = &[Run {
-    bytes: words::MAGIC,
-    then: Next::Node,
-}];
+const MAGIC: Choice = &[Run { bytes: words::MAGIC, then: Next::Node }];
 const NODE: Choice = &[
-    Run {
-        bytes: words::REGULAR,
-        then: Next::Length(Kind::Contents { executable: false }),
-    },
-    Run {
-        bytes: words::EXECUTABLE,
-        then: Next::Length(Kind::Contents { executable: true }),
-    },
-    Run {
-        bytes: words::SYMLINK,
-        then: Next::Length(Kind::Target),
-    },
-    Run {
-        bytes: words::DIRECTORY,
-        then: Next::DirectoryBody,
-    },
+    Run { bytes: words::REGULAR, then: Next::Length(Kind::Contents { executable: false }) },
+    Run { bytes: words::EXECUTABLE, then: Next::Length(Kind::Contents { executable: true }) },
+    Run { bytes: words::SYMLINK, then: Next::Length(Kind::Target) },
+    Run { bytes: words::DIRECTORY, then: Next::DirectoryBody },
 ];
-const NODE_WORD: Choice = &[Run {
-    bytes: words::NODE,
-    then: Next::Node,
-}];
+const NODE_WORD: Choice = &[Run { bytes: words::NODE, then: Next::Node }];
 const BODY_OF_ROOT: Choice = &[
-    Run {
-        bytes: words::ENTRY,
-        then: Next::Length(Kind::Name),
-    },
-    Run {
-        bytes: words::CLOSE,
-        then: Next::DirectoryEnd,
-    },
+    Run { bytes: words::ENTRY, then: Next::Length(Kind::Name) },
+    Run { bytes: words::CLOSE, then: Next::DirectoryEnd },
 ];
 const BODY_OF_ENTRY: Choice = &[
-    Run {
-        bytes: words::ENTRY,
-        then: Next::Length(Kind::Name),
-    },
-    Run {
-        bytes: words::CLOSE_IN_ENTRY,
-        then: Next::DirectoryEnd,
-    },
+    Run { bytes: words::ENTRY, then: Next::Length(Kind::Name) },
+    Run { bytes: words::CLOSE_IN_ENTRY, then: Next::DirectoryEnd },
 ];
-const END_OF_ROOT: Choice = &[Run {
-    bytes: words::CLOSE,
-    then: Next::NodeEnd,
-}];
-const END_OF_ENTRY: Choice = &[Run {
-    bytes: words::CLOSE_IN_ENTRY,
-    then: Next::NodeEnd,
-}];
+const END_OF_ROOT: Choice = &[Run { bytes: words::CLOSE, then: Next::NodeEnd }];
+const END_OF_ENTRY: Choice = &[Run { bytes: words::CLOSE_IN_ENTRY, then: Next::NodeEnd }];
 
 #[derive(Debug, Clone, Copy)]
 enum State {
@@ -199,12 +163,7 @@ enum State {
 
 impl State {
     fn words(choice: Choice, expected: &'static str) -> Self {
-        Self::Words {
-            choice,
-            run: 0,
-            matched: 0,
-            expected,
-        }
+        Self::Words { choice, run: 0, matched: 0, expected }
     }
 }
 
@@ -287,17 +246,12 @@ impl Decoder {
             State::Failed(error) => return Err(error),
             State::Words { expected, .. } => expected,
             State::Length { .. } => "a length",
-            State::Text {
-                kind: Kind::Name, ..
-            } => "the rest of a name",
+            State::Text { kind: Kind::Name, .. } => "the rest of a name",
             State::Text { .. } => "the rest of a symlink's target",
             State::Contents { .. } => "the rest of a file",
             State::Padding { .. } => "padding",
         };
-        Err(NarError::Truncated {
-            at: self.position,
-            expected,
-        })
+        Err(NarError::Truncated { at: self.position, expected })
     }
 
     /// Returns how many bytes of the NAR were taken or skipped.
@@ -337,12 +291,9 @@ impl Decoder {
     #[inline]
     fn step(&mut self, input: &mut &[u8], on: &mut dyn FnMut(Event<'_>)) -> Result<(), NarError> {
         match self.state {
-            State::Words {
-                choice,
-                run,
-                matched,
-                expected,
-            } => self.take_words(input, choice, run, matched, expected, on),
+            State::Words { choice, run, matched, expected } => {
+                self.take_words(input, choice, run, matched, expected, on)
+            }
             State::Length { kind, bytes, have } => self.take_length(input, kind, bytes, have, on),
             State::Text { kind, left } => self.take_text(input, kind, left, on),
             State::Contents { left, padding } => {
@@ -382,30 +333,15 @@ impl Decoder {
             return self.enter(*then, on);
         }
         let Some(&next) = input.first() else {
-            self.state = State::Words {
-                choice,
-                run,
-                matched,
-                expected,
-            };
+            self.state = State::Words { choice, run, matched, expected };
             return Ok(());
         };
-        let fits = |other: &Run| {
-            other.bytes.starts_with(&bytes[..matched]) && other.bytes.get(matched) == Some(&next)
-        };
+        let fits = |other: &Run| other.bytes.starts_with(&bytes[..matched]) && other.bytes.get(matched) == Some(&next);
         let Some(run) = choice.iter().position(fits) else {
-            return Err(NarError::Unexpected {
-                at: self.position,
-                expected,
-            });
+            return Err(NarError::Unexpected { at: self.position, expected });
         };
         self.take(input, 1);
-        self.state = State::Words {
-            choice,
-            run,
-            matched: matched + 1,
-            expected,
-        };
+        self.state = State::Words { choice, run, matched: matched + 1, expected };
         Ok(())
     }
 
@@ -413,13 +349,7 @@ impl Decoder {
     fn enter(&mut self, next: Next, on: &mut dyn FnMut(Event<'_>)) -> Result<(), NarError> {
         match next {
             Next::Node => self.state = State::words(NODE, "regular file, directory or symlink"),
-            Next::Length(kind) => {
-                self.state = State::Length {
-                    kind,
-                    bytes: [0; 8],
-                    have: 0,
-                }
-            }
+            Next::Length(kind) => self.state = State::Length { kind, bytes: [0; 8], have: 0 },
             Next::DirectoryBody => {
                 if self.open.len() == MAX_DEPTH {
                     return Err(self.too_large("nested directories", MAX_DEPTH as u64));
@@ -429,10 +359,7 @@ impl Decoder {
                 self.enter_body();
             }
             Next::DirectoryEnd => {
-                let start = self
-                    .open
-                    .pop()
-                    .expect("this run is only expected in a directory");
+                let start = self.open.pop().expect("this run is only expected in a directory");
                 self.last_names.truncate(start);
                 on(Event::EndDirectory);
                 self.enter_body();
@@ -465,11 +392,7 @@ impl Decoder {
         let have_now = have + taken.len();
         bytes[have..have_now].copy_from_slice(taken);
         if have_now < 8 {
-            self.state = State::Length {
-                kind,
-                bytes,
-                have: have_now,
-            };
+            self.state = State::Length { kind, bytes, have: have_now };
             return Ok(());
         }
         let len = u64::from_le_bytes(bytes);
@@ -482,11 +405,7 @@ impl Decoder {
             return Err(NarError::TooLarge { at, what, limit });
         }
         if let Kind::Contents { executable } = kind {
-            on(Event::Regular {
-                executable,
-                offset: self.position,
-                size: len,
-            });
+            on(Event::Regular { executable, offset: self.position, size: len });
             self.leave_contents(len, padding(len));
             return Ok(());
         }
@@ -494,10 +413,7 @@ impl Decoder {
             return Err(self.forbidden("empty name or target"));
         }
         self.text.clear();
-        self.state = State::Text {
-            kind,
-            left: len as usize,
-        };
+        self.state = State::Text { kind, left: len as usize };
         Ok(())
     }
 
@@ -521,10 +437,7 @@ impl Decoder {
         }
         self.text.extend_from_slice(taken);
         if taken.len() < left {
-            self.state = State::Text {
-                kind,
-                left: left - taken.len(),
-            };
+            self.state = State::Text { kind, left: left - taken.len() };
             return Ok(());
         }
         let text = std::mem::take(&mut self.text);
@@ -533,12 +446,7 @@ impl Decoder {
         result
     }
 
-    fn end_text(
-        &mut self,
-        kind: Kind,
-        text: &[u8],
-        on: &mut dyn FnMut(Event<'_>),
-    ) -> Result<(), NarError> {
+    fn end_text(&mut self, kind: Kind, text: &[u8], on: &mut dyn FnMut(Event<'_>)) -> Result<(), NarError> {
         if kind == Kind::Name {
             self.check_name(text)?;
             on(Event::Entry { name: text });
@@ -555,10 +463,7 @@ impl Decoder {
         if let Some(why) = why_not_a_name(name) {
             return Err(self.forbidden(why));
         }
-        let start = *self
-            .open
-            .last()
-            .expect("names are only expected in a directory");
+        let start = *self.open.last().expect("names are only expected in a directory");
         if name <= &self.last_names[start..] {
             return Err(NarError::Unsorted { at: self.position });
         }
@@ -571,10 +476,7 @@ impl Decoder {
         let start = self.position;
         let taken = self.take(input, left);
         if let Some(at) = taken.iter().position(|&byte| byte != 0) {
-            return Err(NarError::Unexpected {
-                at: start + at as u64,
-                expected: "zero for padding",
-            });
+            return Err(NarError::Unexpected { at: start + at as u64, expected: "zero for padding" });
         }
         self.enter_padding(kind, left - taken.len());
         Ok(())
@@ -590,18 +492,11 @@ impl Decoder {
     }
 
     fn forbidden(&self, why: &'static str) -> NarError {
-        NarError::Forbidden {
-            at: self.position,
-            why,
-        }
+        NarError::Forbidden { at: self.position, why }
     }
 
     fn too_large(&self, what: &'static str, limit: u64) -> NarError {
-        NarError::TooLarge {
-            at: self.position,
-            what,
-            limit,
-        }
+        NarError::TooLarge { at: self.position, what, limit }
     }
 }
 
@@ -619,9 +514,5 @@ pub(super) fn why_not_a_name(name: &[u8]) -> Option<&'static str> {
 
 fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     let n = a.len().min(b.len());
-    if a[..n] == b[..n] {
-        n
-    } else {
-        a.iter().zip(b).take_while(|(x, y)| x == y).count()
-    }
+    if a[..n] == b[..n] { n } else { a.iter().zip(b).take_while(|(x, y)| x == y).count() }
 }

@@ -45,28 +45,14 @@ impl<W: Write> Writer<W> {
         }
         if kind.is_symlink() {
             let target = at(path, "read symlink", fs::read_link(&*path))?;
-            return at(
-                path,
-                "dump symlink",
-                self.symlink(target.as_os_str().as_bytes()),
-            );
+            return at(path, "dump symlink", self.symlink(target.as_os_str().as_bytes()));
         }
-        at(
-            path,
-            "dump",
-            Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a file, directory or symlink",
-            )),
-        )
+        at(path, "dump", Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file, directory or symlink")))
     }
 
     fn dump_directory(&mut self, path: &mut PathBuf, buffer: &mut [u8]) -> Result<(), DumpError> {
-        let names = fs::read_dir(&*path).and_then(|entries| {
-            entries
-                .map(|entry| Ok(entry?.file_name().into_vec()))
-                .collect::<io::Result<Vec<_>>>()
-        });
+        let names = fs::read_dir(&*path)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name().into_vec())).collect::<io::Result<Vec<_>>>());
         let mut names = at(path, "read directory", names)?;
         names.sort_unstable();
         at(path, "dump directory", self.directory())?;
@@ -93,10 +79,7 @@ impl<W: Write> Writer<W> {
             let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
             let n = file.read(&mut buffer[..most])?;
             if n == 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "it became shorter while it was read",
-                ));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was read"));
             }
             self.contents(&buffer[..n])?;
             left -= n as u64;
@@ -109,9 +92,5 @@ impl<W: Write> Writer<W> {
 }
 
 fn at<T>(path: &Path, doing: &'static str, result: io::Result<T>) -> Result<T, DumpError> {
-    result.map_err(|source| DumpError {
-        doing,
-        path: path.to_owned(),
-        source,
-    })
+    result.map_err(|source| DumpError { doing, path: path.to_owned(), source })
 }

@@ -90,12 +90,10 @@ impl Listing {
     /// Returns the node at the end of these names, without following symlinks; the root for none.
     #[must_use]
     pub fn find<'p>(&self, names: impl IntoIterator<Item = &'p [u8]>) -> Option<Node<'_>> {
-        names
-            .into_iter()
-            .try_fold(self.root(), |node, name| match node {
-                Node::Directory(directory) => directory.get(name),
-                Node::Regular { .. } | Node::Symlink { .. } => None,
-            })
+        names.into_iter().try_fold(self.root(), |node, name| match node {
+            Node::Directory(directory) => directory.get(name),
+            Node::Regular { .. } | Node::Symlink { .. } => None,
+        })
     }
 
     /// Returns how many files, directories and symlinks there are, with the root.
@@ -123,23 +121,9 @@ impl Listing {
 
     fn node(&self, number: u32, entry: Entry) -> Node<'_> {
         match entry.kind {
-            Kind::Directory { end } => Node::Directory(Directory {
-                listing: self,
-                first: number + 1,
-                end,
-            }),
-            Kind::Regular {
-                executable,
-                offset,
-                size,
-            } => Node::Regular {
-                executable,
-                offset,
-                size,
-            },
-            Kind::Symlink { target } => Node::Symlink {
-                target: self.text(target),
-            },
+            Kind::Directory { end } => Node::Directory(Directory { listing: self, first: number + 1, end }),
+            Kind::Regular { executable, offset, size } => Node::Regular { executable, offset, size },
+            Kind::Symlink { target } => Node::Symlink { target: self.text(target) },
         }
     }
 
@@ -169,10 +153,7 @@ impl<'a> Directory<'a> {
     /// Returns the node called `name`, in time linear in the number of entries.
     #[must_use]
     pub fn get(self, name: &[u8]) -> Option<Node<'a>> {
-        self.entries()
-            .find(|&(other, _)| other >= name)
-            .filter(|&(other, _)| other == name)
-            .map(|(_, node)| node)
+        self.entries().find(|&(other, _)| other >= name).filter(|&(other, _)| other == name).map(|(_, node)| node)
     }
 }
 
@@ -190,20 +171,9 @@ impl Node<'_> {
                 }
                 out.write_all(br#"},"type":"directory"}"#)
             }
-            Node::Regular {
-                executable,
-                offset,
-                size,
-            } => {
-                let executable = if executable {
-                    r#""executable":true,"#
-                } else {
-                    ""
-                };
-                write!(
-                    out,
-                    r#"{{{executable}"narOffset":{offset},"size":{size},"type":"regular"}}"#
-                )
+            Node::Regular { executable, offset, size } => {
+                let executable = if executable { r#""executable":true,"# } else { "" };
+                write!(out, r#"{{{executable}"narOffset":{offset},"size":{size},"type":"regular"}}"#)
             }
             Node::Symlink { target } => {
                 out.write_all(br#"{"target":"#)?;
@@ -251,15 +221,7 @@ impl ListingBuilder {
                 self.add(Kind::Directory { end: 0 });
             }
             Event::EndDirectory => self.end_directory(),
-            Event::Regular {
-                executable,
-                offset,
-                size,
-            } => self.add(Kind::Regular {
-                executable,
-                offset,
-                size,
-            }),
+            Event::Regular { executable, offset, size } => self.add(Kind::Regular { executable, offset, size }),
             Event::Symlink { target } => {
                 let target = self.add_text(target);
                 self.add(Kind::Symlink { target });
@@ -276,28 +238,19 @@ impl ListingBuilder {
         if self.entries.is_empty() || !self.open.is_empty() {
             return Err(Error::invalid("listing", "the tree is not whole"));
         }
-        Ok(Listing {
-            entries: self.entries,
-            text: self.text,
-        })
+        Ok(Listing { entries: self.entries, text: self.text })
     }
 
     fn add(&mut self, kind: Kind) {
         if self.entries.len() >= MAX_LISTING_ENTRIES {
             return self.give_up("listing", MAX_LISTING_ENTRIES);
         }
-        self.entries.push(Entry {
-            name: self.name,
-            kind,
-        });
+        self.entries.push(Entry { name: self.name, kind });
     }
 
     fn end_directory(&mut self) {
         let end = self.entries.len() as u32;
-        let number = self
-            .open
-            .pop()
-            .and_then(|number| usize::try_from(number).ok());
+        let number = self.open.pop().and_then(|number| usize::try_from(number).ok());
         if let Some(entry) = number.and_then(|number| self.entries.get_mut(number)) {
             entry.kind = Kind::Directory { end };
         }
@@ -308,18 +261,16 @@ impl ListingBuilder {
             self.give_up("text of a listing", MAX_LISTING_TEXT);
             return Span::default();
         }
-        let span = Span {
-            start: self.text.len() as u32,
-            len: text.len() as u32,
-        };
+        let span = Span { start: self.text.len() as u32, len: text.len() as u32 };
         self.text.extend_from_slice(text);
         span
     }
 
     fn give_up(&mut self, what: &'static str, limit: usize) {
-        *self = Self {
-            too_large: Some(Error::TooLarge { what, limit }),
-            ..Self::default()
-        };
+        *self = Self { too_large: Some(Error::TooLarge { what, limit }), ..Self::default() };
     }
 }
+
+#[cfg(test)]
+#[path = "listing_tests.rs"]
+mod tests;

@@ -68,9 +68,7 @@ mod tests {
         assert_eq!(CLOSE, b"\x01\0\0\0\0\0\0\0)\0\0\0\0\0\0\0");
         assert_eq!(CLOSE_IN_ENTRY, [CLOSE, CLOSE].concat());
         assert!(
-            EXECUTABLE
-                .windows(16)
-                .any(|w| w == b"\0\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0"),
+            EXECUTABLE.windows(16).any(|w| w == b"\0\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0"),
             "an empty string has no bytes"
         );
     }

@@ -40,14 +40,7 @@ fn invalid(why: &'static str) -> io::Error {
 impl<W: Write> Writer<W> {
     /// Returns a writer that has written nothing yet.
     pub fn new(out: W) -> Self {
-        Self {
-            out,
-            position: 0,
-            due: Due::Node,
-            size: 0,
-            last_names: Vec::new(),
-            open: Vec::new(),
-        }
+        Self { out, position: 0, due: Due::Node, size: 0, last_names: Vec::new(), open: Vec::new() }
     }
 
     /// Begins a directory, as the root or as the entry just named.
@@ -93,11 +86,7 @@ impl<W: Write> Writer<W> {
     /// Begins a regular file, as the root or as the entry just named; [`Self::contents`] adding up to `size` come next, none if
     /// it is 0.
     pub fn regular(&mut self, executable: bool, size: u64) -> io::Result<()> {
-        self.begin_node(if executable {
-            words::EXECUTABLE
-        } else {
-            words::REGULAR
-        })?;
+        self.begin_node(if executable { words::EXECUTABLE } else { words::REGULAR })?;
         if size > (i64::MAX as u64).saturating_sub(self.position) {
             return Err(invalid("file too large"));
         }
@@ -142,13 +131,19 @@ impl<W: Write> Writer<W> {
         self.position
     }
 
+    /// Says if the NAR is whole: nothing more can be written.
+    pub fn is_complete(&self) -> bool {
+        self.due == Due::Nothing
+    }
+
+    /// Returns what it wrote to, not flushed, whole or not.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
     /// Returns what it wrote to, not flushed, if the NAR is whole.
     pub fn finish(self) -> io::Result<W> {
-        if self.due == Due::Nothing {
-            Ok(self.out)
-        } else {
-            Err(invalid("the tree is not whole"))
-        }
+        if self.is_complete() { Ok(self.out) } else { Err(invalid("the tree is not whole")) }
     }
 
     fn begin_node(&mut self, words: &[u8]) -> io::Result<()> {

@@ -51,12 +51,7 @@ impl NarInfo {
     /// `store_dir` has no slash at its end. Where the file is and how it is compressed is not signed, nor who built it.
     #[must_use]
     pub fn fingerprint(&self, store_dir: &str) -> String {
-        let Self {
-            store_path,
-            nar_hash,
-            nar_size,
-            ..
-        } = self;
+        let Self { store_path, nar_hash, nar_size, .. } = self;
         let mut text = format!("1;{store_dir}/{store_path};{nar_hash};{nar_size};");
         for (i, reference) in self.references.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
@@ -68,8 +63,7 @@ impl NarInfo {
     /// Adds the signature by `key`. Any other signature in the same key's name is taken away: it can only be wrong.
     pub fn sign(&mut self, key: &SecretKey, store_dir: &str) {
         let signature = key.sign(self.fingerprint(store_dir).as_bytes());
-        self.signatures
-            .retain(|other| other.key_name() != key.name());
+        self.signatures.retain(|other| other.key_name() != key.name());
         self.signatures.insert(signature);
     }
 
@@ -77,9 +71,7 @@ impl NarInfo {
     #[must_use]
     pub fn is_signed_by(&self, key: &PublicKey, store_dir: &str) -> bool {
         let fingerprint = self.fingerprint(store_dir);
-        self.signatures
-            .iter()
-            .any(|signature| key.verify(fingerprint.as_bytes(), signature))
+        self.signatures.iter().any(|signature| key.verify(fingerprint.as_bytes(), signature))
     }
 
     /// Returns the text as Nix prints it, in the order in which Nix prints it.
@@ -89,10 +81,7 @@ impl NarInfo {
         let mut line = |key: &str, value: &dyn std::fmt::Display| {
             let _ = writeln!(text, "{key}: {value}");
         };
-        line(
-            "StorePath",
-            &format_args!("{store_dir}/{}", self.store_path),
-        );
+        line("StorePath", &format_args!("{store_dir}/{}", self.store_path));
         line("URL", &self.url);
         line("Compression", &self.compression);
         if let Some(hash) = self.file_hash {

@@ -31,22 +31,13 @@ impl NarInfo {
     /// spelling. Without `Compression` it is bzip2, without `References` there are none.
     pub fn parse(text: &[u8], store_dir: &str) -> Result<Self> {
         if text.len() > MAX_NARINFO_LEN {
-            return Err(Error::TooLarge {
-                what: WHAT,
-                limit: MAX_NARINFO_LEN,
-            });
+            return Err(Error::TooLarge { what: WHAT, limit: MAX_NARINFO_LEN });
         }
         let text = std::str::from_utf8(text).map_err(|_| Error::invalid(WHAT, "not UTF-8"))?;
-        let text = text
-            .strip_suffix('\n')
-            .ok_or(Error::invalid(WHAT, "no newline at the end"))?;
+        let text = text.strip_suffix('\n').ok_or(Error::invalid(WHAT, "no newline at the end"))?;
         let mut lines = Lines::default();
         for (number, line) in (1..).zip(text.split('\n')) {
-            lines.add(line).map_err(|source| Error::Line {
-                what: WHAT,
-                line: number,
-                source: Box::new(source),
-            })?;
+            lines.add(line).map_err(|source| Error::Line { what: WHAT, line: number, source: Box::new(source) })?;
         }
         lines.evaluate(store_dir)
     }
@@ -57,9 +48,7 @@ impl<'a> Lines<'a> {
         if line.contains(|c: char| c.is_ascii_control()) {
             return Err(Error::invalid("line", "control character"));
         }
-        let (key, value) = line
-            .split_once(": ")
-            .ok_or(Error::invalid("line", "not `key: value`"))?;
+        let (key, value) = line.split_once(": ").ok_or(Error::invalid("line", "not `key: value`"))?;
         if key.contains(':') {
             return Err(Error::invalid("line", "no blank after the colon"));
         }
@@ -94,34 +83,17 @@ impl<'a> Lines<'a> {
         let deriver = self.deriver.filter(|&deriver| deriver != "unknown-deriver");
         let references = self.references.unwrap_or_default();
         Ok(NarInfo {
-            store_path: StorePath::parse_absolute(
-                required("StorePath", self.store_path)?,
-                store_dir,
-            )?,
+            store_path: StorePath::parse_absolute(required("StorePath", self.store_path)?, store_dir)?,
             url: parse_url(required("URL", self.url)?)?.to_owned(),
-            compression: self
-                .compression
-                .map_or(Ok(Compression::Bzip2), Compression::from_str)?,
+            compression: self.compression.map_or(Ok(Compression::Bzip2), Compression::from_str)?,
             file_hash: self.file_hash.map(str::parse).transpose()?,
             file_size: self.file_size.map(parse_size).transpose()?,
             nar_hash: required("NarHash", self.nar_hash)?.parse()?,
             nar_size,
-            references: references
-                .split(' ')
-                .filter(|s| !s.is_empty())
-                .map(str::parse)
-                .collect::<Result<_>>()?,
+            references: references.split(' ').filter(|s| !s.is_empty()).map(str::parse).collect::<Result<_>>()?,
             deriver: deriver.map(str::parse).transpose()?,
-            signatures: self
-                .signatures
-                .into_iter()
-                .map(str::parse)
-                .collect::<Result<_>>()?,
-            ca: self
-                .ca
-                .filter(|ca| !ca.is_empty())
-                .map(str::parse)
-                .transpose()?,
+            signatures: self.signatures.into_iter().map(str::parse).collect::<Result<_>>()?,
+            ca: self.ca.filter(|ca| !ca.is_empty()).map(str::parse).transpose()?,
         })
     }
 }
@@ -132,10 +104,7 @@ fn required<'a>(field: &'static str, value: Option<&'a str>) -> Result<&'a str> 
 
 /// Parses a length in bytes: digits only, at most 63 bits.
 fn parse_size(digits: &str) -> Result<u64> {
-    let number = digits
-        .parse()
-        .ok()
-        .filter(|&n: &u64| i64::try_from(n).is_ok());
+    let number = digits.parse().ok().filter(|&n: &u64| i64::try_from(n).is_ok());
     let number = number.filter(|_| digits.bytes().all(|c| c.is_ascii_digit()));
     number.ok_or(Error::invalid("size", "not a number of bytes"))
 }

@@ -75,13 +75,7 @@ impl Compression {
             Self::Lzip => ".lzip",
             Self::Xz => ".xz",
             Self::Zstd => ".zst",
-            Self::None
-            | Self::Compress
-            | Self::Grzip
-            | Self::Gzip
-            | Self::Lrzip
-            | Self::Lzma
-            | Self::Lzop => "",
+            Self::None | Self::Compress | Self::Grzip | Self::Gzip | Self::Lrzip | Self::Lzma | Self::Lzop => "",
         }
     }
 }
@@ -92,9 +86,7 @@ impl FromStr for Compression {
     /// Parses a name; the empty one means bzip2, as no line at all does.
     fn from_str(name: &str) -> Result<Self> {
         let name = if name.is_empty() { "bzip2" } else { name };
-        let found = Self::ALL
-            .into_iter()
-            .find(|compression| compression.name() == name);
+        let found = Self::ALL.into_iter().find(|compression| compression.name() == name);
         found.ok_or(Error::invalid("Compression", "not known to Nix"))
     }
 }
@@ -139,10 +131,7 @@ impl FromStr for ContentAddress {
             _ => return Err(invalid("a method or algorithm that not every Nix knows")),
         };
         let hash = decode_hash(digits, len).ok_or(invalid("malformed hash"))?;
-        Ok(Self(format!(
-            "{method}:{algorithm}:{}",
-            base32::encode(&hash)
-        )))
+        Ok(Self(format!("{method}:{algorithm}:{}", base32::encode(&hash))))
     }
 }
 

@@ -1,0 +1,81 @@
+//! Limits and lookups of listings; their JSON is held against Nix's own in `tests/real_nix.rs`.
+
+use super::*;
+
+fn regular(size: u64) -> Event<'static> {
+    Event::Regular { executable: false, offset: 96, size }
+}
+
+fn listing(events: &[Event<'_>]) -> Listing {
+    let mut builder = ListingBuilder::new();
+    for &event in events {
+        builder.event(event);
+    }
+    builder.finish().unwrap()
+}
+
+#[test]
+fn refuses_a_tree_that_is_not_whole() {
+    assert!(ListingBuilder::new().finish().is_err());
+    let mut builder = ListingBuilder::new();
+    builder.event(Event::Directory);
+    assert!(builder.finish().is_err());
+}
+
+#[test]
+fn refuses_too_many_entries_and_forgets_them() {
+    let mut builder = ListingBuilder::new();
+    builder.event(Event::Directory);
+    for i in 0..=MAX_LISTING_ENTRIES {
+        builder.event(Event::Entry { name: &i.to_be_bytes() });
+        builder.event(regular(0));
+    }
+    assert_eq!(builder.entries.capacity() + builder.text.capacity(), 0);
+    assert_eq!(builder.finish().unwrap_err(), Error::TooLarge { what: "listing", limit: MAX_LISTING_ENTRIES });
+}
+
+#[test]
+fn refuses_too_much_text() {
+    let target = vec![b'x'; 1 << 16];
+    let mut builder = ListingBuilder::new();
+    builder.event(Event::Directory);
+    for _ in 0..=MAX_LISTING_TEXT / target.len() {
+        builder.event(Event::Entry { name: b"x" });
+        builder.event(Event::Symlink { target: &target });
+    }
+    assert_eq!(builder.finish().unwrap_err(), Error::TooLarge { what: "text of a listing", limit: MAX_LISTING_TEXT });
+}
+
+#[test]
+fn finds_by_names() {
+    let listing = listing(&[
+        Event::Directory,
+        Event::Entry { name: b"a" },
+        Event::Directory,
+        Event::Entry { name: b"b" },
+        regular(1),
+        Event::Entry { name: b"d" },
+        regular(2),
+        Event::EndDirectory,
+        Event::Entry { name: b"c" },
+        Event::Symlink { target: b"a" },
+        Event::EndDirectory,
+    ]);
+    let find = |path: &str| listing.find(path.split('/').filter(|name| !name.is_empty()).map(str::as_bytes));
+    assert!(matches!(find(""), Some(Node::Directory(_))));
+    assert!(matches!(find("a"), Some(Node::Directory(d)) if d.entries().count() == 2));
+    assert!(matches!(find("a/b"), Some(Node::Regular { size: 1, .. })));
+    assert!(matches!(find("a/d"), Some(Node::Regular { size: 2, .. })));
+    assert!(matches!(find("c"), Some(Node::Symlink { target: b"a" })));
+    for absent in ["b", "d", "a/a", "a/c", "a/b/x", "c/b", "z", "A"] {
+        assert!(find(absent).is_none(), "{absent}");
+    }
+    assert_eq!(listing.entry_count(), 5);
+}
+
+#[test]
+fn replaces_what_json_cannot_say() {
+    let listing = listing(&[Event::Directory, Event::Entry { name: b"caf\xe9" }, regular(0), Event::EndDirectory]);
+    let json = String::from_utf8(listing.to_json()).unwrap();
+    assert!(json.contains("\"caf\u{fffd}\":{"), "{json}");
+}
