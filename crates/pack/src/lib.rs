@@ -34,6 +34,8 @@ mod encoder;
 mod error;
 mod footer;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod layout;
 mod location;
 mod recover;

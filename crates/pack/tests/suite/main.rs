@@ -2,6 +2,7 @@
 
 mod footer;
 mod frame;
+mod fuzz;
 mod golden;
 mod recover;
 mod sample;
