@@ -1,1 +1,34 @@
-//! firn-engine
+//! Ingest and restore: what firn does with chunks, packs and the index.
+//!
+//! [`Engine`] takes bytes in through [`Ingest`], stores what is new in packs, and gives them back through
+//! [`Restore`]. It knows nothing of HTTP, tokens or the environment, and not which storage or index it got.
+//! Everything blocks: callers keep it off async threads.
+//!
+//! The order that makes it safe: pack bytes are synced, then the index is, then a path is visible; and no NAR is
+//! committed that was not reproduced once, byte for byte, through the code that serves it.
+
+mod clock;
+mod commit;
+mod committer;
+mod engine;
+mod error;
+mod files;
+mod frames;
+mod in_flight;
+mod ingest;
+mod packs;
+mod placement;
+mod recipes;
+mod records;
+mod recovery;
+mod restore;
+mod run;
+mod transport;
+
+pub use clock::{Clock, Entropy, SystemClock};
+pub use commit::{DocumentContent, PathOutcome, PathUpload};
+pub use engine::{Engine, Options, Stats};
+pub use error::{Error, Result};
+pub use ingest::{Ingest, IngestStats, Ingested};
+pub use restore::Restore;
+pub use transport::{TRANSPORT_FRAME_BYTES, ZstdRestore};

@@ -1,0 +1,166 @@
+//! What a commit of a path decides: pure functions over rows.
+
+use firn_index::{Conflict, ConflictPolicy, NarRow, PathRow, ReferencePolicy, UnixSeconds, Uploader};
+use firn_nix::{Sha256, StorePath};
+
+use crate::ingest::Ingested;
+use crate::{Error, Result};
+
+/// Signatures that a path keeps at most.
+const MAX_SIGNATURES: usize = 64;
+
+/// Other NARs that a path remembers at most.
+const MAX_CONFLICTS: usize = 16;
+
+/// A path offered for a cache.
+#[derive(Debug, Clone)]
+pub struct PathUpload {
+    /// The path.
+    pub path: StorePath,
+    /// The hash of its NAR, which must have been committed to the cache.
+    pub nar_hash: Sha256,
+    /// The length of its NAR in bytes.
+    pub nar_size: u64,
+    /// What it refers to.
+    pub references: Vec<StorePath>,
+    /// The derivation that made it.
+    pub deriver: Option<StorePath>,
+    /// Its content address, as the narinfo spells it.
+    pub ca: Option<String>,
+    /// `name:base64`: the uploader's, and those that the cache made for this NAR.
+    pub signatures: Vec<String>,
+    /// Who offers it.
+    pub uploader: Uploader,
+    /// What to do when the path has another NAR.
+    pub on_conflict: ConflictPolicy,
+    /// What to demand of the references.
+    pub references_policy: ReferencePolicy,
+}
+
+/// What became of a path that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathOutcome {
+    /// It is visible from now on.
+    Created,
+    /// It was there with the same NAR; signatures were added.
+    Merged,
+    /// It was there with another NAR, which stays; the offer was recorded.
+    KeptFirst,
+    /// It was there with another NAR, which stays; the offer was recorded and is to be refused.
+    Rejected,
+}
+
+/// The content of a document to commit.
+pub enum DocumentContent {
+    /// The bytes themselves, at most 4 KiB.
+    Inline(Vec<u8>),
+    /// Bytes that were ingested.
+    Ingested(Ingested),
+}
+
+/// The row to write, if any, and what to answer.
+pub(crate) struct Decision {
+    pub(crate) row: Option<PathRow>,
+    pub(crate) outcome: PathOutcome,
+    /// Whether the path was not visible before, so that it counts.
+    pub(crate) replaces: Option<u64>,
+}
+
+/// Decides about a path, given what the cache has.
+///
+/// `is_damaged` says whether the NAR of the existing row can't be restored: then the new one takes its place, because
+/// nobody can get the first one any more.
+pub(crate) fn decide(
+    upload: &PathUpload,
+    nar: Option<&NarRow>,
+    existing: Option<&PathRow>,
+    is_damaged: bool,
+    now: UnixSeconds,
+) -> Result<Decision> {
+    let wrong = |detail: String| Error::WrongNar { path: upload.path.to_string(), detail };
+    if let Some(existing) = existing
+        && existing.path != upload.path
+    {
+        return Err(wrong(format!("the cache has its hash under another name, {}", existing.path)));
+    }
+    if let Some(first) = existing.filter(|row| row.nar_hash != upload.nar_hash && !is_damaged) {
+        return Ok(conflict(upload, first, now));
+    }
+    let nar = nar.ok_or_else(|| wrong(format!("its NAR sha256:{} was not uploaded", upload.nar_hash.to_nix32())))?;
+    if nar.nar_size != upload.nar_size {
+        return Err(wrong(format!("its NAR has {} bytes, not {}", nar.nar_size, upload.nar_size)));
+    }
+    match existing.filter(|row| row.nar_hash == upload.nar_hash) {
+        Some(row) => Ok(merge(upload, row)),
+        None => Ok(Decision {
+            row: Some(new_row(upload, existing, now)),
+            outcome: PathOutcome::Created,
+            replaces: existing.map(|row| row.nar_size),
+        }),
+    }
+}
+
+fn new_row(upload: &PathUpload, replaced: Option<&PathRow>, now: UnixSeconds) -> PathRow {
+    let mut row = PathRow {
+        path: upload.path.clone(),
+        nar_hash: upload.nar_hash,
+        nar_size: upload.nar_size,
+        references: sorted(&upload.references),
+        deriver: upload.deriver.clone(),
+        ca: upload.ca.clone(),
+        signatures: Vec::new(),
+        committed_at: now,
+        uploader: upload.uploader.clone(),
+        conflicts: replaced.map(|row| row.conflicts.clone()).unwrap_or_default(),
+    };
+    add_signatures(&mut row, &upload.signatures);
+    row
+}
+
+fn merge(upload: &PathUpload, row: &PathRow) -> Decision {
+    // Signatures are over the references too: of an offer with other ones none would verify.
+    if sorted(&upload.references) != row.references {
+        return Decision { row: None, outcome: PathOutcome::KeptFirst, replaces: Some(row.nar_size) };
+    }
+    let mut merged = row.clone();
+    add_signatures(&mut merged, &upload.signatures);
+    merged.deriver = merged.deriver.or_else(|| upload.deriver.clone());
+    merged.ca = merged.ca.or_else(|| upload.ca.clone());
+    let row = (merged != *row).then_some(merged);
+    Decision { row, outcome: PathOutcome::Merged, replaces: Some(upload.nar_size) }
+}
+
+fn conflict(upload: &PathUpload, first: &PathRow, now: UnixSeconds) -> Decision {
+    let outcome = match upload.on_conflict {
+        ConflictPolicy::KeepFirst => PathOutcome::KeptFirst,
+        ConflictPolicy::Reject => PathOutcome::Rejected,
+    };
+    let is_known = first.conflicts.iter().any(|seen| seen.nar_hash == upload.nar_hash);
+    if is_known || first.conflicts.len() >= MAX_CONFLICTS {
+        return Decision { row: None, outcome, replaces: Some(first.nar_size) };
+    }
+    let mut row = first.clone();
+    row.conflicts.push(Conflict {
+        nar_hash: upload.nar_hash,
+        nar_size: upload.nar_size,
+        uploader: upload.uploader.clone(),
+        at: now,
+    });
+    Decision { row: Some(row), outcome, replaces: Some(first.nar_size) }
+}
+
+fn add_signatures(row: &mut PathRow, signatures: &[String]) {
+    for signature in signatures {
+        if row.signatures.len() < MAX_SIGNATURES && !row.signatures.contains(signature) {
+            row.signatures.push(signature.clone());
+        }
+    }
+    row.signatures.sort_unstable();
+}
+
+fn sorted(references: &[StorePath]) -> Vec<StorePath> {
+    let mut references = references.to_vec();
+    references.sort_unstable_by_key(StorePath::base_name);
+    references.dedup();
+    references
+}

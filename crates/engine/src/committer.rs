@@ -1,0 +1,266 @@
+//! Group commit: one thread makes uploads durable and visible, many at a time with one wait for the disk.
+//!
+//! A group is taken off the queue, its records are appended to the open pack, the pack is synced once, and the index
+//! is once. Decisions that depend on what the cache has (which NAR a path gets) are made here, one after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use firn_chunk::RecipeId;
+use firn_index::{
+    AliasRow, CacheName, Commit, DocumentKey, DocumentRow, NarRow, Op, PathRow, RecipeRow, ReferencePolicy, Refusal,
+    Totals,
+};
+use firn_nix::{Sha256, StoreHash, StorePath};
+use firn_pack::FrameLoc;
+
+use crate::commit::{PathOutcome, PathUpload, decide};
+use crate::ingest::{NewRecipe, Session};
+use crate::packs::Packs;
+use crate::records::{Record, RecordEncoder};
+use crate::{Error, Result};
+
+/// Requests that wait at most; whoever sends more waits too.
+pub(crate) const QUEUE: usize = 1024;
+
+/// Requests that one group takes at most.
+const GROUP: usize = 256;
+
+/// A change to make durable.
+pub(crate) struct Request {
+    pub(crate) change: Change,
+    pub(crate) reply: SyncSender<Result<PathOutcome>>,
+}
+
+/// What to change.
+pub(crate) enum Change {
+    Nar { cache: CacheName, hash: Sha256, row: NarRow, alias: Option<(String, AliasRow)>, new: Stored },
+    Path { cache: CacheName, upload: Box<PathUpload> },
+    Document { cache: CacheName, key: DocumentKey, row: DocumentRow, new: Option<(RecipeId, Stored)> },
+    Damaged { recipe: RecipeId },
+}
+
+/// What an ingest stored, and the session that protects it.
+pub(crate) struct Stored {
+    pub(crate) new_recipe: Option<NewRecipe>,
+    pub(crate) session: Session,
+}
+
+/// Sends a change and waits for it. The queue is bounded, and so is each group's work.
+pub(crate) fn submit(queue: &SyncSender<Request>, change: Change) -> Result<PathOutcome> {
+    let (reply, answer) = sync_channel(1);
+    let gone = |_| Error::WritesStopped("the store is being closed".to_owned());
+    queue.send(Request { change, reply }).map_err(|_| gone(()))?;
+    answer.recv().map_err(|_| gone(()))?
+}
+
+/// The thread's work, until every sender is gone.
+pub(crate) fn run(packs: &Arc<Packs>, mut encoder: RecordEncoder, queue: &Receiver<Request>) {
+    while let Ok(first) = queue.recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(next) = queue.try_recv()
+        {
+            group.push(next);
+        }
+        let (changes, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|r| (r.change, r.reply)).unzip();
+        match Group::new(packs, &mut encoder).commit(&changes) {
+            Ok(outcomes) => replies.iter().zip(outcomes).for_each(|(reply, outcome)| {
+                // Whoever asked may have gone; what was done stays done.
+                let _ = reply.send(outcome);
+            }),
+            Err(error) => fail(&replies, &error),
+        }
+    }
+}
+
+/// Tells everybody of a group that the disk or the index failed; only one can have the error itself.
+fn fail(replies: &[SyncSender<Result<PathOutcome>>], error: &Error) {
+    tracing::error!(%error, source = std::error::Error::source(error).map(tracing::field::display), "commit failed");
+    for reply in replies {
+        let each = match error {
+            Error::StorageFull => Error::StorageFull,
+            Error::WritesStopped(why) => Error::WritesStopped(why.clone()),
+            other => Error::Internal(format!("commit: {other}")),
+        };
+        let _ = reply.send(Err(each));
+    }
+}
+
+/// One group on its way.
+struct Group<'a> {
+    packs: &'a Packs,
+    encoder: &'a mut RecordEncoder,
+    commits: Vec<Commit>,
+    records: Vec<Vec<u8>>,
+    /// Recipes that this group writes, so that two uploads of the same content write one.
+    recipes: BTreeSet<RecipeId>,
+    /// Paths as they will be after the changes before.
+    paths: BTreeMap<(CacheName, StoreHash), PathRow>,
+    now: u64,
+}
+
+impl<'a> Group<'a> {
+    fn new(packs: &'a Packs, encoder: &'a mut RecordEncoder) -> Self {
+        Self {
+            packs,
+            encoder,
+            commits: Vec::new(),
+            records: Vec::new(),
+            recipes: BTreeSet::new(),
+            paths: BTreeMap::new(),
+            now: packs.clock.now(),
+        }
+    }
+
+    /// Commits the changes; the answer has one outcome for each. An `Err` means that none of them took effect.
+    fn commit(mut self, changes: &[Change]) -> Result<Vec<Result<PathOutcome>>> {
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for change in changes {
+            outcomes.push(self.prepare(change)?);
+        }
+        if !self.records.is_empty() {
+            let frame = self.encoder.records(&self.records)?;
+            self.packs.append(&frame)?;
+        }
+        if let Some(durable) = self.packs.sync()?
+            && let Some(first) = self.commits.first_mut()
+        {
+            first.ops.push(Op::PackDurable(durable.pack, durable.bytes));
+        }
+        let refusals = self.packs.meta.commit(self.now, &self.commits)?;
+        let mut refusals = refusals.into_iter();
+        for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
+            if let Some(Err(refusal)) = refusals.next() {
+                *outcome = Err(Error::Refused(refusal));
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Adds a change's commit and records. The outer error fails the group, the inner one only this change; each change
+    /// that is `Ok` adds exactly one commit.
+    fn prepare(&mut self, change: &Change) -> Result<Result<PathOutcome>> {
+        let mut commit = Commit { session: None, packs: Vec::new(), ops: Vec::new() };
+        let outcome = match change {
+            Change::Nar { cache, hash, row, alias, new } => {
+                self.add_recipe(&mut commit, row.recipe, new)?.map(|()| {
+                    self.records.push(Record::Nar(cache, hash, row).encode());
+                    commit.ops.push(Op::Nar(cache.clone(), *hash, row.clone()));
+                    if let Some((name, alias)) = alias {
+                        self.records.push(Record::Alias(cache, name, alias).encode());
+                        commit.ops.push(Op::Alias(cache.clone(), name.clone(), alias.clone()));
+                    }
+                    PathOutcome::Created
+                })
+            }
+            Change::Document { cache, key, row, new } => {
+                let added = match new {
+                    Some((recipe, new)) => self.add_recipe(&mut commit, *recipe, new)?,
+                    None => Ok(()),
+                };
+                added.map(|()| {
+                    self.records.push(Record::Document(cache, key, row).encode());
+                    commit.ops.push(Op::Document(cache.clone(), key.clone(), row.clone()));
+                    PathOutcome::Created
+                })
+            }
+            Change::Path { cache, upload } => match self.add_path(&mut commit, cache, upload) {
+                Err(error @ (Error::Index(_) | Error::StorageFull)) => return Err(error),
+                other => other,
+            },
+            Change::Damaged { recipe } => {
+                if let Some(mut row) = self.packs.meta.recipe(recipe)?
+                    && row.damaged_at.is_none()
+                    && !self.recipes.contains(recipe)
+                {
+                    row.damaged_at = Some(self.now);
+                    commit.ops.push(Op::Recipe(*recipe, row));
+                }
+                Ok(PathOutcome::Created)
+            }
+        };
+        if outcome.is_ok() {
+            self.commits.push(commit);
+        }
+        Ok(outcome)
+    }
+
+    /// Adds what a recipe needs: nothing if it is there already, else its record, row and edges.
+    fn add_recipe(&mut self, commit: &mut Commit, id: RecipeId, stored: &Stored) -> Result<Result<()>> {
+        commit.session = Some(stored.session.id);
+        if self.recipes.contains(&id) {
+            return Ok(Ok(()));
+        }
+        let existing = self.packs.meta.recipe(&id)?.filter(|row| row.damaged_at.is_none());
+        let Some(new) = &stored.new_recipe else {
+            let gone = Error::Refused(Refusal::PacksGone(Vec::new()));
+            commit.packs = existing.as_ref().map(|row| row.edges.clone()).unwrap_or_default();
+            return Ok(existing.map(|_| ()).ok_or(gone));
+        };
+        if let Some(row) = existing {
+            commit.packs = row.edges;
+            return Ok(Ok(()));
+        }
+        let frame = self.encoder.recipe(&new.encoded, &new.placement)?;
+        let record: FrameLoc = self.packs.append(&frame)?;
+        let mut edges = new.placement.packs();
+        edges.push(record.pack);
+        edges.sort_unstable();
+        edges.dedup();
+        commit.packs.clone_from(&edges);
+        let row = RecipeRow { record, length: new.length, chunks: new.chunks, edges, damaged_at: None };
+        commit.ops.push(Op::Recipe(id, row));
+        self.recipes.insert(id);
+        Ok(Ok(()))
+    }
+
+    fn add_path(&mut self, commit: &mut Commit, cache: &CacheName, upload: &PathUpload) -> Result<PathOutcome> {
+        let key = (cache.clone(), upload.path.hash());
+        let existing = self.path(&key)?;
+        let nar = self.packs.meta.nar(cache, &upload.nar_hash)?;
+        let is_damaged = match &existing {
+            Some(row) if row.nar_hash != upload.nar_hash => !self.is_restorable(cache, &row.nar_hash)?,
+            _ => false,
+        };
+        let decision = decide(upload, nar.as_ref(), existing.as_ref(), is_damaged, self.now)?;
+        if decision.outcome == PathOutcome::Created {
+            self.check_references(cache, upload)?;
+        }
+        let Some(row) = decision.row else { return Ok(decision.outcome) };
+        self.records.push(Record::Path(cache, &row).encode());
+        commit.ops.push(Op::Path(cache.clone(), key.1, row.clone()));
+        if decision.replaces.is_none() {
+            commit.ops.push(Op::Count(Totals { paths: 1, logical_bytes: row.nar_size, ..Totals::default() }));
+        }
+        self.paths.insert(key, row);
+        Ok(decision.outcome)
+    }
+
+    fn check_references(&self, cache: &CacheName, upload: &PathUpload) -> Result<()> {
+        if upload.references_policy == ReferencePolicy::Any {
+            return Ok(());
+        }
+        let mut missing: Vec<StorePath> = Vec::new();
+        for reference in upload.references.iter().filter(|reference| **reference != upload.path) {
+            let found = self.path(&(cache.clone(), reference.hash()))?;
+            if found.is_none_or(|row| row.path != *reference) {
+                missing.push(reference.clone());
+            }
+        }
+        if missing.is_empty() { Ok(()) } else { Err(Error::MissingReferences(missing)) }
+    }
+
+    fn path(&self, key: &(CacheName, StoreHash)) -> Result<Option<PathRow>> {
+        match self.paths.get(key) {
+            Some(row) => Ok(Some(row.clone())),
+            None => Ok(self.packs.meta.path(&key.0, &key.1)?),
+        }
+    }
+
+    fn is_restorable(&self, cache: &CacheName, nar: &Sha256) -> Result<bool> {
+        let Some(nar) = self.packs.meta.nar(cache, nar)? else { return Ok(false) };
+        Ok(self.packs.meta.recipe(&nar.recipe)?.is_some_and(|row| row.damaged_at.is_none()))
+    }
+}

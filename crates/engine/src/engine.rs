@@ -1,0 +1,350 @@
+//! The engine as its callers see it.
+
+use std::ops::Range;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use firn_chunk::{Input, RecipeId};
+use firn_index::{
+    AliasRow, CacheName, ChunkIndex, Content, DocumentKey, DocumentRow, Meta, NarRow, ReferencePolicy, Totals,
+    Uploader,
+};
+use firn_nix::nar::Listing;
+use firn_nix::{Sha256, StoreHash, StorePath};
+use firn_storage::Storage;
+use quick_cache::sync::Cache;
+
+use crate::commit::{DocumentContent, PathOutcome, PathUpload};
+use crate::committer::{self, Change, Request, Stored};
+use crate::frames::Frames;
+use crate::ingest::{Ingest, Ingested};
+use crate::packs::Packs;
+use crate::recipes::Recipes;
+use crate::records::RecordEncoder;
+use crate::restore::Restore;
+use crate::transport::{TransportSizes, ZstdRestore};
+use crate::{Clock, Entropy, Error, Result, files, recovery};
+
+/// Bytes that a document row may hold itself.
+const MAX_INLINE_BYTES: usize = 4096;
+
+/// How many listings are kept in memory.
+const LISTINGS: usize = 64;
+
+/// Bytes read at a time when references are looked for.
+const SCAN_BYTES: usize = 1 << 20;
+
+/// How an engine works. The values are bounds or preferences; none of them changes a format.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The zstd level of chunk frames.
+    pub compression_level: i32,
+    /// Bytes at which a pack is sealed.
+    pub pack_bytes: u64,
+    /// Bytes of new chunks in one frame, uncompressed.
+    pub frame_bytes: usize,
+    /// Bytes of decoded frames kept in memory.
+    pub frame_cache_bytes: u64,
+    /// Bytes of decoded recipes kept in memory.
+    pub recipe_cache_bytes: u64,
+    /// How long a NAR is kept that no path names yet.
+    pub nar_lease_seconds: u64,
+    /// How long an upload's session lives without a sign of life.
+    pub session_lease_seconds: u64,
+    /// The longest input.
+    pub max_nar_bytes: u64,
+    /// Free bytes on the disk below which uploads are refused.
+    pub min_free_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            compression_level: 3,
+            pack_bytes: 32 << 20,
+            frame_bytes: 1 << 20,
+            frame_cache_bytes: 64 << 20,
+            recipe_cache_bytes: 16 << 20,
+            nar_lease_seconds: 24 * 3600,
+            session_lease_seconds: 3600,
+            max_nar_bytes: 64 << 30,
+            min_free_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What a store holds and what the engine keeps in memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stats {
+    /// Sums over the store, the open pack included.
+    pub totals: Totals,
+    /// Bytes of decoded frames in memory.
+    pub frame_cache_bytes: u64,
+    /// Chunks that are on their way to the disk.
+    pub chunks_in_flight: usize,
+    /// Chunks known to the chunk index, roughly.
+    pub chunks: u64,
+}
+
+/// What all parts share.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) packs: Arc<Packs>,
+    pub(crate) frames: Frames,
+    pub(crate) recipes: Recipes,
+    pub(crate) transport_sizes: TransportSizes,
+    listings: Cache<(RecipeId, Vec<StoreHash>), Arc<Listing>>,
+    queue: Mutex<Option<SyncSender<Request>>>,
+    committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A store: takes bytes in and gives them back. Cheap to clone; every method may block on a disk.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Opens a store: checks that this program can use it, recovers what a crash left, brings the chunk index up to
+    /// date, and starts the committer thread. What it did is logged.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] for a store of a newer format or another chunker; errors of storage and index.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        meta: Arc<dyn Meta>,
+        chunks: Arc<dyn ChunkIndex>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        options: Options,
+    ) -> Result<Self> {
+        let packs = Arc::new(Packs {
+            storage: Arc::clone(&storage),
+            meta,
+            chunks,
+            in_flight: Default::default(),
+            clock,
+            entropy,
+            pack_bytes: options.pack_bytes,
+            state: Mutex::default(),
+        });
+        recovery::identify(&packs)?;
+        recovery::seal_torn_packs(&packs)?;
+        recovery::catch_up(&packs)?;
+        let (queue, requests) = sync_channel(committer::QUEUE);
+        let thread = {
+            let (packs, encoder) = (Arc::clone(&packs), RecordEncoder::new()?);
+            std::thread::Builder::new()
+                .name("firn-commit".to_owned())
+                .spawn(move || committer::run(&packs, encoder, &requests))
+                .map_err(|error| Error::Unusable(format!("its committer thread could not be started: {error}")))?
+        };
+        let shared = Shared {
+            frames: Frames::new(storage, options.frame_cache_bytes),
+            recipes: Recipes::new(options.recipe_cache_bytes),
+            transport_sizes: TransportSizes::new(4 << 20),
+            listings: Cache::new(LISTINGS),
+            options,
+            packs,
+            queue: Mutex::new(Some(queue)),
+            committer: Mutex::new(Some(thread)),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Returns the index of caches, tokens and rows.
+    pub fn meta(&self) -> &dyn Meta {
+        self.shared.packs.meta.as_ref()
+    }
+
+    /// Starts to take in an upload.
+    ///
+    /// # Errors
+    /// [`Error::StorageFull`] when less is free than the store keeps; [`Error::WritesStopped`].
+    pub fn ingest(&self, input: Input) -> Result<Ingest> {
+        Ingest::begin(&self.shared, input)
+    }
+
+    /// Returns an error when nothing can be written now; for readiness checks and before a body is read.
+    pub fn check_room(&self) -> Result<()> {
+        self.shared.check_room()
+    }
+
+    /// Makes an ingested NAR part of a cache, durably, without a path yet; `file` is the name under which it was sent.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when garbage collection took what it leans on: upload it again.
+    pub fn commit_nar(&self, cache: &CacheName, nar: Ingested, file: Option<(String, AliasRow)>) -> Result<()> {
+        let now = self.shared.packs.clock.now();
+        let row = NarRow {
+            recipe: nar.recipe,
+            slots: nar.slots,
+            nar_size: nar.length,
+            uploaded_at: now,
+            lease_until: now.saturating_add(self.shared.options.nar_lease_seconds),
+        };
+        let new = Stored { new_recipe: nar.new_recipe, session: nar.session };
+        self.submit(Change::Nar { cache: cache.clone(), hash: nar.nar_hash, row, alias: file, new }).map(drop)
+    }
+
+    /// Makes a path visible, or merges it with what the cache has; atomic and durable.
+    ///
+    /// # Errors
+    /// [`Error::WrongNar`] when the NAR is missing or of another length, [`Error::MissingReferences`] and
+    /// [`Error::ForeignReferences`] by the cache's policy. Nothing is visible then.
+    pub fn commit_path(&self, cache: &CacheName, upload: PathUpload) -> Result<PathOutcome> {
+        if upload.references_policy == ReferencePolicy::Strict {
+            self.check_content(cache, &upload)?;
+        }
+        self.submit(Change::Path { cache: cache.clone(), upload: Box::new(upload) })
+    }
+
+    /// Writes a document, replacing an earlier one; atomic and durable.
+    pub fn commit_document(
+        &self,
+        cache: &CacheName,
+        key: DocumentKey,
+        content: DocumentContent,
+        uploader: Uploader,
+    ) -> Result<()> {
+        let (content, new) = match content {
+            DocumentContent::Inline(bytes) if bytes.len() <= MAX_INLINE_BYTES => (Content::Inline(bytes), None),
+            DocumentContent::Inline(bytes) => {
+                let mut ingest = self.ingest(Input::Bytes)?;
+                ingest.write(&bytes)?;
+                return self.commit_document(cache, key, DocumentContent::Ingested(ingest.finish()?), uploader);
+            }
+            DocumentContent::Ingested(done) => {
+                let new = Stored { new_recipe: done.new_recipe, session: done.session };
+                let content = Content::Recipe { recipe: done.recipe, slots: done.slots, length: done.length };
+                (content, Some((done.recipe, new)))
+            }
+        };
+        let row = DocumentRow { content, written_at: self.shared.packs.clock.now(), uploader };
+        self.submit(Change::Document { cache: cache.clone(), key, row, new }).map(drop)
+    }
+
+    /// Prepares to restore a range of what a recipe rebuilds.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such recipe; [`Error::Damaged`] when something that it needs is known to be
+    /// gone or wrong, the first chunk of the range included.
+    pub fn restore(&self, recipe: &RecipeId, slots: &[StoreHash], range: Range<u64>) -> Result<Restore> {
+        let stored = self.shared.recipes.get(self.meta(), &self.shared.frames, recipe);
+        let stored = stored.inspect_err(|error| {
+            if error.is_damage() {
+                self.shared.mark_damaged(*recipe);
+            }
+        })?;
+        Restore::open(&self.shared, Some(*recipe), stored, slots, range)
+    }
+
+    /// Prepares to restore a NAR in its zstd form, from byte `start` of that form on.
+    ///
+    /// From the middle it needs to know the form's length, and encodes the whole NAR once if it does not.
+    pub fn restore_zstd(
+        &self,
+        nar_hash: &Sha256,
+        recipe: &RecipeId,
+        slots: &[StoreHash],
+        start: u64,
+    ) -> Result<ZstdRestore> {
+        ZstdRestore::open(&self.shared, *nar_hash, start, &|from| self.restore(recipe, slots, from..u64::MAX))
+    }
+
+    /// Returns what is inside a NAR. Reads its structure and small files only.
+    pub fn listing(&self, recipe: &RecipeId, slots: &[StoreHash]) -> Result<Arc<Listing>> {
+        let key = (*recipe, slots.to_vec());
+        self.shared
+            .listings
+            .get_or_insert_with(&key, || files::list(self.restore(recipe, slots, 0..u64::MAX)?).map(Arc::new))
+    }
+
+    /// Returns whether a recipe is there and not marked damaged. Reads no pack.
+    pub fn is_restorable(&self, recipe: &RecipeId) -> Result<bool> {
+        Ok(self.meta().recipe(recipe)?.is_some_and(|row| row.damaged_at.is_none()))
+    }
+
+    /// Returns what the store holds.
+    pub fn stats(&self) -> Result<Stats> {
+        let mut totals = self.meta().totals()?;
+        let open = self.shared.packs.open_bytes();
+        totals.stored_bytes += open.stored_bytes;
+        totals.unique_bytes += open.unique_bytes;
+        Ok(Stats {
+            totals,
+            frame_cache_bytes: self.shared.frames.memory_bytes(),
+            chunks_in_flight: self.shared.packs.in_flight.len(),
+            chunks: self.shared.packs.chunks.estimated_chunks()?,
+        })
+    }
+
+    /// Ends the committer, seals the open pack and flushes the indexes. Later writes fail; reads go on.
+    pub fn close(&self) -> Result<()> {
+        drop(self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.shared.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            return Err(Error::Internal("close the store: the committer had panicked".to_owned()));
+        }
+        self.shared.packs.close()?;
+        self.shared.packs.meta.flush()?;
+        Ok(self.shared.packs.chunks.flush()?)
+    }
+
+    fn submit(&self, change: Change) -> Result<PathOutcome> {
+        self.shared.submit(change)
+    }
+
+    /// Checks that every claimed reference occurs in the NAR. Most do as slots of the recipe; for others the NAR is read.
+    fn check_content(&self, cache: &CacheName, upload: &PathUpload) -> Result<()> {
+        let Some(nar) = self.meta().nar(cache, &upload.nar_hash)? else { return Ok(()) };
+        let mut absent: Vec<&StorePath> = upload.references.iter().collect();
+        absent.retain(|reference| !nar.slots.contains(&reference.hash()));
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let mut restore = self.restore(&nar.recipe, &nar.slots, 0..u64::MAX)?;
+        let mut window: Vec<u8> = Vec::new();
+        while let Some(piece) = restore.next(SCAN_BYTES)?
+            && !absent.is_empty()
+        {
+            // A hash may lie across two pieces: keep the last 31 bytes.
+            let keep = window.len().saturating_sub(31);
+            window.drain(..keep);
+            window.extend_from_slice(&piece);
+            absent.retain(|reference| memchr::memmem::find(&window, &reference.hash().to_ascii()).is_none());
+        }
+        if absent.is_empty() {
+            return Ok(());
+        }
+        Err(Error::ForeignReferences(absent.into_iter().cloned().collect()))
+    }
+}
+
+impl Shared {
+    pub(crate) fn check_room(&self) -> Result<()> {
+        if let Some(why) = self.packs.stopped() {
+            return Err(Error::WritesStopped(why));
+        }
+        match self.packs.storage.free_bytes()? {
+            Some(free) if free < self.options.min_free_bytes => Err(Error::StorageFull),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records that a recipe can't be restored, so that it answers as missing until it is uploaded again.
+    pub(crate) fn mark_damaged(&self, recipe: RecipeId) {
+        if let Err(error) = self.submit(Change::Damaged { recipe }) {
+            tracing::error!(%recipe, %error, "could not record that a recipe is damaged");
+        }
+    }
+
+    fn submit(&self, change: Change) -> Result<PathOutcome> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let queue = queue.ok_or_else(|| Error::WritesStopped("the store is closed".to_owned()))?;
+        committer::submit(&queue, change)
+    }
+}

@@ -1,0 +1,178 @@
+//! Decoded frames: read, checked, and kept in memory up to a limit of bytes.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use firn_chunk::ChunkId;
+use firn_pack::{DecodedFrame, FrameDecoder, FrameLoc};
+use firn_storage::Storage;
+use quick_cache::sync::{Cache, GuardResult};
+
+use crate::packs::object_name;
+use crate::{Error, Result};
+
+/// How many stored bytes one read takes at most when the frames behind the wanted one are wanted next.
+const READ_BYTES: u64 = 1 << 20;
+
+/// Bytes between two frames that are read and thrown away rather than read around.
+const GAP_BYTES: u64 = 128 << 10;
+
+/// How many frames one read brings at most: what a restore holds beside the shared memory.
+const READ_FRAMES: usize = 4;
+
+/// Idle decoders kept for the next read.
+const IDLE_DECODERS: usize = 16;
+
+/// A decoded frame whose chunks are checked against their ids when first used.
+pub(crate) struct CheckedFrame {
+    frame: DecodedFrame,
+    ids: Vec<OnceLock<ChunkId>>,
+}
+
+impl CheckedFrame {
+    fn new(frame: DecodedFrame) -> Self {
+        let ids = frame.ends.iter().map(|_| OnceLock::new()).collect();
+        Self { frame, ids }
+    }
+
+    /// Returns a chunk, or `None` when the item at `index` is not that chunk.
+    pub(crate) fn chunk(&self, index: u16, id: &ChunkId) -> Option<&[u8]> {
+        let index = usize::from(index);
+        let data = self.frame.item(index)?;
+        let found = self.ids.get(index)?.get_or_init(|| ChunkId::of(data));
+        (found == id).then_some(data)
+    }
+
+    fn weight(&self) -> u64 {
+        (self.frame.data.len() + self.ids.len() * 48 + 256) as u64
+    }
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl quick_cache::Weighter<(FrameLoc,), Arc<CheckedFrame>> for Weight {
+    fn weight(&self, _: &(FrameLoc,), frame: &Arc<CheckedFrame>) -> u64 {
+        frame.weight()
+    }
+}
+
+/// Reads frames from storage through a memory of the most used ones.
+pub(crate) struct Frames {
+    storage: Arc<dyn Storage>,
+    memory: Cache<(FrameLoc,), Arc<CheckedFrame>, Weight>,
+    decoders: Mutex<Vec<FrameDecoder>>,
+}
+
+/// Frames that one read brought: the wanted one, and those behind it.
+pub(crate) type Fetched = Vec<(FrameLoc, Arc<CheckedFrame>)>;
+
+impl Frames {
+    /// Returns a reader that keeps up to `bytes` of decoded frames.
+    pub(crate) fn new(storage: Arc<dyn Storage>, bytes: u64) -> Self {
+        let frames = usize::try_from(bytes >> 20).unwrap_or(usize::MAX).max(16);
+        Self { storage, memory: Cache::with_weighter(frames, bytes, Weight), decoders: Mutex::default() }
+    }
+
+    /// Returns the bytes of decoded frames in memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory.weight()
+    }
+
+    /// Returns a frame, and others of `next` (those wanted after it, in order) that the same read brought.
+    ///
+    /// Callers that want the same frame at the same time read and decode it once.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the pack is gone or short, or the frame is not what was written.
+    pub(crate) fn get(&self, loc: FrameLoc, next: &mut dyn Iterator<Item = FrameLoc>) -> Result<Fetched> {
+        match self.memory.get_value_or_guard(&(loc,), None) {
+            GuardResult::Value(frame) => Ok(vec![(loc, frame)]),
+            GuardResult::Timeout => Err(Error::Internal("wait for a frame without a limit".to_owned())),
+            GuardResult::Guard(guard) => {
+                let fetched = self.fetch(loc, next)?;
+                if let Some(((_, first), rest)) = fetched.split_first() {
+                    // An insertion fails only when the entry was removed meanwhile.
+                    let _ = guard.insert(Arc::clone(first));
+                    for (loc, frame) in rest {
+                        self.memory.insert((*loc,), Arc::clone(frame));
+                    }
+                }
+                Ok(fetched)
+            }
+        }
+    }
+
+    /// Returns the items of a record frame, past the memory.
+    pub(crate) fn read_record(&self, loc: FrameLoc) -> Result<DecodedFrame> {
+        let bytes = self.read(loc, u64::from(loc.len))?;
+        self.decode(&loc, &bytes)
+    }
+
+    fn fetch(&self, loc: FrameLoc, next: &mut dyn Iterator<Item = FrameLoc>) -> Result<Fetched> {
+        let mut wanted = vec![loc];
+        let mut end = loc.offset.saturating_add(u64::from(loc.len));
+        for candidate in next {
+            let gap = candidate.offset.checked_sub(end);
+            let to = candidate.offset.saturating_add(u64::from(candidate.len));
+            let is_near = candidate.pack == loc.pack && gap.is_some_and(|gap| gap <= GAP_BYTES);
+            if !is_near || to - loc.offset > READ_BYTES || wanted.len() == READ_FRAMES {
+                break;
+            }
+            if self.memory.peek(&(candidate,)).is_some() {
+                break;
+            }
+            wanted.push(candidate);
+            end = to;
+        }
+        let bytes = match self.read(loc, end - loc.offset) {
+            // The frames behind are a guess; only the wanted one's absence says something.
+            Err(Error::Damaged { .. }) if wanted.len() > 1 => {
+                wanted.truncate(1);
+                self.read(loc, u64::from(loc.len))?
+            }
+            other => other?,
+        };
+        let mut fetched = Vec::with_capacity(wanted.len());
+        for at in wanted {
+            let start = usize::try_from(at.offset - loc.offset).unwrap_or(usize::MAX);
+            let part = bytes.get(start..).and_then(|rest| rest.get(..at.len as usize)).unwrap_or_default();
+            match self.decode(&at, part) {
+                Ok(frame) => fetched.push((at, Arc::new(CheckedFrame::new(frame)))),
+                Err(error) if fetched.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(fetched)
+    }
+
+    fn read(&self, loc: FrameLoc, len: u64) -> Result<bytes::Bytes> {
+        use firn_storage::Error as Fault;
+        let name = object_name(loc.pack);
+        let len = usize::try_from(len).map_err(|_| Error::Internal("read more than memory holds".to_owned()))?;
+        self.storage.read(&name, loc.offset, len).map_err(|error| match error {
+            Fault::NotFound { .. } | Fault::Short { .. } => Error::damaged(describe(&loc), error),
+            other => other.into(),
+        })
+    }
+
+    fn decode(&self, loc: &FrameLoc, bytes: &[u8]) -> Result<DecodedFrame> {
+        let idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut decoder = match idle {
+            Some(decoder) => decoder,
+            None => FrameDecoder::new().map_err(|error| Error::Internal(error.to_string()))?,
+        };
+        let decoded = decoder.decode(bytes).map_err(|error| match error {
+            firn_pack::Error::Corrupt { .. } => Error::damaged(describe(loc), error),
+            other => Error::Internal(other.to_string()),
+        });
+        let mut idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_DECODERS {
+            idle.push(decoder);
+        }
+        decoded
+    }
+}
+
+fn describe(loc: &FrameLoc) -> String {
+    format!("the frame at byte {} of pack {}", loc.offset, loc.pack)
+}

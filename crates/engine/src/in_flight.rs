@@ -1,0 +1,56 @@
+//! Chunks that some ingest is about to store: so that uploads of the same content at the same time store it once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use firn_chunk::ChunkId;
+
+use crate::run::Pending;
+
+/// The chunks that were claimed and are not yet in the chunk index.
+///
+/// Bounded by what the ingests' runs hold (a frame each) and what the open pack took since it was last synced.
+#[derive(Default)]
+pub(crate) struct InFlight {
+    chunks: Mutex<HashMap<ChunkId, Arc<Pending>>>,
+}
+
+/// The answer to a claim.
+pub(crate) enum Claim {
+    /// The caller stores the chunk.
+    Mine(Arc<Pending>),
+    /// Another does.
+    Theirs(Arc<Pending>),
+}
+
+impl InFlight {
+    /// Returns who has the chunk in hand, if anyone.
+    pub(crate) fn get(&self, id: &ChunkId) -> Option<Arc<Pending>> {
+        self.lock().get(id).cloned()
+    }
+
+    /// Gives the chunk to the caller unless it is in somebody's hands.
+    pub(crate) fn claim(&self, id: ChunkId, pending: Arc<Pending>) -> Claim {
+        match self.lock().entry(id) {
+            std::collections::hash_map::Entry::Occupied(entry) => Claim::Theirs(Arc::clone(entry.get())),
+            std::collections::hash_map::Entry::Vacant(entry) => Claim::Mine(Arc::clone(entry.insert(pending))),
+        }
+    }
+
+    /// Forgets chunks: the index knows them now, or they came to nothing.
+    pub(crate) fn remove<'a>(&self, ids: impl Iterator<Item = &'a ChunkId>) {
+        let mut chunks = self.lock();
+        for id in ids {
+            chunks.remove(id);
+        }
+    }
+
+    /// Returns how many chunks are in hand.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChunkId, Arc<Pending>>> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

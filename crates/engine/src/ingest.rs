@@ -1,0 +1,261 @@
+//! Ingest: bytes to chunks to packs, verified before anything can see them.
+
+use std::sync::Arc;
+
+use firn_chunk::{Chunk, Chunker, Input, Recipe, RecipeId};
+use firn_index::{SessionId, UnixSeconds};
+use firn_nix::{Sha256, StoreHash};
+use firn_pack::ChunkLoc;
+use sha2::Digest;
+
+use crate::engine::Shared;
+use crate::placement::Placement;
+use crate::recipes::StoredRecipe;
+use crate::restore::Restore;
+use crate::run::{Pending, Run};
+use crate::{Error, Result};
+
+/// Bytes that the verification restores at a time.
+const VERIFY_BYTES: usize = 1 << 20;
+
+/// One upload being taken in. Memory is bounded: a frame's worth of new chunks, the chunker's buffer, and some 80 bytes
+/// for each chunk of the input.
+///
+/// Nothing of it is visible until [`Ingested`] is committed. Dropping it abandons the upload; chunks that were stored by
+/// then serve the next attempt.
+pub struct Ingest {
+    shared: Arc<Shared>,
+    chunker: Option<Chunker>,
+    sha256: sha2::Sha256,
+    cutting: Cutting,
+    session: Session,
+    length: u64,
+}
+
+/// What becomes of the chunks.
+struct Cutting {
+    shared: Arc<Shared>,
+    run: Arc<Run>,
+    places: Vec<Place>,
+    stats: IngestStats,
+}
+
+enum Place {
+    At(ChunkLoc),
+    Pending(Arc<Pending>),
+}
+
+/// What an ingest did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IngestStats {
+    /// Chunks of the input.
+    pub chunks: u64,
+    /// Chunks that were not stored before.
+    pub new_chunks: u64,
+    /// Bytes of those, uncompressed.
+    pub unique_bytes: u64,
+    /// Bytes of the frames that hold them.
+    pub stored_bytes: u64,
+    /// Whether the whole recipe was stored before.
+    pub known_recipe: bool,
+}
+
+/// An upload that is stored and was reproduced once, ready to be committed.
+pub struct Ingested {
+    /// SHA-256 of the bytes.
+    pub nar_hash: Sha256,
+    /// How many bytes.
+    pub length: u64,
+    /// What rebuilds them, but for their store hashes.
+    pub recipe: RecipeId,
+    /// Their store hashes.
+    pub slots: Vec<StoreHash>,
+    /// What the ingest did.
+    pub stats: IngestStats,
+    pub(crate) new_recipe: Option<NewRecipe>,
+    pub(crate) session: Session,
+}
+
+/// A recipe that the index does not have.
+#[derive(Debug)]
+pub(crate) struct NewRecipe {
+    pub(crate) encoded: Vec<u8>,
+    pub(crate) placement: Placement,
+    pub(crate) length: u64,
+    pub(crate) chunks: u64,
+}
+
+/// A session that ends when it is dropped; a crash ends all of them.
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    pub(crate) id: SessionId,
+    renew_at: UnixSeconds,
+}
+
+impl Session {
+    fn begin(shared: &Arc<Shared>) -> Result<Self> {
+        let (now, lease) = (shared.packs.clock.now(), shared.options.session_lease_seconds);
+        let id = SessionId(shared.packs.entropy.draw());
+        shared.packs.meta.begin_session(id, now, now.saturating_add(lease))?;
+        Ok(Self { shared: Arc::clone(shared), id, renew_at: now.saturating_add(lease / 2) })
+    }
+
+    fn renew(&mut self) -> Result<()> {
+        let (now, lease) = (self.shared.packs.clock.now(), self.shared.options.session_lease_seconds);
+        if now < self.renew_at {
+            return Ok(());
+        }
+        if !self.shared.packs.meta.renew_session(self.id, now, now.saturating_add(lease))? {
+            return Err(Error::Refused(firn_index::Refusal::SessionExpired));
+        }
+        self.renew_at = now.saturating_add(lease / 2);
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Only thrift: the lease ends it too.
+        let _ = self.shared.packs.meta.end_session(self.id);
+    }
+}
+
+impl Ingest {
+    pub(crate) fn begin(shared: &Arc<Shared>, input: Input) -> Result<Self> {
+        shared.check_room()?;
+        let run = Run::new(shared.options.frame_bytes, shared.options.compression_level)?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            chunker: Some(Chunker::new(input)),
+            sha256: sha2::Sha256::new(),
+            cutting: Cutting { shared: Arc::clone(shared), run, places: Vec::new(), stats: IngestStats::default() },
+            session: Session::begin(shared)?,
+            length: 0,
+        })
+    }
+
+    /// Takes the next bytes; how they are split does not matter.
+    ///
+    /// # Errors
+    /// [`Error::Nar`] as soon as the bytes can't be a NAR any more, [`Error::TooLarge`], [`Error::StorageFull`]. After
+    /// an error the ingest can only be dropped.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.session.renew()?;
+        self.length = self.length.saturating_add(bytes.len() as u64);
+        let limit = self.shared.options.max_nar_bytes;
+        if self.length > limit {
+            return Err(Error::TooLarge { limit });
+        }
+        self.sha256.update(bytes);
+        let Self { chunker, cutting, .. } = self;
+        let chunker = chunker.as_mut().ok_or_else(after_error)?;
+        let mut failed = None;
+        let pushed = chunker.push(bytes, &mut |chunk| cutting.take(&chunk, &mut failed));
+        let outcome = failed.map_or(pushed.map_err(Error::from), Err);
+        if outcome.is_err() {
+            self.chunker = None;
+        }
+        outcome
+    }
+
+    /// Ends the input, stores what is left, and restores the whole once to compare its hash.
+    ///
+    /// # Errors
+    /// As [`Ingest::write`]; [`Error::Nar`] when the NAR is cut short; [`Error::Damaged`] when a chunk that was stored
+    /// before turned out damaged: it is forgotten then, so that a second upload stores it anew.
+    pub fn finish(mut self) -> Result<Ingested> {
+        let chunker = self.chunker.take().ok_or_else(after_error)?;
+        let cutting = &mut self.cutting;
+        let mut failed = None;
+        let cut = chunker.finish(&mut |chunk| cutting.take(&chunk, &mut failed));
+        let cut = failed.map_or(cut.map_err(Error::from), Err)?;
+        let nar_hash = Sha256(std::mem::take(&mut self.sha256).finalize().into());
+        let placement = self.cutting.settle()?;
+        let encoded = cut.recipe.encode();
+        let recipe = RecipeId::of(&encoded);
+
+        let mut stats = self.cutting.stats;
+        stats.chunks = cut.recipe.chunks.len() as u64;
+        stats.stored_bytes = self.cutting.run.stored_bytes();
+        stats.known_recipe =
+            self.shared.packs.meta.recipe(&recipe)?.is_some_and(|row| row.damaged_at.is_none());
+        let mut new_recipe = None;
+        if !stats.known_recipe {
+            let chunks = stats.chunks;
+            self.verify(cut.recipe, placement.clone(), &cut.slots, nar_hash)?;
+            new_recipe = Some(NewRecipe { encoded, placement, length: cut.length, chunks });
+        }
+        let Self { session, .. } = self;
+        Ok(Ingested { nar_hash, length: cut.length, recipe, slots: cut.slots, stats, new_recipe, session })
+    }
+
+    fn verify(&self, recipe: Recipe, placement: Placement, slots: &[StoreHash], expected: Sha256) -> Result<()> {
+        let length = recipe.length;
+        let stored = StoredRecipe::new(recipe, placement)
+            .ok_or_else(|| Error::Internal("place the upload's chunks: their number is wrong".to_owned()))?;
+        let mut restore = Restore::open(&self.shared, None, Arc::new(stored), slots, 0..length)?;
+        let mut sha256 = sha2::Sha256::new();
+        while let Some(piece) = restore.next(VERIFY_BYTES)? {
+            sha256.update(&piece);
+        }
+        if Sha256(sha256.finalize().into()) == expected {
+            Ok(())
+        } else {
+            Err(Error::Internal("reproduce the upload: other bytes came back; nothing was committed".to_owned()))
+        }
+    }
+}
+
+impl Cutting {
+    /// Finds or makes a place for the next chunk. The first failure is kept, and everything after it skipped.
+    fn take(&mut self, chunk: &Chunk<'_>, failed: &mut Option<Error>) {
+        if failed.is_some() {
+            return;
+        }
+        match self.place(chunk) {
+            Ok(place) => self.places.push(place),
+            Err(error) => *failed = Some(error),
+        }
+    }
+
+    fn place(&mut self, chunk: &Chunk<'_>) -> Result<Place> {
+        let packs = &self.shared.packs;
+        if let Some(pending) = packs.in_flight.get(&chunk.id) {
+            return Ok(Place::Pending(pending));
+        }
+        if let Some(loc) = packs.chunks.lookup(&[chunk.id])?.into_iter().next().flatten() {
+            return Ok(Place::At(loc));
+        }
+        let (pending, is_mine) = self.run.take(chunk.id, chunk.data, &packs.in_flight, packs)?;
+        if is_mine {
+            self.stats.new_chunks += 1;
+            self.stats.unique_bytes += chunk.data.len() as u64;
+        }
+        Ok(Place::Pending(pending))
+    }
+
+    fn settle(&mut self) -> Result<Placement> {
+        self.run.flush(&self.shared.packs)?;
+        let mut placement = Placement::default();
+        for place in self.places.drain(..) {
+            placement.push(match place {
+                Place::At(loc) => loc,
+                Place::Pending(pending) => pending.settle(&self.shared.packs)?,
+            });
+        }
+        Ok(placement)
+    }
+}
+
+impl Drop for Cutting {
+    fn drop(&mut self) {
+        // Other uploads may lean on what waits in the run. If it can't be stored, they are told.
+        if self.run.flush(&self.shared.packs).is_err() {
+            self.run.abandon(&self.shared.packs.in_flight);
+        }
+    }
+}
+
+fn after_error() -> Error {
+    Error::Internal("go on with an upload that failed: start it again".to_owned())
+}

@@ -1,0 +1,193 @@
+//! The open pack: where every new frame goes.
+//!
+//! A store has one open pack. It grows until it is about [`crate::Options::pack_bytes`] long, gets its footer, and is
+//! live. The order of its life is what a crash relies on: reserved in the index, then created, then written; synced,
+//! then leaned on by a commit; footer synced, then sealed in the index.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use firn_chunk::ChunkId;
+use firn_index::{ChunkIndex, Meta};
+use firn_pack::{ChunkLoc, Frame, FrameKind, FrameLoc, PackBuilder, PackId};
+use firn_storage::{ObjectWriter, Storage};
+
+use crate::in_flight::InFlight;
+use crate::{Clock, Entropy, Error, Result};
+
+/// Returns the name of the object that holds a pack.
+pub(crate) fn object_name(pack: PackId) -> String {
+    let hex = pack.to_string();
+    format!("packs/{}/{hex}", &hex[..2])
+}
+
+/// The open pack and what is needed to open the next.
+pub(crate) struct Packs {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) meta: Arc<dyn Meta>,
+    pub(crate) chunks: Arc<dyn ChunkIndex>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) pack_bytes: u64,
+    pub(crate) state: Mutex<State>,
+}
+
+/// What changes.
+#[derive(Default)]
+pub(crate) struct State {
+    open: Option<Open>,
+    /// A pack whose footer is durable and that the index could not be told of yet.
+    unsealed: Option<Sealed>,
+    /// Why writing stopped, for good.
+    stopped: Option<String>,
+}
+
+struct Open {
+    builder: PackBuilder,
+    writer: Box<dyn ObjectWriter>,
+    /// Chunks since the last sync: nobody but ingests of this process may lean on them.
+    fresh: Vec<(ChunkId, ChunkLoc)>,
+}
+
+struct Sealed {
+    pack: PackId,
+    stored_bytes: u64,
+    unique_bytes: u64,
+}
+
+/// How far the open pack is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Durable {
+    pub(crate) pack: PackId,
+    pub(crate) bytes: u64,
+}
+
+/// What the open pack holds that no sealed pack does.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct OpenBytes {
+    pub(crate) stored_bytes: u64,
+    pub(crate) unique_bytes: u64,
+}
+
+impl Packs {
+    /// Appends a frame to the open pack and returns where it lies. Not durable until [`Packs::sync`].
+    pub(crate) fn append(&self, frame: &Frame) -> Result<FrameLoc> {
+        let mut state = self.usable()?;
+        self.tell_index(&mut state)?;
+        let len = u64::from(frame.entry.len);
+        let is_full = |open: &Open| open.builder.frames() > 0 && open.builder.sealed_len() + len > self.pack_bytes;
+        if state.open.as_ref().is_some_and(is_full) {
+            self.seal(&mut state)?;
+        }
+        if state.open.is_none() {
+            state.open = Some(self.start()?);
+        }
+        let open = state.open.as_mut().expect("it was opened just now");
+        open.writer.append(&[&frame.bytes])?;
+        let loc = open.builder.push(&frame.entry);
+        if frame.entry.kind == FrameKind::Chunks {
+            open.fresh.extend(frame.entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
+        }
+        Ok(loc)
+    }
+
+    /// Makes every frame appended so far durable, and tells the chunk index of them.
+    pub(crate) fn sync(&self) -> Result<Option<Durable>> {
+        let mut state = self.usable()?;
+        self.tell_index(&mut state)?;
+        let Some(open) = state.open.as_mut() else { return Ok(None) };
+        if let Err(error) = open.writer.sync() {
+            // What a failed fsync left in the page cache is unknown, and a second one may lie.
+            state.stopped = Some(error.to_string());
+            return Err(error.into());
+        }
+        let fresh = std::mem::take(&mut open.fresh);
+        let durable = Durable { pack: open.builder.id(), bytes: open.builder.len() };
+        self.publish(&fresh)?;
+        Ok(Some(durable))
+    }
+
+    /// Seals the open pack, if it has a frame.
+    pub(crate) fn close(&self) -> Result<()> {
+        let mut state = self.usable()?;
+        self.tell_index(&mut state)?;
+        self.seal(&mut state)
+    }
+
+    /// Returns the sizes of the open pack.
+    pub(crate) fn open_bytes(&self) -> OpenBytes {
+        self.lock().open.as_ref().map_or_else(OpenBytes::default, |open| OpenBytes {
+            stored_bytes: open.builder.len(),
+            unique_bytes: open.builder.unique_bytes(),
+        })
+    }
+
+    /// Returns why writing stopped, if it did.
+    pub(crate) fn stopped(&self) -> Option<String> {
+        self.lock().stopped.clone()
+    }
+
+    fn start(&self) -> Result<Open> {
+        let pack = PackId(self.entropy.draw().to_be_bytes());
+        self.meta.reserve_pack(pack, self.clock.now())?;
+        let (builder, header) = PackBuilder::new(pack);
+        let opened = self.storage.create(&object_name(pack)).and_then(|mut writer| {
+            writer.append(&[&header])?;
+            Ok(writer)
+        });
+        match opened {
+            Ok(writer) => Ok(Open { builder, writer, fresh: Vec::new() }),
+            Err(error) => {
+                // Only tidiness: recovery forgets a pack that was reserved and never written.
+                let _ = self.storage.delete(&object_name(pack)).and_then(|()| Ok(self.meta.forget_pack(pack)));
+                Err(error.into())
+            }
+        }
+    }
+
+    fn seal(&self, state: &mut State) -> Result<()> {
+        let Some(open) = state.open.as_mut().filter(|open| open.builder.frames() > 0) else { return Ok(()) };
+        // Appending is all or nothing: with a full disk the pack stays open as it was.
+        open.writer.append(&[&open.builder.clone().finish()])?;
+        if let Err(error) = open.writer.sync() {
+            state.stopped = Some(error.to_string());
+            return Err(error.into());
+        }
+        let open = state.open.take().expect("it was there above");
+        state.unsealed = Some(Sealed {
+            pack: open.builder.id(),
+            stored_bytes: open.writer.len(),
+            unique_bytes: open.builder.unique_bytes(),
+        });
+        self.publish(&open.fresh)?;
+        self.tell_index(state)
+    }
+
+    fn tell_index(&self, state: &mut State) -> Result<()> {
+        if let Some(sealed) = &state.unsealed {
+            let seq = self.meta.seal_pack(sealed.pack, sealed.stored_bytes, sealed.unique_bytes)?;
+            state.unsealed = None;
+            // One pack is open at a time, so that every earlier one has been applied.
+            self.chunks.set_watermark(seq)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&self, fresh: &[(ChunkId, ChunkLoc)]) -> Result<()> {
+        let applied = self.chunks.apply(fresh);
+        self.in_flight.remove(fresh.iter().map(|(id, _)| id));
+        Ok(applied?)
+    }
+
+    fn usable(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.lock();
+        match &state.stopped {
+            Some(why) => Err(Error::WritesStopped(why.clone())),
+            None => Ok(state),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,150 @@
+//! What is done when a store is opened: packs that a crash left unsealed are recovered, and the chunk index catches up.
+
+use firn_chunk::{ChunkId, ChunkerId};
+use firn_index::{PackRow, PackState, StoreInfo};
+use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
+
+use crate::packs::{Packs, object_name};
+use crate::{Error, Result};
+
+/// The version of the store's format as a whole: index, packs and records.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+/// Rows read at a time.
+const PAGE: usize = 256;
+
+/// Checks that the store is one that this program can use, or makes it one if it is new.
+pub(crate) fn identify(packs: &Packs) -> Result<()> {
+    let chunker = ChunkerId::CURRENT.to_string();
+    let Some(info) = packs.meta.store_info()? else {
+        let created_at = packs.clock.now();
+        let store_id = packs.entropy.draw();
+        let info = StoreInfo { format_version: FORMAT_VERSION, chunker, created_at, store_id };
+        return Ok(packs.meta.set_store_info(&info)?);
+    };
+    if info.format_version > FORMAT_VERSION {
+        return Err(Error::Unusable(format!(
+            "its format version is {}, and this firn knows up to {FORMAT_VERSION}: upgrade firn",
+            info.format_version
+        )));
+    }
+    if info.chunker != chunker {
+        return Err(Error::Unusable(format!(
+            "its chunks were cut by {}, and this firn cuts by {chunker}: use the firn that made it",
+            info.chunker
+        )));
+    }
+    Ok(())
+}
+
+/// Seals every pack that was being written when the store was last closed or killed.
+pub(crate) fn seal_torn_packs(packs: &Packs) -> Result<()> {
+    let mut after = None;
+    loop {
+        let page = packs.meta.packs(after, PAGE)?;
+        for (pack, row) in page.iter().filter(|(_, row)| row.state == PackState::Writing) {
+            seal_torn(packs, *pack, row)?;
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => after = Some(*last),
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
+    let name = object_name(pack);
+    let len = match packs.storage.len(&name) {
+        Ok(len) => len,
+        Err(firn_storage::Error::NotFound { .. }) => return forget(packs, pack, row),
+        Err(error) => return Err(error.into()),
+    };
+    let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
+    if let Ok(footer) = Footer::open(read, len) {
+        tracing::info!(%pack, "sealed a pack that was closed and not yet in the index");
+        let unique = unique_bytes(footer.frames.iter().map(|(_, entry)| entry));
+        packs.meta.seal_pack(pack, len, unique)?;
+        return Ok(());
+    }
+    let recovered = match firn_pack::recover(read, len) {
+        Ok(recovered) => recovered,
+        Err(firn_pack::Error::NoHeader) if row.durable_bytes == 0 => {
+            packs.storage.delete(&name)?;
+            return forget(packs, pack, row);
+        }
+        Err(error) => {
+            tracing::error!(%pack, %error, "a pack is damaged; what leans on it answers as missing");
+            return Ok(());
+        }
+    };
+    if recovered.valid_len < row.durable_bytes || !recovered.lost.is_empty() {
+        tracing::error!(
+            %pack, durable_bytes = row.durable_bytes, valid_bytes = recovered.valid_len, lost_ranges = ?recovered.lost,
+            "a pack lost bytes that were durable: the disk is to blame; what leans on them answers as missing"
+        );
+    }
+    if recovered.builder.frames() == 0 && row.durable_bytes == 0 {
+        packs.storage.delete(&name)?;
+        return forget(packs, pack, row);
+    }
+    let unique = recovered.builder.unique_bytes();
+    let mut writer = packs.storage.resume(&name, recovered.valid_len)?;
+    writer.append(&[&recovered.builder.finish()])?;
+    writer.sync()?;
+    packs.meta.seal_pack(pack, writer.len(), unique)?;
+    tracing::info!(%pack, cut_bytes = len - recovered.valid_len, "recovered a pack that was being written");
+    Ok(())
+}
+
+fn forget(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
+    if row.durable_bytes == 0 {
+        return Ok(packs.meta.forget_pack(pack)?);
+    }
+    tracing::error!(%pack, durable_bytes = row.durable_bytes, "a pack is gone; what leans on it answers as missing");
+    Ok(())
+}
+
+/// Tells the chunk index of packs that it has not seen.
+pub(crate) fn catch_up(packs: &Packs) -> Result<()> {
+    let mut after = packs.chunks.watermark()?;
+    loop {
+        let page = packs.meta.sealed_packs(after, PAGE)?;
+        for &(seq, pack) in &page {
+            apply_footer(packs, pack)?;
+            packs.chunks.set_watermark(seq)?;
+        }
+        match page.last() {
+            Some(&(seq, _)) => after = seq,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn apply_footer(packs: &Packs, pack: PackId) -> Result<()> {
+    let name = object_name(pack);
+    let len = match packs.storage.len(&name) {
+        Ok(len) => len,
+        Err(error @ firn_storage::Error::NotFound { .. }) => return Ok(skip(pack, &error)),
+        Err(error) => return Err(error.into()),
+    };
+    let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
+    let footer = match Footer::open(read, len) {
+        Ok(footer) => footer,
+        // The index is a view: chunks that it does not know are stored again, and restores have their own hints.
+        Err(error) => return Ok(skip(pack, &error)),
+    };
+    let mut entries: Vec<(ChunkId, ChunkLoc)> = Vec::new();
+    for (offset, entry) in footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Chunks) {
+        let loc = FrameLoc { pack, offset: *offset, len: entry.len };
+        entries.extend(entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
+    }
+    Ok(packs.chunks.apply(&entries)?)
+}
+
+fn skip(pack: PackId, error: &dyn std::error::Error) {
+    tracing::error!(%pack, %error, "a pack's footer can't be read; its chunks are not offered");
+}
+
+fn unique_bytes<'a>(frames: impl Iterator<Item = &'a FrameEntry>) -> u64 {
+    frames.filter(|entry| entry.kind == FrameKind::Chunks).map(|entry| u64::from(entry.raw_len)).sum()
+}

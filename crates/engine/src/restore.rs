@@ -1,0 +1,241 @@
+//! Restore: a recipe back to its bytes, any range of them, every chunk checked.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use firn_chunk::{ChunkRef, Patcher, RecipeId};
+use firn_nix::StoreHash;
+use firn_pack::{ChunkLoc, FrameLoc};
+
+use crate::engine::Shared;
+use crate::frames::CheckedFrame;
+use crate::packs::object_name;
+use crate::recipes::StoredRecipe;
+use crate::{Error, Result};
+
+/// Bytes on their way out. Holds at most a few decoded frames beside what [`Restore::next`] returns.
+pub struct Restore {
+    shared: Arc<Shared>,
+    /// Under which name damage is recorded; `None` while an upload is verified.
+    id: Option<RecipeId>,
+    stored: Arc<StoredRecipe>,
+    patcher: Patcher,
+    position: u64,
+    end: u64,
+    at: Cursor,
+    /// Frames that a read brought along.
+    ahead: VecDeque<(FrameLoc, Arc<CheckedFrame>)>,
+}
+
+/// The chunk that holds the next byte.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    chunk: usize,
+    /// Where the chunk begins in the whole.
+    start: u64,
+    run: usize,
+    in_run: u32,
+}
+
+impl Restore {
+    /// Prepares to restore a range. Every pack that is needed is known to be there when this returns, and the first
+    /// chunk has been decoded and checked.
+    pub(crate) fn open(
+        shared: &Arc<Shared>,
+        id: Option<RecipeId>,
+        stored: Arc<StoredRecipe>,
+        slots: &[StoreHash],
+        range: Range<u64>,
+    ) -> Result<Self> {
+        let end = range.end.min(stored.recipe.length);
+        let patcher = Patcher::new(Arc::clone(&stored.recipe), slots)
+            .map_err(|error| Error::damaged(describe(id.as_ref()), error))?;
+        let mut restore = Self {
+            shared: Arc::clone(shared),
+            id,
+            stored,
+            patcher,
+            position: 0,
+            end,
+            at: Cursor::default(),
+            ahead: VecDeque::new(),
+        };
+        restore.check_present()?;
+        restore.seek(range.start.min(end));
+        if restore.position < restore.end {
+            let chunk = restore.chunk_at(restore.at.chunk)?;
+            restore.read_chunk(&chunk, &mut BytesMut::new(), 0..0)?;
+        }
+        Ok(restore)
+    }
+
+    /// Returns how many bytes are to come; exact.
+    pub fn remaining(&self) -> u64 {
+        self.end - self.position
+    }
+
+    /// Returns the next bytes, at most `max` of them, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when stored bytes are gone or wrong: the recipe is marked, and what was returned before is
+    /// right but short, so the transfer must be broken off. Other errors say nothing about what is stored.
+    pub fn next(&mut self, max: usize) -> Result<Option<Bytes>> {
+        let len = usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(max.max(1));
+        if len == 0 {
+            return Ok(None);
+        }
+        let mut out = BytesMut::with_capacity(len);
+        while out.len() < len {
+            let chunk = self.chunk_at(self.at.chunk)?;
+            let position = self.position + out.len() as u64;
+            let from = usize::try_from(position - self.at.start).unwrap_or(usize::MAX);
+            let to = (chunk.len as usize).min(from + (len - out.len()));
+            self.read_chunk(&chunk, &mut out, from..to)?;
+            if to == chunk.len as usize {
+                self.advance(&chunk);
+            }
+        }
+        self.patcher.apply(self.position, &mut out);
+        self.position += len as u64;
+        Ok(Some(out.freeze()))
+    }
+
+    /// Moves to another position, at most the end.
+    pub(crate) fn seek(&mut self, position: u64) {
+        if position < self.at.start {
+            self.at = Cursor::default();
+        }
+        self.position = position.min(self.end);
+        while let Some(chunk) = self.stored.recipe.chunks.get(self.at.chunk).copied() {
+            if self.at.start + u64::from(chunk.len) > self.position {
+                break;
+            }
+            self.advance(&chunk);
+        }
+    }
+
+    fn advance(&mut self, chunk: &ChunkRef) {
+        self.at.chunk += 1;
+        self.at.start += u64::from(chunk.len);
+        self.at.in_run += 1;
+        if self.stored.placement.runs.get(self.at.run).is_some_and(|run| self.at.in_run == run.count) {
+            self.at.run += 1;
+            self.at.in_run = 0;
+        }
+    }
+
+    fn chunk_at(&self, index: usize) -> Result<ChunkRef> {
+        let chunk = self.stored.recipe.chunks.get(index).copied();
+        chunk.ok_or_else(|| Error::Internal("restore: the recipe's chunks are shorter than it says".to_owned()))
+    }
+
+    /// Adds a part of the current chunk to `out`.
+    fn read_chunk(&mut self, chunk: &ChunkRef, out: &mut BytesMut, part: Range<usize>) -> Result<()> {
+        let run = self.stored.placement.runs.get(self.at.run).copied();
+        let run = run.ok_or_else(|| Error::Internal("restore: the placement ends early".to_owned()))?;
+        let index = run.first + u16::try_from(self.at.in_run).unwrap_or(u16::MAX);
+        let loc = ChunkLoc { frame: run.frame, index };
+        let found = self.frame(run.frame).and_then(|frame| {
+            let data = frame.chunk(index, &chunk.id).filter(|data| data.len() == chunk.len as usize);
+            let data = data.ok_or_else(|| Error::damaged(format!("the chunk {}", chunk.id), "its bytes are wrong"))?;
+            out.extend_from_slice(&data[part.clone()]);
+            Ok(())
+        });
+        match found {
+            Err(error) if error.is_damage() => self.read_elsewhere(chunk, loc, error, out, part),
+            other => other,
+        }
+    }
+
+    /// Takes a chunk from another place that the chunk index knows, after the first was found damaged.
+    fn read_elsewhere(
+        &mut self,
+        chunk: &ChunkRef,
+        bad: ChunkLoc,
+        error: Error,
+        out: &mut BytesMut,
+        part: Range<usize>,
+    ) -> Result<()> {
+        self.shared.packs.chunks.forget(&[(chunk.id, bad)])?;
+        let other = self.shared.packs.chunks.lookup(&[chunk.id])?.into_iter().next().flatten();
+        if let Some(other) = other.filter(|other| *other != bad) {
+            match self.shared.frames.get(other.frame, &mut std::iter::empty()) {
+                Ok(fetched) => {
+                    let data = fetched.first().and_then(|(_, frame)| frame.chunk(other.index, &chunk.id));
+                    if let Some(data) = data.and_then(|data| data.get(part)) {
+                        out.extend_from_slice(data);
+                        return Ok(());
+                    }
+                    self.shared.packs.chunks.forget(&[(chunk.id, other)])?;
+                }
+                Err(error) if error.is_damage() => self.shared.packs.chunks.forget(&[(chunk.id, other)])?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.found_damage(&error);
+        Err(error)
+    }
+
+    fn frame(&mut self, loc: FrameLoc) -> Result<Arc<CheckedFrame>> {
+        while let Some((at, frame)) = self.ahead.front() {
+            if *at == loc {
+                return Ok(Arc::clone(frame));
+            }
+            self.ahead.pop_front();
+        }
+        let runs = self.stored.placement.runs.get(self.at.run + 1..).unwrap_or_default();
+        let mut last = loc;
+        let mut next = runs.iter().map(|run| run.frame).filter(|frame| std::mem::replace(&mut last, *frame) != *frame);
+        self.ahead = self.shared.frames.get(loc, &mut next)?.into();
+        let frame = self.ahead.front().map(|(_, frame)| Arc::clone(frame));
+        frame.ok_or_else(|| Error::Internal("read a frame: nothing came back".to_owned()))
+    }
+
+    /// Checks that every pack is as long as its last frame wants; what is not there must be somewhere else.
+    fn check_present(&self) -> Result<()> {
+        for &(pack, end) in &self.stored.needs {
+            let len = match self.shared.packs.storage.len(&object_name(pack)) {
+                Ok(len) => len,
+                Err(firn_storage::Error::NotFound { .. }) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            if len >= end {
+                continue;
+            }
+            let mut chunks = self.stored.recipe.chunks.iter();
+            for run in &self.stored.placement.runs {
+                let ids: Vec<_> = chunks.by_ref().take(run.count as usize).map(|chunk| chunk.id).collect();
+                let is_there = run.frame.offset.saturating_add(u64::from(run.frame.len)) <= len;
+                if run.frame.pack == pack && !is_there {
+                    self.check_elsewhere(&ids, run.frame)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_elsewhere(&self, ids: &[firn_chunk::ChunkId], gone: FrameLoc) -> Result<()> {
+        for group in ids.chunks(1024) {
+            let found = self.shared.packs.chunks.lookup(group)?;
+            if let Some((id, _)) = group.iter().zip(&found).find(|(_, loc)| loc.is_none_or(|loc| loc.frame == gone)) {
+                let error = Error::damaged(format!("the chunk {id}"), format!("pack {} is gone or cut short", gone.pack));
+                self.found_damage(&error);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn found_damage(&self, error: &Error) {
+        tracing::error!(recipe = self.id.as_ref().map(tracing::field::display), %error, "stored bytes are damaged");
+        if let Some(id) = self.id {
+            self.shared.mark_damaged(id);
+        }
+    }
+}
+
+fn describe(id: Option<&RecipeId>) -> String {
+    id.map_or_else(|| "the upload".to_owned(), |id| format!("the recipe {id}"))
+}
