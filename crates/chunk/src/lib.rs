@@ -2,9 +2,29 @@
 //!
 //! Everything here is a pure function of the input's bytes: no files, no network, no clock. How the input is
 //! divided over calls never changes a result.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use firn_chunk::{Chunker, Input, Patcher};
+//!
+//! let original = b"/nix/store/s1ya6vkkiayb6ysznh2k14bpyy2xinwk-hello/bin/hello";
+//! let mut normalised = Vec::new();
+//! let mut chunker = Chunker::new(Input::Bytes);
+//! chunker.push(original, &mut |chunk| normalised.extend_from_slice(chunk.data))?;
+//! let cut = chunker.finish(&mut |chunk| normalised.extend_from_slice(chunk.data))?;
+//! assert_eq!(normalised[11..43], [0; 32]);
+//! assert_eq!(cut.slots[0].to_string(), "s1ya6vkkiayb6ysznh2k14bpyy2xinwk");
+//!
+//! Patcher::new(Arc::new(cut.recipe), &cut.slots)?.apply(0, &mut normalised);
+//! assert_eq!(normalised, original);
+//! # Ok::<(), firn_chunk::Error>(())
+//! ```
 
 mod chunker;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod id;
 mod normalise;
 mod patcher;
