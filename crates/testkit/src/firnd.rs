@@ -20,6 +20,19 @@ use crate::process::{Ran, describe, run};
 /// How long a start or an orderly end may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A cache of a server, with what a builder and a client need to use it.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// A token that may pull and push.
+    pub token: String,
+    /// The public key that it signs with, as `trusted-public-keys` takes it.
+    pub public_key: String,
+}
+
 /// A server process; killed on drop, and its data removed.
 #[derive(Debug)]
 pub struct Firnd {
@@ -142,15 +155,37 @@ impl Firnd {
         Ok(self.run(arguments)?.ok()?.text())
     }
 
-    /// Creates a public cache and returns a token that may push to it.
-    pub fn create_cache(&self, name: &str) -> Result<String> {
-        self.admin(["cache", "create", name, "--public"])?;
-        self.create_token(&format!("{name}:push"))
+    /// Creates a cache with the given options of `firnd cache create`, and a token that may pull from it and push to it.
+    pub fn cache(&self, name: &str, options: &[&str]) -> Result<Cache> {
+        self.admin(["cache", "create", name].into_iter().chain(options.iter().copied()))?;
+        let shown = self.json(&["cache", "show", name])?;
+        let Some(public_key) = shown["public_keys"][0].as_str() else {
+            return Err(Error::Unexpected { what: "a cache with a public key", got: shown.to_string() });
+        };
+        Ok(Cache {
+            name: name.to_owned(),
+            url: self.url(name),
+            token: self.token(&format!("{name}:pull,push"))?,
+            public_key: public_key.to_owned(),
+        })
     }
 
     /// Returns a new token with one grant, like `main:push` or `main:pull,push`.
-    pub fn create_token(&self, grant: &str) -> Result<String> {
+    pub fn token(&self, grant: &str) -> Result<String> {
         self.admin(["token", "create", "--grant", grant])
+    }
+
+    /// Runs an administration command that has to succeed with `--json`, and returns what it says.
+    pub fn json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        let text = self.admin(arguments.iter().chain(&["--json"]))?;
+        serde_json::from_str(&text).map_err(|_| Error::Unexpected { what: "JSON from firnd", got: text })
+    }
+
+    /// Returns one of the sums of `firnd status`, like `stored_bytes`.
+    pub fn status(&self, field: &str) -> Result<u64> {
+        let status = self.json(&["status"])?;
+        let got = || Error::Unexpected { what: "a number in firnd's status", got: format!("{field} in {status}") };
+        status[field].as_u64().ok_or_else(got)
     }
 
     /// Sends a request to the server.

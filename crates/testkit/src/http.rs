@@ -26,7 +26,7 @@ pub struct Request {
 }
 
 /// A server's answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The status code.
     pub status: u16,

@@ -3,8 +3,9 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crate::error::{Doing, Result};
 
@@ -43,7 +44,8 @@ pub struct Proxy {
 struct Shared {
     target: SocketAddr,
     fault: Mutex<Fault>,
-    cuts: AtomicU64,
+    cuts: Mutex<u64>,
+    was_cut: Condvar,
     connections: AtomicU64,
     stopped: AtomicBool,
 }
@@ -56,7 +58,8 @@ impl Proxy {
         let shared = Arc::new(Shared {
             target,
             fault: Mutex::new(Fault::None),
-            cuts: AtomicU64::new(0),
+            cuts: Mutex::new(0),
+            was_cut: Condvar::new(),
             connections: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
         });
@@ -72,13 +75,20 @@ impl Proxy {
 
     /// Sets what happens to connections accepted from now on; open ones go on as they began.
     pub fn set_fault(&self, fault: Fault) {
-        self.shared.cuts.store(0, Ordering::SeqCst);
-        *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        *lock(&self.shared.cuts) = 0;
+        *lock(&self.shared.fault) = fault;
     }
 
     /// Returns how many connections were cut since the last [`Proxy::set_fault`].
     pub fn cuts(&self) -> u64 {
-        self.shared.cuts.load(Ordering::SeqCst)
+        *lock(&self.shared.cuts)
+    }
+
+    /// Waits until a connection was cut since the last [`Proxy::set_fault`]; returns whether one was within `patience`.
+    pub fn wait_for_cut(&self, patience: Duration) -> bool {
+        let cuts = lock(&self.shared.cuts);
+        let waited = self.shared.was_cut.wait_timeout_while(cuts, patience, |cuts| *cuts == 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 > 0
     }
 
     /// Returns how many connections were accepted in all.
@@ -93,6 +103,23 @@ impl Drop for Proxy {
         // Wakes the thread that waits for a connection.
         drop(TcpStream::connect(self.address));
     }
+}
+
+impl Shared {
+    /// Takes one of the cuts that are left, if there is one.
+    fn take_cut(&self, times: u64) -> bool {
+        let mut cuts = lock(&self.cuts);
+        let left = *cuts < times;
+        if left {
+            *cuts += 1;
+            self.was_cut.notify_all();
+        }
+        left
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -111,7 +138,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 fn serve(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
-    let fault = *shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
+    let fault = *lock(&shared.fault);
     let server = TcpStream::connect(shared.target)?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -121,14 +148,14 @@ fn serve(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
         Fault::CutRequests { after, times } => (Some((after, times)), None),
     };
     thread::scope(|scope| {
-        scope.spawn(|| forward(client, &server, requests, &shared.cuts));
-        forward(&server, client, answers, &shared.cuts);
+        scope.spawn(|| forward(client, &server, requests, shared));
+        forward(&server, client, answers, shared);
     });
     Ok(())
 }
 
 /// Copies one direction to its end; closes both directions where the fault says so.
-fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: Option<(u64, u64)>, cuts: &AtomicU64) {
+fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: Option<(u64, u64)>, shared: &Shared) {
     let mut buffer = vec![0; 64 << 10];
     let mut carried = 0u64;
     while let Ok(len @ 1..) = from.read(&mut buffer) {
@@ -136,7 +163,7 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: Option<(u64, u64)>, cu
         if let Some((after, times)) = cut {
             let room = after.saturating_sub(carried);
             let over = len as u64 > room;
-            if over && cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < times).then_some(n + 1)).is_ok() {
+            if over && shared.take_cut(times) {
                 bytes = bytes.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or_default();
                 let _ = to.write_all(bytes);
                 let _ = to.shutdown(Shutdown::Both);
