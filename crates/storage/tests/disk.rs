@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use firn_storage::{Disk, Error, Storage};
@@ -85,7 +85,16 @@ fn a_deleted_object_gives_its_space_back() {
     let path = root.path().to_str().unwrap();
     let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     let held: Vec<_> = open.filter(|file| file.to_string_lossy().contains(&format!("{path}/a"))).collect();
-    assert_eq!(held, Vec::<std::path::PathBuf>::new());
+    assert_eq!(held, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_relative_folder_is_made() {
+    let root = tempfile::tempdir().unwrap();
+    let up = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect::<PathBuf>();
+    let relative = up.join(root.path().strip_prefix("/").unwrap());
+    Disk::open(relative.join("a/b")).unwrap().put("x", b"x").unwrap();
+    assert!(root.path().join("a/b/x").exists());
 }
 
 /// Writes to a folder that has room for some of it until it fails, and checks that what failed left nothing.

@@ -20,11 +20,18 @@ pub(super) struct Folders {
 }
 
 impl Folders {
-    /// Makes the root's own name durable.
+    /// Makes the root, and those above it that are missing, durably.
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
+        let missing = root.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).count();
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&root)?;
         File::open(&root)?.sync_all()?;
-        if let Some(parent) = root.canonicalize()?.parent() {
-            File::open(parent)?.sync_all()?;
+        let path = root.canonicalize()?;
+        let mut above = path.ancestors().skip(1).map(|folder| File::open(folder)?.sync_all());
+        if missing == 0 {
+            // A crash may have come between its making and this. Often others own what is above, so this may fail.
+            let _ = above.next();
+        } else {
+            above.take(missing).collect::<io::Result<()>>()?;
         }
         Ok(Self { root, durable: Mutex::default() })
     }

@@ -60,14 +60,13 @@ impl Disk {
             let name = root.display().to_string();
             move |source| Error::Io { doing, name, source }
         };
-        make_folder(&root).map_err(fail("make the folder"))?;
+        let folders = Folders::open(root.clone()).map_err(fail("make the folder"))?;
         let lock = lock(&root)?;
         let temporary = root.join(TEMPORARY);
-        make_folder(&temporary).map_err(fail("make '.tmp' in"))?;
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&temporary).map_err(fail("make '.tmp' in"))?;
         for entry in fs::read_dir(&temporary).map_err(fail("list '.tmp' in"))? {
             entry.and_then(|entry| fs::remove_file(entry.path())).map_err(fail("empty '.tmp' in"))?;
         }
-        let folders = Folders::open(root.clone()).map_err(fail("sync the folder"))?;
         Ok(Self {
             files: OpenFiles::new(),
             folders: Arc::new(folders),
@@ -193,11 +192,6 @@ impl Storage for Disk {
         let system = rustix::fs::statvfs(&self.root).map_err(fail)?;
         Ok(Some(system.f_bavail.saturating_mul(system.f_frsize)))
     }
-}
-
-/// Makes a folder and those above it.
-fn make_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
 }
 
 fn lock(root: &Path) -> Result<File> {
