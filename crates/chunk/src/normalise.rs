@@ -32,7 +32,8 @@ pub(crate) const HELD_BYTES: usize = PATCH_BYTES;
 pub(crate) struct Normaliser {
     slots: Slots,
     patches: Patches,
-    /// How many of the first unscanned bytes are known to be base32 characters.
+    /// How many of the first unscanned bytes are known to be base32 characters. Saves work only: what matches is
+    /// looked at whole.
     known: usize,
 }
 
@@ -68,10 +69,7 @@ impl Normaliser {
                     at += PATCH_BYTES;
                     self.known = 0;
                 }
-                None => {
-                    at += 1;
-                    self.known = PATCH_BYTES - 1;
-                }
+                None => at = self.skip_run(buffer, at + 1),
             }
         }
         buffer.len()
@@ -92,6 +90,23 @@ impl Normaliser {
                 None
             }
         }
+    }
+
+    /// Returns the next position from `at` on that is worth a look, after a window of only base32 characters.
+    ///
+    /// What begins within such a run is no reference, so that the filter is enough to pass over most of it.
+    fn skip_run(&mut self, buffer: &[u8], at: usize) -> usize {
+        let rest = buffer.get(at..).unwrap_or_default();
+        let is_worth_a_look = |window: &[u8; PATCH_BYTES]| {
+            let [.., last] = *window;
+            !base32::IS_CHAR[usize::from(last)] || self.slots.filter.may_hold(window)
+        };
+        let windows = rest.windows(PATCH_BYTES);
+        let count = windows.len();
+        let mut windows = windows.map(|window| window.first_chunk().is_none_or(is_worth_a_look));
+        let passed = windows.position(|is_worth_a_look| is_worth_a_look).unwrap_or(count);
+        self.known = PATCH_BYTES - 1;
+        at + passed
     }
 
     /// Returns what was found: patches, and the store hashes that fill them.
@@ -149,9 +164,10 @@ impl Filter {
     /// Returns the word's index and the bit in it.
     #[inline]
     fn place(text: &[u8; PATCH_BYTES]) -> (usize, u64) {
-        let head = u64::from_le_bytes(*text.first_chunk().expect("a store hash has more bytes"));
+        let (words, _) = text.as_chunks();
+        let mixed = words.iter().fold(0_u64, |mixed, &word| mixed.rotate_left(13) ^ u64::from_le_bytes(word));
         // Fibonacci hashing: the multiplier is 2⁶⁴ divided by the golden ratio.
-        let bits = head.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        let bits = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
         let word = usize::try_from(bits >> 6).expect("10 bits fit");
         (word % Self::WORDS, 1 << (bits & 63))
     }

@@ -102,6 +102,26 @@ fn long_streams_are_cut_by_the_rule() {
     }
 }
 
+#[test]
+fn a_cut_waits_for_the_largest_chunk() {
+    // Zeros have no cut point, and the two characters move up to where bytes are normalised, step by step.
+    for before in 0..32 {
+        let bytes = [&vec![0; before][..], b"aa", &[0; 1_000_000]].concat();
+        compare(Input::Bytes, &bytes, &[bytes.len()]);
+    }
+}
+
+#[test]
+fn a_reference_may_lie_anywhere_around_the_end_of_the_buffer() {
+    // Zeros have no cut point: the chunk before the reference ends where the buffer (of 1 MiB) does.
+    let slot = hashes()[0].clone();
+    let reference = [b"/nix/store/", &slot[..], b"-", &slot[..]].concat();
+    for before in 0..60 {
+        let bytes = [vec![0; (1 << 20) - before], reference.clone(), vec![0; 1000]].concat();
+        compare(Input::Bytes, &bytes, &[bytes.len()]);
+    }
+}
+
 /// Looks only at what was found, for inputs small enough to see what should be.
 fn found(input: &str) -> (Vec<(u64, u16)>, usize) {
     let outcome = cut(Input::Bytes, input.as_bytes()).expect("bytes of any kind are fine");
