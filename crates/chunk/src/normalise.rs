@@ -119,6 +119,7 @@ impl Normaliser {
 #[derive(Default)]
 struct Slots {
     hashes: Vec<StoreHash>,
+    /// With the standard library's keyed hash: who chooses store hashes cannot choose buckets.
     numbers: HashMap<[u8; PATCH_BYTES], u16>,
     filter: Filter,
 }
