@@ -79,8 +79,9 @@ impl Store {
     /// Replaces the machine's `nix.conf`.
     pub fn configure(&self, settings: &Settings) -> Result<()> {
         let mut conf = String::from("experimental-features = nix-command flakes ca-derivations\n");
-        conf += "build-users-group =\nsandbox = false\nfsync-metadata = false\n";
-        // A store outside /nix is always built for in a sandbox; the builders need a shell and its libraries there.
+        // A store outside /nix can be built for only in a sandbox; without the fallback Nix says so where it cannot make one.
+        conf += "build-users-group =\nsandbox = true\nsandbox-fallback = false\nfsync-metadata = false\n";
+        // The builders need a shell there, and its libraries.
         let visible = ["/bin", "/usr", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).exists());
         let _ = writeln!(conf, "sandbox-paths = {}", visible.collect::<Vec<_>>().join(" "));
         let _ = writeln!(conf, "netrc-file = {}", self.inside("netrc").display());
