@@ -25,6 +25,8 @@ pub struct App {
     pub uploads: Arc<Semaphore>,
     /// One permit per NAR or file being sent (`server.max-downloads`).
     pub downloads: Arc<Semaphore>,
+    /// What the HTTP side keeps in memory.
+    pub http: crate::http::Memory,
     clock: Arc<dyn Clock>,
 }
 
@@ -49,7 +51,8 @@ impl App {
         let tokens = Tokens::load(engine.meta())?;
         let uploads = Arc::new(Semaphore::new(config.server.max_uploads));
         let downloads = Arc::new(Semaphore::new(config.server.max_downloads));
-        Ok(Self { engine, config, caches, tokens, uploads, downloads, clock })
+        let http = crate::http::Memory::new(config.server.narinfo_cache.0);
+        Ok(Self { engine, config, caches, tokens, uploads, downloads, http, clock })
     }
 
     /// Returns the time.

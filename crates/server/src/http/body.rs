@@ -1,0 +1,293 @@
+//! Response bodies: nothing, bytes in memory, or pieces that are made off the async threads, one ahead of the client.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+
+/// Makes a body piece by piece; may block.
+pub trait Source: Send + 'static {
+    /// Returns the next piece, never an empty one, or `None` at the end. Not called again after an error.
+    fn next(&mut self) -> Result<Option<Bytes>, Broken>;
+}
+
+/// Why a body could not be sent to its end; the connection is broken off, so that nobody takes what came for the whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// What it is made from failed.
+    #[error("make the next bytes of the body")]
+    Source(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It ended before the length that was announced.
+    #[error("send the body: it ended {0} bytes too early")]
+    Short(u64),
+    /// It went on after the length that was announced.
+    #[error("send the body: it is longer than announced")]
+    Long,
+    /// The code that makes it panicked.
+    #[error("make the next bytes of the body: it panicked")]
+    Panicked,
+}
+
+/// A response's body.
+///
+/// It holds at most two pieces: the one that the connection is sending and the next one. A client that does not read
+/// holds no thread.
+pub struct Body {
+    kind: Kind,
+    /// Bytes to come, if they are known.
+    left: Option<u64>,
+    /// Given back when the body is dropped: sent, broken off, or never wanted.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+enum Kind {
+    Empty,
+    Absent,
+    Full(Bytes),
+    Pull(Pull),
+}
+
+struct Pull {
+    ready: Option<Bytes>,
+    state: State,
+}
+
+type Made = (Box<dyn Source>, Result<Option<Bytes>, Broken>);
+
+enum State {
+    Idle(Box<dyn Source>),
+    Making(JoinHandle<Made>),
+    Done,
+}
+
+impl Body {
+    /// Returns a body without bytes.
+    pub fn empty() -> Self {
+        Self { kind: Kind::Empty, left: Some(0), permit: None }
+    }
+
+    /// Returns the body of an answer to HEAD: no bytes, where GET would have `length` or as many as come.
+    pub fn absent(length: Option<u64>) -> Self {
+        Self { kind: Kind::Absent, left: length, permit: None }
+    }
+
+    /// Returns a body of bytes in memory.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { left: Some(bytes.len() as u64), kind: Kind::Full(bytes), permit: None }
+    }
+
+    /// Returns a body of `length` bytes (or as many as come) that begins with `first` and goes on with `source`.
+    pub fn pull(first: Option<Bytes>, source: Box<dyn Source>, length: Option<u64>) -> Self {
+        Self { kind: Kind::Pull(Pull { ready: first, state: State::Idle(source) }), left: length, permit: None }
+    }
+
+    /// Keeps `permit` as long as the body lives.
+    #[must_use]
+    pub fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+
+    /// Returns the body's length if it is known.
+    pub fn length(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// Counts a piece against the announced length.
+    fn count(&mut self, piece: &Bytes) -> Result<(), Broken> {
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(piece.len() as u64).ok_or(Broken::Long)?;
+        }
+        Ok(())
+    }
+
+    fn check_end(&self) -> Result<(), Broken> {
+        match self.left {
+            _ if matches!(self.kind, Kind::Absent) => Ok(()),
+            None | Some(0) => Ok(()),
+            Some(left) => Err(Broken::Short(left)),
+        }
+    }
+
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        match &mut self.kind {
+            Kind::Empty | Kind::Absent => Poll::Ready(Ok(None)),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.kind = Kind::Empty;
+                Poll::Ready(Ok(Some(bytes).filter(|bytes| !bytes.is_empty())))
+            }
+            Kind::Pull(pull) => pull.poll(context),
+        }
+    }
+}
+
+impl Pull {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        if let Some(piece) = self.ready.take() {
+            self.make_next();
+            return Poll::Ready(Ok(Some(piece)));
+        }
+        self.make_next();
+        let State::Making(task) = &mut self.state else { return Poll::Ready(Ok(None)) };
+        let made = ready!(Pin::new(task).poll(context));
+        self.state = State::Done;
+        let Ok((source, piece)) = made else { return Poll::Ready(Err(Broken::Panicked)) };
+        if let Ok(Some(_)) = &piece {
+            self.state = State::Idle(source);
+            self.make_next();
+        }
+        Poll::Ready(piece)
+    }
+
+    /// Starts making the next piece unless that is under way or there is none.
+    fn make_next(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Done) {
+            State::Idle(mut source) => State::Making(tokio::task::spawn_blocking(move || {
+                let piece = source.next();
+                (source, piece)
+            })),
+            other => other,
+        };
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let body = &mut *self;
+        let piece = ready!(body.poll_piece(context)).and_then(|piece| {
+            match &piece {
+                Some(piece) => body.count(piece)?,
+                None => body.check_end()?,
+            }
+            Ok(piece)
+        });
+        if let Err(error) = &piece {
+            body.kind = Kind::Empty;
+            tracing::warn!(error = error as &dyn std::error::Error, "a body was broken off");
+        }
+        Poll::Ready(piece.transpose().map(|piece| piece.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0) || matches!(self.kind, Kind::Absent)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http_body_util::BodyExt as _;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Gives what it is told to, and counts.
+    struct Script {
+        pieces: Vec<Result<Option<Bytes>, Broken>>,
+        made: Arc<AtomicUsize>,
+    }
+
+    impl Source for Script {
+        fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+            self.made.fetch_add(1, Ordering::SeqCst);
+            if self.pieces.is_empty() { Ok(None) } else { self.pieces.remove(0) }
+        }
+    }
+
+    fn script(pieces: Vec<Result<Option<Bytes>, Broken>>) -> (Box<dyn Source>, Arc<AtomicUsize>) {
+        let made = Arc::<AtomicUsize>::default();
+        (Box::new(Script { pieces, made: Arc::clone(&made) }), made)
+    }
+
+    fn piece(text: &'static str) -> Result<Option<Bytes>, Broken> {
+        Ok(Some(Bytes::from_static(text.as_bytes())))
+    }
+
+    #[tokio::test]
+    async fn breaks_off_when_its_source_fails() {
+        let failure = Broken::Source("disk".into());
+        let (source, _) = script(vec![piece("ab"), Err(failure)]);
+        let mut body = Body::pull(None, source, Some(4));
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        assert!(matches!(body.frame().await, Some(Err(Broken::Source(_)))));
+    }
+
+    #[tokio::test]
+    async fn never_passes_a_wrong_length_for_the_whole() {
+        let (source, _) = script(vec![piece("ab")]);
+        assert!(matches!(Body::pull(None, source, Some(3)).collect().await, Err(Broken::Short(1))));
+        let (source, _) = script(vec![piece("ab"), piece("cd")]);
+        assert!(matches!(Body::pull(None, source, Some(3)).collect().await, Err(Broken::Long)));
+    }
+
+    #[tokio::test]
+    async fn survives_a_panic_of_its_source() {
+        struct Panics;
+        impl Source for Panics {
+            fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+                panic!("on purpose");
+            }
+        }
+        assert!(matches!(Body::pull(None, Box::new(Panics), None).collect().await, Err(Broken::Panicked)));
+    }
+
+    #[tokio::test]
+    async fn sends_the_first_piece_and_the_rest() {
+        for length in [None, Some(6)] {
+            let (source, _) = script(vec![piece("cd"), piece("ef")]);
+            let body = Body::pull(Some(Bytes::from_static(b"ab")), source, length);
+            assert_eq!(http_body::Body::size_hint(&body).exact(), length);
+            assert_eq!(body.collect().await.unwrap().to_bytes(), "abcdef");
+        }
+        assert_eq!(Body::full("abc").collect().await.unwrap().to_bytes(), "abc");
+        assert!(Body::empty().frame().await.is_none());
+        assert!(Body::full("").frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn makes_one_piece_ahead_and_no_more() {
+        let (source, made) = script(vec![piece("a"), piece("b"), piece("c"), piece("d")]);
+        let mut body = Body::pull(None, source, Some(4));
+        assert_eq!(made.load(Ordering::SeqCst), 0);
+        body.frame().await.unwrap().unwrap();
+        // The client takes nothing more: however long we wait, no third piece is begun.
+        let Kind::Pull(Pull { state: State::Making(task), .. }) = &body.kind else { panic!("nothing is made ahead") };
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(made.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn gives_its_permit_back_when_dropped() {
+        let permits = Arc::new(Semaphore::new(1));
+        let (source, _) = script(vec![piece("a"), piece("b")]);
+        let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+        let mut body = Body::pull(None, source, None).holding(permit);
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(permits.available_permits(), 0);
+        drop(body);
+        assert_eq!(permits.available_permits(), 1);
+    }
+}

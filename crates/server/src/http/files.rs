@@ -1,0 +1,201 @@
+//! Files inside a path: `.ls`, and `serve/<hash>/<path>`.
+//!
+//! What is served here was built by anybody who may push, and is opened in browsers: nothing of it may run with this
+//! server's origin.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use firn_index::{NarRow, PathRow};
+use firn_nix::StoreHash;
+use firn_nix::nar::{Directory, Listing, Node};
+use http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+use http::Response;
+use serde_json::{Map, Value, json};
+
+use super::body::Body;
+use super::error::{After, Problem};
+use super::{Caching, PATIENCE, Want, failed, nar, ok, permit, work};
+use crate::app::App;
+use crate::caches::Cache;
+
+/// How long an answer may be kept on the way to the client.
+const MAX_AGE_SECONDS: u32 = 300;
+/// How many symlinks are followed; Linux's own limit.
+const MAX_SYMLINKS: usize = 40;
+/// How many names one request may step through, those of symlinks included.
+const MAX_STEPS: usize = 4096;
+
+/// Forbids browsers to guess types, run scripts, load anything or show the answer in another page.
+pub(super) fn harden(headers: &mut HeaderMap) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"));
+}
+
+/// Answers GET and HEAD of `.ls`.
+pub(super) async fn listing(app: &Arc<App>, cache: &Arc<Cache>, hash: StoreHash) -> Result<Response<Body>, Problem> {
+    let permit = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let (shared, owned) = (Arc::clone(app), Arc::clone(cache));
+    let json = work(app, After::Headers, move || {
+        let (_, nar) = find(&shared, &owned, &hash)?;
+        Ok(list(&shared, &nar)?.to_json())
+    })
+    .await?;
+    Ok(ok(Body::full(json).holding(permit), "application/json", Caching::For(MAX_AGE_SECONDS).of(cache)))
+}
+
+/// Answers GET and HEAD of a file or directory.
+pub(super) async fn get(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    hash: StoreHash,
+    path: Vec<Vec<u8>>,
+    want: Want,
+) -> Result<Response<Body>, Problem> {
+    let permit = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
+    let response = work(app, After::Headers, move || open(&shared, &cache, &hash, path, want)).await?;
+    Ok(response.map(|body| body.holding(permit)))
+}
+
+fn open(app: &Arc<App>, cache: &Cache, hash: &StoreHash, path: Vec<Vec<u8>>, want: Want) -> Result<Response<Body>, Problem> {
+    let (row, nar) = find(app, cache, hash)?;
+    let listing = list(app, &nar)?;
+    let (content_type, is_attachment) = content_type(path.last().map(Vec::as_slice).unwrap_or_default());
+    let home = format!("{}/{}", cache.row.store_dir, row.path);
+    let node = walk(&listing, home.as_bytes(), path)?;
+    let caching = Caching::For(MAX_AGE_SECONDS).of(cache);
+    let mut response = match node {
+        Node::Directory(directory) => ok(Body::full(shallow(directory).to_string()), "application/json", caching),
+        Node::Regular { offset, size, .. } => {
+            let end = offset.checked_add(size).ok_or(Problem::NotFound("this file"))?;
+            let mut response = nar::identity(app, &nar, offset..end, want)?;
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, content_type);
+            headers.insert(CACHE_CONTROL, caching);
+            if is_attachment {
+                headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+            }
+            response
+        }
+        // `walk` follows them.
+        Node::Symlink { .. } => return Err(Problem::NotFound("this file")),
+    };
+    harden(response.headers_mut());
+    Ok(response)
+}
+
+fn find(app: &App, cache: &Cache, hash: &StoreHash) -> Result<(PathRow, NarRow), Problem> {
+    let failed = |error: firn_index::Error| failed(app, error.into(), After::Headers);
+    let absent = Problem::NotFound("this path");
+    let meta = app.engine.meta();
+    let row = meta.path(&cache.name, hash).map_err(failed)?.ok_or(absent.clone())?;
+    let nar = meta.nar(&cache.name, &row.nar_hash).map_err(failed)?.ok_or(absent)?;
+    Ok((row, nar))
+}
+
+fn list(app: &App, nar: &NarRow) -> Result<Arc<Listing>, Problem> {
+    app.engine.listing(&nar.recipe, &nar.slots).map_err(|error| failed(app, error, After::Headers))
+}
+
+/// Finds the node at the end of `path`, following symlinks as text: into `home`, the path's own absolute name, and never
+/// out of it.
+fn walk<'a>(listing: &'a Listing, home: &[u8], path: Vec<Vec<u8>>) -> Result<Node<'a>, Problem> {
+    let absent = || Problem::NotFound("this file");
+    let mut ahead: VecDeque<Vec<u8>> = path.into();
+    // The directories from the root to where we are, and the node there.
+    let mut above: Vec<Node<'a>> = Vec::new();
+    let mut here = listing.root();
+    let (mut symlinks, mut steps) = (0, 0);
+    loop {
+        if let Node::Symlink { target } = here {
+            symlinks += 1;
+            if symlinks > MAX_SYMLINKS {
+                return Err(Problem::NotFound("a file (its symlinks go round and round)"));
+            }
+            // A target counts from the directory that holds the link; the root has none, so it must be absolute.
+            let names = match inside(target, home) {
+                Some(names) => {
+                    above.clear();
+                    here = listing.root();
+                    names
+                }
+                None if target.starts_with(b"/") => return Err(Problem::NotFound("what the symlink points to")),
+                None => {
+                    here = above.pop().ok_or(Problem::NotFound("what the symlink points to"))?;
+                    target
+                }
+            };
+            let names: Vec<_> = names.split(|&b| b == b'/').filter(|name| !name.is_empty()).collect();
+            if names.len() > MAX_STEPS {
+                return Err(absent());
+            }
+            for name in names.into_iter().rev() {
+                ahead.push_front(name.to_vec());
+            }
+        }
+        let Some(name) = ahead.pop_front() else { return Ok(here) };
+        steps += 1;
+        if steps > MAX_STEPS {
+            return Err(absent());
+        }
+        let Node::Directory(directory) = here else { return Err(absent()) };
+        match name.as_slice() {
+            b"." => {}
+            b".." => here = above.pop().ok_or(Problem::NotFound("what the symlink points to"))?,
+            name => {
+                let next = directory.get(name).ok_or_else(absent)?;
+                above.push(here);
+                here = next;
+            }
+        }
+    }
+}
+
+/// Returns what follows `home` in a target that lies in it.
+fn inside<'t>(target: &'t [u8], home: &[u8]) -> Option<&'t [u8]> {
+    let rest = target.strip_prefix(home)?;
+    (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
+}
+
+/// Returns a directory's entries as in a `.ls` file, without what is below them.
+fn shallow(directory: Directory<'_>) -> Value {
+    let mut entries = Map::new();
+    for (name, node) in directory.entries() {
+        let entry = match node {
+            Node::Directory(_) => json!({ "type": "directory" }),
+            Node::Regular { executable: true, size, .. } => json!({ "type": "regular", "size": size, "executable": true }),
+            Node::Regular { size, .. } => json!({ "type": "regular", "size": size }),
+            Node::Symlink { target } => json!({ "type": "symlink", "target": String::from_utf8_lossy(target) }),
+        };
+        entries.insert(String::from_utf8_lossy(name).into_owned(), entry);
+    }
+    json!({ "type": "directory", "entries": entries })
+}
+
+/// Returns the type to serve a file as, by its name, and whether browsers must save it instead of showing it.
+fn content_type(name: &[u8]) -> (HeaderValue, bool) {
+    const BINARY: (HeaderValue, bool) = (HeaderValue::from_static("application/octet-stream"), false);
+    let Ok(name) = std::str::from_utf8(name) else { return BINARY };
+    let Some(guess) = mime_guess::from_path(name).first() else { return BINARY };
+    let essence = guess.essence_str();
+    match (guess.type_().as_str(), guess.subtype().as_str()) {
+        ("image", "png" | "jpeg" | "gif" | "webp") | ("application", "json" | "pdf") => {
+            HeaderValue::from_str(essence).map_or(BINARY, |essence| (essence, false))
+        }
+        // What a browser would run scripts of.
+        ("text", "html" | "xml" | "xsl") | ("image", "svg+xml") | ("application", "xhtml+xml" | "xml") => {
+            HeaderValue::from_str(essence).map_or(BINARY, |essence| (essence, true))
+        }
+        ("text", _) | ("application", "javascript" | "toml" | "x-sh" | "sql" | "x-tex") => {
+            (HeaderValue::from_static("text/plain; charset=utf-8"), false)
+        }
+        _ => BINARY,
+    }
+}
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

@@ -1,0 +1,228 @@
+//! NARs out: as they are, as zstd, and in whatever compression their uploader named them.
+//!
+//! `nar/<narhash>.nar` and `nar/<narhash>.nar.zst` resume at any byte; the bytes behind them never change. Other names are those
+//! under which files were uploaded: identity and zstd give the same bytes as above, everything else is compressed anew
+//! for each request (nobody checks the file's hash, only the NAR's) and can't be resumed.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_engine::{Restore, ZstdRestore};
+use firn_index::NarRow;
+use firn_nix::Sha256;
+use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::body::{Body, Broken, Source};
+use super::codec::{Codec, Encoder};
+use super::error::{After, Problem};
+use super::range::{Asked, Wanted};
+use super::route::NarName;
+use super::{Caching, PATIENCE, Want, failed, notice, ok, permit, work};
+use crate::app::App;
+use crate::caches::Cache;
+
+/// How much is restored at a time: a client holds two such pieces.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
+const CONTENT_TYPE: &str = "application/x-nix-nar";
+
+/// A NAR, and the form in which a name wants it.
+pub(super) struct Found {
+    pub(super) nar_hash: Sha256,
+    pub(super) row: NarRow,
+    pub(super) codec: Codec,
+}
+
+/// Returns what a name under `nar/` stands for in a cache.
+pub(super) fn find(app: &App, cache: &Cache, name: &NarName, after: After) -> Result<Option<Found>, Problem> {
+    let failed = |error: firn_index::Error| failed(app, error.into(), after);
+    let meta = app.engine.meta();
+    let form = match name.extension() {
+        "" => Some(Codec::Identity),
+        "zst" => Some(Codec::Zstd),
+        _ => None,
+    };
+    if let (Some(nar_hash), Some(codec)) = (name.hash(), form) {
+        if let Some(row) = meta.nar(&cache.name, &nar_hash).map_err(failed)? {
+            return Ok(Some(Found { nar_hash, row, codec }));
+        }
+    }
+    let Some(alias) = meta.alias(&cache.name, name.file()).map_err(failed)? else { return Ok(None) };
+    let Some(row) = meta.nar(&cache.name, &alias.nar_hash).map_err(failed)? else { return Ok(None) };
+    let codec = Codec::from_name(&alias.compression)?;
+    Ok(Some(Found { nar_hash: alias.nar_hash, row, codec }))
+}
+
+/// Answers GET and HEAD.
+pub(super) async fn get(app: &Arc<App>, cache: &Arc<Cache>, name: NarName, want: Want) -> Result<Response<Body>, Problem> {
+    let permit = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
+    let response = work(app, After::Headers, move || open(&shared, &cache, &name, want)).await?;
+    Ok(response.map(|body| body.holding(permit)))
+}
+
+fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Response<Body>, Problem> {
+    let absent = Problem::NotFound("this NAR");
+    let found = find(app, cache, name, After::Headers)?.ok_or(absent.clone())?;
+    let caching = Caching::Immutable.of(cache);
+    let opened = match found.codec {
+        Codec::Identity => identity(app, &found.row, 0..found.row.nar_size, want),
+        Codec::Zstd => zstd(app, &found, want),
+        Codec::Xz
+        | Codec::Bzip2
+        | Codec::Gzip
+        | Codec::Brotli
+        | Codec::Lz4
+        | Codec::Lzip
+        | Codec::Lzma
+        | Codec::Compress => encoded(app, &found).map(|body| ok(body, CONTENT_TYPE, caching.clone())),
+    };
+    let mut response = opened.map_err(|problem| if problem == Problem::NotFound("it") { absent } else { problem })?;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    headers.insert(http::header::CACHE_CONTROL, caching);
+    Ok(response)
+}
+
+/// Restores a part of a NAR, of which a range may be asked.
+pub(super) fn identity(app: &Arc<App>, row: &NarRow, part: Range<u64>, want: Want) -> Result<Response<Body>, Problem> {
+    let total = part.end - part.start;
+    let range = match want.asked.map_or(Wanted::Whole, |asked| asked.of(total)) {
+        Wanted::Whole => None,
+        Wanted::Part(range) => Some(range),
+        Wanted::Unsatisfiable => return Err(Problem::Range { total }),
+    };
+    let wanted = range.clone().unwrap_or(0..total);
+    let bytes = part.start + wanted.start..part.start + wanted.end;
+    let length = wanted.end - wanted.start;
+    let fail = |error| failed(app, error, After::Headers);
+    let mut restore = app.engine.restore(&row.recipe, &row.slots, bytes).map_err(fail)?;
+    let first = if want.head_only { None } else { restore.next(PIECE_BYTES).map_err(fail)? };
+    let body = if length <= PIECE_BYTES as u64 && !want.head_only {
+        Body::full(first.unwrap_or_default())
+    } else {
+        Body::pull(first, Box::new(Identity { app: Arc::clone(app), restore }), Some(length))
+    };
+    Ok(resumable(body, range, total))
+}
+
+/// Encodes a NAR as zstd, of which a range may be asked.
+fn zstd(app: &Arc<App>, found: &Found, want: Want) -> Result<Response<Body>, Problem> {
+    let fail = |error| failed(app, error, After::Headers);
+    let open = |start| app.engine.restore_zstd(&found.nar_hash, &found.row.recipe, &found.row.slots, start).map_err(fail);
+    let Some(asked) = want.asked else {
+        let mut restore = open(0)?;
+        let total = restore.total();
+        let first = if want.head_only { None } else { restore.next().map_err(fail)? };
+        let mut response = Response::new(Body::pull(first, Box::new(Zstd { app: Arc::clone(app), restore, left: u64::MAX }), total));
+        response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        return Ok(response);
+    };
+    // The total is known only of what begins in the middle, so a range from 0 is looked at from 1.
+    let guess = match asked {
+        Asked::From(first) | Asked::Between(first, _) => first.max(1),
+        Asked::Last(_) => 1,
+    };
+    let mut restore = open(guess)?;
+    let total = restore.total().ok_or(Problem::Internal(After::Headers))?;
+    let range = match asked.of(total) {
+        Wanted::Part(range) => range,
+        Wanted::Whole | Wanted::Unsatisfiable => return Err(Problem::Range { total }),
+    };
+    if range.start != guess {
+        restore = open(range.start)?;
+    }
+    let length = range.end - range.start;
+    let source = Zstd { app: Arc::clone(app), restore, left: length };
+    Ok(resumable(Body::pull(None, Box::new(source), Some(length)), Some(range), total))
+}
+
+fn encoded(app: &Arc<App>, found: &Found) -> Result<Body, Problem> {
+    let fail = |error| failed(app, error, After::Headers);
+    let restore = app.engine.restore(&found.row.recipe, &found.row.slots, 0..found.row.nar_size).map_err(fail)?;
+    let encoder = Encoder::new(found.codec).map_err(|error| Problem::internal(&error, After::Headers))?;
+    Ok(Body::pull(None, Box::new(Encoded { app: Arc::clone(app), restore, encoder: Some(encoder) }), None))
+}
+
+/// Returns a 200 or, of a range, a 206 whose client may ask for other ranges.
+fn resumable(body: Body, range: Option<Range<u64>>, total: u64) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(range) = range {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        // Never empty: see `Wanted::Part`.
+        let value = format!("bytes {}-{}/{total}", range.start, range.end.saturating_sub(1));
+        let value = HeaderValue::from_str(&value).expect("digits are a header value");
+        response.headers_mut().insert(CONTENT_RANGE, value);
+    }
+    response
+}
+
+fn broken(app: &App, error: firn_engine::Error) -> Broken {
+    notice(app, &error);
+    Broken::Source(Box::new(error))
+}
+
+/// Bytes as they were uploaded.
+pub(super) struct Identity {
+    pub(super) app: Arc<App>,
+    pub(super) restore: Restore,
+}
+
+impl Source for Identity {
+    fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        self.restore.next(PIECE_BYTES).map_err(|error| broken(&self.app, error))
+    }
+}
+
+/// The zstd form, or the first `left` bytes from where it begins.
+struct Zstd {
+    app: Arc<App>,
+    restore: ZstdRestore,
+    left: u64,
+}
+
+impl Source for Zstd {
+    fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let piece = self.restore.next().map_err(|error| broken(&self.app, error))?;
+        Ok(piece.map(|mut piece| {
+            piece.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= piece.len() as u64;
+            piece
+        }))
+    }
+}
+
+/// Bytes compressed anew.
+struct Encoded {
+    app: Arc<App>,
+    restore: Restore,
+    /// Gone once the stream was ended.
+    encoder: Option<Encoder>,
+}
+
+impl Source for Encoded {
+    fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        let broken_off = |error: std::io::Error| Broken::Source(Box::new(error));
+        while let Some(encoder) = &mut self.encoder {
+            match self.restore.next(PIECE_BYTES).map_err(|error| broken(&self.app, error))? {
+                Some(piece) => {
+                    encoder.write(&piece).map_err(broken_off)?;
+                    let ready = encoder.take();
+                    if !ready.is_empty() {
+                        return Ok(Some(ready.into()));
+                    }
+                }
+                None => {
+                    let last = self.encoder.take().map_or(Ok(Vec::new()), Encoder::finish).map_err(broken_off)?;
+                    return Ok(Some(Bytes::from(last)).filter(|last| !last.is_empty()));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

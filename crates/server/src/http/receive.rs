@@ -1,0 +1,342 @@
+//! Request bodies: from the async side, where they arrive, to the blocking side, where they are decoded and stored.
+//!
+//! Between the two is a queue of at most [`QUEUE_BYTES`]. A body that breaks off or stands still is an error on the
+//! blocking side, never an end: what was begun there is abandoned.
+
+use std::io::{self, BufRead, Read};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use firn_nix::Sha256;
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http_body_util::BodyExt as _;
+use sha2::Digest as _;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::codec::Codec;
+use super::error::{After, Problem};
+use super::expects_continue;
+
+/// The most bytes between the connection and the one who reads them.
+const QUEUE_BYTES: u32 = 1 << 20;
+/// The most pieces there, however small.
+const QUEUE_PIECES: usize = 256;
+/// How much of a refused upload is read and thrown away. A connection that is closed on a client that still sends takes
+/// the answer with it, and Nix would try again.
+const DRAIN_BYTES: u64 = 64 << 20;
+
+/// An upload's body and what its headers say of it.
+pub(super) struct Incoming<B> {
+    body: B,
+    state: State,
+    /// What `Content-Length` says.
+    pub(super) length: Option<u64>,
+    /// What `Content-Encoding` says, outermost last.
+    encodings: Vec<String>,
+    expects_continue: bool,
+    stall: Duration,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Untouched,
+    Begun,
+    /// At its end, or of no use any more.
+    Over,
+}
+
+/// Why a body did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the client broke off")]
+    BrokenOff,
+    #[error("the client stood still")]
+    Stalled,
+    #[error("the body is too large")]
+    TooLarge { limit: u64 },
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::BrokenOff => Self::BrokenOff,
+            Failure::Stalled => Self::Stalled,
+            Failure::TooLarge { limit } => Self::TooLarge { limit },
+        }
+    }
+}
+
+impl<B> Incoming<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    /// Takes a body, of which no byte is read before it is asked for.
+    pub(super) fn new(body: B, headers: &HeaderMap, stall: Duration) -> Self {
+        let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let encodings = headers.get_all(CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let encodings = encodings.flat_map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>()).collect();
+        Self { body, state: State::Untouched, length, encodings, expects_continue: expects_continue(headers), stall }
+    }
+
+    /// Returns how final a refusal must be now: a client that was not told to wait has begun to send.
+    pub(super) fn after(&self) -> After {
+        match self.state {
+            State::Untouched if self.expects_continue => After::Headers,
+            State::Untouched | State::Begun | State::Over => After::Body,
+        }
+    }
+
+    /// Refuses a body that says of itself that it is larger than `limit`.
+    pub(super) fn check_length(&self, limit: u64) -> Result<(), Problem> {
+        match self.length {
+            Some(length) if length > limit => Err(Problem::TooLarge { limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns how the body is encoded beside what its name says; more than one encoding at once is refused.
+    pub(super) fn encoding(&self) -> Result<Codec, Problem> {
+        match self.encodings.as_slice() {
+            [] => Ok(Codec::Identity),
+            [one] => Ok(Codec::from_content_encoding(one)?),
+            more => Err(Problem::Unsupported(super::codec::Unsupported(more.join(",")))),
+        }
+    }
+
+    /// Waits for the next bytes; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        if self.state == State::Over {
+            return Ok(None);
+        }
+        self.state = State::Begun;
+        loop {
+            let frame = tokio::time::timeout(self.stall, self.body.frame()).await;
+            let failure = match frame {
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => continue,
+                    Ok(data) => return Ok(Some(data)),
+                    Err(_trailers) => continue,
+                },
+                Ok(None) => {
+                    self.state = State::Over;
+                    return Ok(None);
+                }
+                Ok(Some(Err(_))) => Failure::BrokenOff,
+                Err(_elapsed) => Failure::Stalled,
+            };
+            self.state = State::Over;
+            return Err(failure);
+        }
+    }
+
+    /// Reads a body of at most `limit` bytes into memory.
+    pub(super) async fn collect(&mut self, limit: u64) -> Result<Bytes, Problem> {
+        self.check_length(limit)?;
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.next().await? {
+            if (whole.len() + piece.len()) as u64 > limit {
+                return Err(Problem::TooLarge { limit });
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Feeds the body to `work`, which runs on the pool for blocking work; `work` is always waited for.
+    ///
+    /// When this future is dropped, the reader gets [`Failure::BrokenOff`].
+    pub(super) async fn feed<T, F>(&mut self, limit: u64, work: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: FnOnce(Reader) -> Result<T, Problem> + Send + 'static,
+    {
+        let (sender, receiver) = mpsc::channel(QUEUE_PIECES);
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
+        let reader = Reader::new(receiver, Arc::clone(&room), limit);
+        let mut work = tokio::task::spawn_blocking(move || work(reader));
+        // `work` may end before the body does, and then nobody makes room in the queue.
+        let done = tokio::select! {
+            () = self.pump(&sender, &room) => None,
+            done = &mut work => Some(done),
+        };
+        drop(sender);
+        let done = match done {
+            Some(done) => done,
+            None => work.await,
+        };
+        done.unwrap_or_else(|_| Err(Problem::internal(&crate::app::Panicked, After::Body)))
+    }
+
+    async fn pump(&mut self, sender: &mpsc::Sender<Message>, room: &Semaphore) {
+        loop {
+            let message = match self.next().await {
+                Ok(Some(piece)) => {
+                    let Ok(permits) = room.acquire_many(weight(&piece)).await else { return };
+                    permits.forget();
+                    Message::Piece(piece)
+                }
+                Ok(None) => Message::End,
+                Err(failure) => Message::Failure(failure),
+            };
+            let is_last = !matches!(message, Message::Piece(_));
+            if sender.send(message).await.is_err() || is_last {
+                return;
+            }
+        }
+    }
+
+    /// Reads a bounded rest of the body and throws it away; nothing of one whose client waits for a word first.
+    pub(super) async fn drain(&mut self) {
+        if self.state == State::Untouched && (self.expects_continue || self.length == Some(0)) {
+            return;
+        }
+        let mut drained = 0u64;
+        while drained < DRAIN_BYTES {
+            match self.next().await {
+                Ok(Some(piece)) => drained += piece.len() as u64,
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+fn weight(piece: &Bytes) -> u32 {
+    u32::try_from(piece.len()).unwrap_or(u32::MAX).min(QUEUE_BYTES)
+}
+
+enum Message {
+    Piece(Bytes),
+    End,
+    Failure(Failure),
+}
+
+/// A body on the blocking side.
+pub(super) struct Reader {
+    receiver: mpsc::Receiver<Message>,
+    room: Arc<Semaphore>,
+    current: Bytes,
+    is_over: bool,
+    limit: u64,
+    received: u64,
+    hasher: Option<sha2::Sha256>,
+    failure: Arc<OnceLock<Failure>>,
+}
+
+impl Reader {
+    fn new(receiver: mpsc::Receiver<Message>, room: Arc<Semaphore>, limit: u64) -> Self {
+        let (current, failure) = (Bytes::new(), Arc::default());
+        Self { receiver, room, current, is_over: false, limit, received: 0, hasher: None, failure }
+    }
+
+    /// Hashes what is read from now on, together with what was peeked at.
+    pub(super) fn hash(&mut self) {
+        self.hasher = Some(sha2::Sha256::new_with_prefix(&self.current));
+    }
+
+    /// Returns how many bytes have come so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Returns the SHA-256 of what came since [`Reader::hash`]; complete only at the end.
+    pub(super) fn file_hash(&self) -> Option<Sha256> {
+        self.hasher.clone().map(|hasher| Sha256(hasher.finalize().into()))
+    }
+
+    /// Returns at least the first `len` bytes of what is to come, fewer only at the end. To be called before all else.
+    pub(super) fn peek(&mut self, len: usize) -> io::Result<&[u8]> {
+        while self.current.len() < len {
+            let Some(piece) = self.receive()? else { break };
+            if self.current.is_empty() {
+                self.current = piece;
+            } else {
+                self.current = [&self.current[..], &piece].concat().into();
+            }
+        }
+        Ok(&self.current)
+    }
+
+    /// Returns a handle that tells afterwards if the body itself failed.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome(Arc::clone(&self.failure))
+    }
+
+    fn fail(&mut self, failure: Failure) -> io::Error {
+        self.is_over = true;
+        let failure = self.failure.get_or_init(|| failure).clone();
+        io::Error::other(failure)
+    }
+
+    fn receive(&mut self) -> io::Result<Option<Bytes>> {
+        if let Some(failure) = self.failure.get().cloned() {
+            return Err(self.fail(failure));
+        }
+        if self.is_over {
+            return Ok(None);
+        }
+        match self.receiver.blocking_recv() {
+            Some(Message::Piece(piece)) => {
+                self.room.add_permits(weight(&piece) as usize);
+                self.received += piece.len() as u64;
+                if self.received > self.limit {
+                    let limit = self.limit;
+                    return Err(self.fail(Failure::TooLarge { limit }));
+                }
+                if let Some(hasher) = &mut self.hasher {
+                    hasher.update(&piece);
+                }
+                Ok(Some(piece))
+            }
+            Some(Message::End) => {
+                self.is_over = true;
+                Ok(None)
+            }
+            Some(Message::Failure(failure)) => Err(self.fail(failure)),
+            None => Err(self.fail(Failure::BrokenOff)),
+        }
+    }
+}
+
+impl BufRead for Reader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.current.is_empty() {
+            if let Some(piece) = self.receive()? {
+                self.current = piece;
+            }
+        }
+        Ok(&self.current)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.current.advance(amount);
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let len = available.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&available[..len]);
+        self.consume(len);
+        Ok(len)
+    }
+}
+
+/// Whether a body failed, told apart from what a decoder makes of it.
+pub(super) struct Outcome(Arc<OnceLock<Failure>>);
+
+impl Outcome {
+    /// Returns what an error means that came out of a decoder over the body.
+    pub(super) fn explain(&self, error: &io::Error, codec: Codec) -> Problem {
+        match self.0.get() {
+            Some(failure) => failure.clone().into(),
+            None => Problem::Undecodable { codec: codec.name(), detail: error.to_string() },
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -1,0 +1,330 @@
+//! What Nix uploads: NARs, narinfos, listings, `nix-cache-info`.
+//!
+//! A NAR comes first and stands for itself, under a lease; its narinfo makes it a path, once everything that it says of
+//! the NAR was found true. Refusals come before the body where they can, and are final where they can't ([`After`]).
+
+use std::io::{BufRead as _, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_chunk::Input;
+use firn_engine::{Ingest, Ingested, PathOutcome, PathUpload};
+use firn_index::{AliasRow, CacheRow, Uploader};
+use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, StoreHash};
+use http::Response;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::body::Body;
+use super::codec::{Codec, decoder};
+use super::error::{After, Problem};
+use super::receive::{Incoming, Outcome, Reader};
+use super::route::NarName;
+use super::{PATIENCE, failed, nar, permit, taken, work};
+use crate::app::App;
+use crate::caches::Cache;
+
+/// How long an upload waits for its turn whose client has sent its body already: it can't be told to come again. Nix gives
+/// up after 300 s.
+const LONG_PATIENCE: Duration = Duration::from_secs(240);
+/// Uploads up to this length need no turn: a body of that size is no burden.
+const SMALL_BYTES: u64 = 64 << 10;
+/// The longest listing that is taken, decoded.
+const MAX_LISTING_BYTES: u64 = 64 << 20;
+/// How much is decoded at a time.
+const STEP_BYTES: usize = 256 << 10;
+/// How many bytes tell one compression from the others.
+const MAGIC_BYTES: usize = 16;
+
+/// An upload that may go on.
+pub(super) struct Upload<'a> {
+    pub(super) app: &'a Arc<App>,
+    pub(super) cache: &'a Arc<Cache>,
+    pub(super) uploader: Uploader,
+}
+
+impl Upload<'_> {
+    /// Waits for a turn, before the body is touched.
+    pub(super) async fn turn<B>(&self, body: &Incoming<B>) -> Result<Option<OwnedSemaphorePermit>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        if body.length.is_some_and(|length| length <= SMALL_BYTES) {
+            return Ok(None);
+        }
+        let after = body.after();
+        let patience = match after {
+            After::Headers => PATIENCE,
+            After::Body => LONG_PATIENCE,
+        };
+        permit(&self.app.uploads, patience, after).await.map(Some)
+    }
+
+    /// Begins to take in bytes, before the body is touched: a full disk is told then.
+    pub(super) async fn begin<B>(&self, input: Input, body: &Incoming<B>) -> Result<Ingest, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let (app, after) = (Arc::clone(self.app), body.after());
+        work(self.app, after, move || app.engine.ingest(input).map_err(|error| failed(&app, error, after))).await
+    }
+
+    /// Takes a NAR.
+    pub(super) async fn nar<B>(self, name: NarName, body: &mut Incoming<B>) -> Result<Response<Body>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
+    {
+        let codec = Codec::from_extension(name.extension())?;
+        if body.encoding()? != Codec::Identity {
+            return Err(Problem::Undecodable { codec: "a NAR", detail: "it has a Content-Encoding".to_owned() });
+        }
+        let limit = file_limit(self.app.config.store.max_nar_size.0);
+        body.check_length(limit)?;
+        // NARs are worth a turn whatever their length: they may grow.
+        let patience = if body.after() == After::Headers { PATIENCE } else { LONG_PATIENCE };
+        let turn = permit(&self.app.uploads, patience, body.after()).await?;
+        let ingest = self.begin(Input::Nar, body).await?;
+        let (app, cache) = (Arc::clone(self.app), Arc::clone(self.cache));
+        body.feed(limit, move |reader| {
+            let _turn = turn;
+            take_nar(&app, &cache, &name, codec, ingest, reader)
+        })
+        .await?;
+        Ok(taken())
+    }
+
+    /// Takes a narinfo.
+    pub(super) async fn narinfo<B>(self, hash: StoreHash, body: &mut Incoming<B>) -> Result<Response<Body>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
+    {
+        let encoding = body.encoding()?;
+        let limit = MAX_NARINFO_LEN as u64;
+        body.check_length(limit)?;
+        let turn = self.turn(body).await?;
+        let text = body.collect(limit).await?;
+        let (app, cache, uploader) = (Arc::clone(self.app), Arc::clone(self.cache), self.uploader);
+        work(self.app, After::Body, move || {
+            let _turn = turn;
+            let text = decode_all(&text, encoding, limit)?;
+            let info = NarInfo::parse(&text, &cache.row.store_dir).map_err(|error| Problem::BadNarInfo(chain(&error)))?;
+            if info.store_path.hash() != hash {
+                return Err(Problem::WrongPath { found: info.store_path.to_string() });
+            }
+            let committed = commit_narinfo(&app, &cache, info, uploader);
+            app.http.narinfos.forget(&cache.name, &hash);
+            committed
+        })
+        .await?;
+        Ok(taken())
+    }
+
+    /// Takes a listing, which is not kept: what a NAR holds is read from the NAR.
+    pub(super) async fn listing<B>(self, _hash: StoreHash, body: &mut Incoming<B>) -> Result<Response<Body>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
+    {
+        let encoding = body.encoding()?;
+        body.check_length(MAX_LISTING_BYTES)?;
+        let turn = self.turn(body).await?;
+        body.feed(MAX_LISTING_BYTES, move |reader| {
+            let _turn = turn;
+            let outcome = reader.outcome();
+            let explain = |error: std::io::Error| outcome.explain(&error, encoding);
+            let mut decoded = decoder(encoding, reader).map_err(explain)?.take(MAX_LISTING_BYTES + 1);
+            let mut first = [0];
+            decoded.read_exact(&mut first).map_err(explain)?;
+            let rest = std::io::copy(&mut decoded, &mut std::io::sink()).map_err(explain)?;
+            if rest >= MAX_LISTING_BYTES {
+                return Err(Problem::TooLarge { limit: MAX_LISTING_BYTES });
+            }
+            if first != *b"{" { Err(Problem::BadDocument("a listing is a JSON object".to_owned())) } else { Ok(()) }
+        })
+        .await?;
+        Ok(taken())
+    }
+
+    /// Takes `nix-cache-info`, if it agrees with the one that is here.
+    pub(super) async fn cache_info<B>(self, body: &mut Incoming<B>) -> Result<Response<Body>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let encoding = body.encoding()?;
+        let text = body.collect(MAX_CACHE_INFO_LEN as u64).await?;
+        let text = decode_all(&text, encoding, MAX_CACHE_INFO_LEN as u64)?;
+        let malformed = |detail: String| Problem::BadDocument(detail);
+        let text = std::str::from_utf8(&text).map_err(|error| malformed(error.to_string()))?;
+        let info: CacheInfo = text.parse().map_err(|error| malformed(chain(&error)))?;
+        match info.store_dir {
+            Some(other) if other != self.cache.row.store_dir => Err(Problem::StoreDir(self.cache.row.store_dir.clone())),
+            _ => Ok(taken()),
+        }
+    }
+}
+
+/// Returns how long a file may be whose NAR has at most `nar_limit` bytes: noise grows a little when it is compressed.
+fn file_limit(nar_limit: u64) -> u64 {
+    nar_limit.saturating_add(nar_limit / 16).saturating_add(1 << 20)
+}
+
+/// Returns an error's message with those of its sources.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// Decodes a body in memory; more than `limit` bytes of output are refused.
+pub(super) fn decode_all(body: &Bytes, codec: Codec, limit: u64) -> Result<Bytes, Problem> {
+    if codec == Codec::Identity {
+        return Ok(body.clone());
+    }
+    let explain = |error: std::io::Error| Problem::Undecodable { codec: codec.name(), detail: error.to_string() };
+    let mut decoded = Vec::new();
+    decoder(codec, &body[..]).map_err(explain)?.take(limit + 1).read_to_end(&mut decoded).map_err(explain)?;
+    if decoded.len() as u64 > limit { Err(Problem::TooLarge { limit }) } else { Ok(decoded.into()) }
+}
+
+/// Reads a NAR's file to its end, and commits the NAR under the file's name.
+fn take_nar(
+    app: &App,
+    cache: &Cache,
+    name: &NarName,
+    codec: Option<Codec>,
+    mut ingest: Ingest,
+    mut reader: Reader,
+) -> Result<(), Problem> {
+    let outcome = reader.outcome();
+    let codec = match codec {
+        Some(codec) => codec,
+        None => {
+            let head = reader.peek(MAGIC_BYTES).map_err(|error| outcome.explain(&error, Codec::Identity))?;
+            Codec::sniff(head)?
+        }
+    };
+    // Of a NAR that is not compressed, the engine makes the same hash.
+    if codec != Codec::Identity {
+        reader.hash();
+    }
+    let reader = pass_on(app, reader, codec, &outcome, &mut ingest)?;
+    if let (Some(expected), Some(found)) = (name.hash(), reader.file_hash()) {
+        if expected != found {
+            return Err(Problem::FileHash { found: found.to_nix32() });
+        }
+    }
+    let ingested = ingest.finish().map_err(|error| failed(app, error, After::Body))?;
+    if let (Some(expected), Codec::Identity) = (name.hash(), codec) {
+        if expected != ingested.nar_hash {
+            return Err(Problem::FileHash { found: ingested.nar_hash.to_nix32() });
+        }
+    }
+    let alias = alias_of(name, codec, &ingested, reader.received());
+    app.engine.commit_nar(&cache.name, ingested, alias).map_err(|error| failed(app, error, After::Body))
+}
+
+/// Decodes the whole body into an ingest and returns the reader, at its end.
+fn pass_on(app: &App, mut reader: Reader, codec: Codec, outcome: &Outcome, ingest: &mut Ingest) -> Result<Reader, Problem> {
+    let explain = |error: std::io::Error| outcome.explain(&error, codec);
+    let refuse = |error| failed(app, error, After::Body);
+    if codec == Codec::Identity {
+        loop {
+            let piece = reader.fill_buf().map_err(explain)?;
+            if piece.is_empty() {
+                return Ok(reader);
+            }
+            ingest.write(piece).map_err(refuse)?;
+            let len = piece.len();
+            reader.consume(len);
+        }
+    }
+    let mut decoded = decoder(codec, &mut reader).map_err(explain)?;
+    let mut buffer = vec![0; STEP_BYTES];
+    loop {
+        let len = decoded.read(&mut buffer).map_err(explain)?;
+        let Some(piece) = buffer.get(..len).filter(|piece| !piece.is_empty()) else { break };
+        ingest.write(piece).map_err(refuse)?;
+    }
+    drop(decoded);
+    if reader.fill_buf().map_err(explain)?.is_empty() {
+        return Ok(reader);
+    }
+    Err(Problem::Undecodable { codec: codec.name(), detail: "bytes follow its end".to_owned() })
+}
+
+/// Returns the name to remember a NAR by, unless it is one that every NAR has.
+fn alias_of(name: &NarName, codec: Codec, ingested: &Ingested, file_size: u64) -> Option<(String, AliasRow)> {
+    if codec == Codec::Identity && name.hash() == Some(ingested.nar_hash) {
+        return None;
+    }
+    let row = AliasRow { nar_hash: ingested.nar_hash, compression: codec.name().to_owned(), file_size };
+    Some((name.file().to_owned(), row))
+}
+
+/// Checks a narinfo against what is here, signs it, and makes its path visible.
+fn commit_narinfo(app: &App, cache: &Cache, info: NarInfo, uploader: Uploader) -> Result<(), Problem> {
+    let row = &cache.row;
+    check_nar(app, cache, &info)?;
+    check_signatures(row, cache, &info)?;
+    let NarInfo { store_path, nar_hash, nar_size, .. } = &info;
+    let references: Vec<_> = info.references.iter().cloned().collect();
+    let known = app.engine.meta().path(&cache.name, &store_path.hash()).map_err(|error| failed(app, error.into(), After::Body))?;
+    // The cache's own come first: a path keeps only so many.
+    let mut signatures = cache.sign(&info.fingerprint(&row.store_dir));
+    signatures.extend(info.signatures.iter().map(ToString::to_string));
+    let is_known = known.is_some_and(|known| {
+        known.path == *store_path
+            && known.nar_hash == *nar_hash
+            && known.references == references
+            && (known.deriver.is_some() || info.deriver.is_none())
+            && (known.ca.is_some() || info.ca.is_none())
+            && signatures.iter().all(|signature| known.signatures.contains(signature))
+    });
+    if is_known {
+        return Ok(());
+    }
+    let upload = PathUpload {
+        path: store_path.clone(),
+        nar_hash: *nar_hash,
+        nar_size: *nar_size,
+        references,
+        deriver: info.deriver.clone(),
+        ca: info.ca.as_ref().map(|ca| ca.as_str().to_owned()),
+        signatures,
+        uploader,
+        on_conflict: row.on_conflict,
+        references_policy: row.references,
+    };
+    match app.engine.commit_path(&cache.name, upload).map_err(|error| failed(app, error, After::Body))? {
+        PathOutcome::Created | PathOutcome::Merged | PathOutcome::KeptFirst => Ok(()),
+        PathOutcome::Rejected => Err(Problem::Conflict),
+    }
+}
+
+/// Checks that the URL names a NAR of the cache, and that it is the one that the narinfo speaks of.
+fn check_nar(app: &App, cache: &Cache, info: &NarInfo) -> Result<(), Problem> {
+    let missing = || Problem::NarMissing { url: info.url.clone() };
+    // A query changes nothing about which file it is.
+    let path = info.url.split(['?', '#']).next().unwrap_or_default();
+    let name: NarName = path.strip_prefix("nar/").and_then(|name| name.parse().ok()).ok_or_else(missing)?;
+    let found = nar::find(app, cache, &name, After::Body)?.ok_or_else(missing)?;
+    if found.nar_hash != info.nar_hash {
+        return Err(Problem::NarMismatch(format!("the NAR's hash is {}", found.nar_hash)));
+    }
+    if found.row.nar_size != info.nar_size {
+        return Err(Problem::NarMismatch(format!("the NAR has {} bytes", found.row.nar_size)));
+    }
+    let restorable = app.engine.is_restorable(&found.row.recipe).map_err(|error| failed(app, error, After::Body))?;
+    if restorable { Ok(()) } else { Err(missing()) }
+}
+
+fn check_signatures(row: &CacheRow, cache: &Cache, info: &NarInfo) -> Result<(), Problem> {
+    if cache.trusted.is_empty() || cache.trusted.iter().any(|key| info.is_signed_by(key, &row.store_dir)) {
+        return Ok(());
+    }
+    Err(Problem::Unsigned(row.trusted_keys.join(" ")))
+}
