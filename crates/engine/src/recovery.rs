@@ -77,7 +77,8 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
             return Ok(());
         }
     };
-    if recovered.valid_len < row.durable_bytes || !recovered.lost.is_empty() {
+    let is_damaged = recovered.valid_len < row.durable_bytes || !recovered.lost.is_empty();
+    if is_damaged {
         tracing::error!(
             %pack, durable_bytes = row.durable_bytes, valid_bytes = recovered.valid_len, lost_ranges = ?recovered.lost,
             "a pack lost bytes that were durable: the disk is to blame; what leans on them answers as missing"
@@ -88,11 +89,14 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
         return forget(packs, pack, row);
     }
     let unique = recovered.builder.unique_bytes();
-    let mut writer = packs.storage.resume(&name, recovered.valid_len)?;
+    // What a crash tore is cut off. What the disk damaged stays: frames behind a bad header may be whole, and recipes
+    // know where they lie.
+    let end = if is_damaged { len } else { recovered.valid_len };
+    let mut writer = packs.storage.resume(&name, end)?;
     writer.append(&[&recovered.builder.finish()])?;
     writer.sync()?;
     packs.meta.seal_pack(pack, writer.len(), unique)?;
-    tracing::info!(%pack, cut_bytes = len - recovered.valid_len, "recovered a pack that was being written");
+    tracing::info!(%pack, cut_bytes = len - end, "recovered a pack that was being written");
     Ok(())
 }
 

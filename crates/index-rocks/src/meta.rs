@@ -181,6 +181,7 @@ impl Meta for RocksMeta {
         let mut staged = Staged::new(self);
         staged.put(Family::Pack, &id.0, &row);
         staged.number(seq, id);
+        staged.count(&Totals { stored_bytes, unique_bytes, ..Totals::default() })?;
         staged.write()?;
         Ok(seq)
     }

@@ -99,7 +99,7 @@ impl<'a> Staged<'a> {
                     row.durable_bytes = row.durable_bytes.max(*bytes);
                 }
             })?,
-            Op::Count(more) => self.totals()?.add(more),
+            Op::Count(more) => self.count(more)?,
         }
         Ok(())
     }
@@ -165,6 +165,12 @@ impl<'a> Staged<'a> {
             self.batch.delete_range_cf(self.meta.family(family), &first, &end);
         }
         self.delete(Family::Cache, name.as_str().as_bytes());
+        Ok(())
+    }
+
+    /// Adds to the totals.
+    pub(crate) fn count(&mut self, more: &Totals) -> Result<()> {
+        self.totals()?.add(more);
         Ok(())
     }
 

@@ -183,7 +183,7 @@ pub trait Meta: Send + Sync {
     /// Makes a writing pack live, gives it the next sequence number, which is returned, and adds its stored and
     /// unique bytes to the totals.
     /// Sealing a pack twice returns its first number; an unknown pack, or one that was doomed before it was
-    /// sealed, is [`Error::Corrupt`]. The totals stay as they are: [`Op::Count`] alone adds to them.
+    /// sealed, is [`Error::Corrupt`]. The first sealing adds the bytes to the totals.
     fn seal_pack(&self, id: PackId, stored_bytes: u64, unique_bytes: u64) -> Result<PackSeq>;
     /// Forgets a pack that never came to be: one that is still writing and that no recipe has an edge to.
     /// Any other is [`Error::PackInUse`]; forgetting an unknown one is no error.

@@ -87,17 +87,16 @@ fn a_life(meta: &dyn Meta) {
         ..writing
     };
     assert_eq!(ok(meta.pack(pack(1))), Some(live));
-    assert_eq!(
-        ok(meta.totals()),
-        crate::Totals::default(),
-        "sealing leaves the totals alone"
-    );
+    let sum = crate::Totals { stored_bytes: 1000, unique_bytes: 3000, ..crate::Totals::default() };
+    assert_eq!(ok(meta.totals()), sum, "sealing adds the pack's bytes");
 }
 
 fn sealing_twice_returns_the_first_number(meta: &dyn Meta) {
     sealed(meta, [1, 2]);
     let before = ok(meta.pack(pack(1)));
+    let totals = ok(meta.totals());
     assert_eq!(ok(meta.seal_pack(pack(1), 77, 88)), 1);
+    assert_eq!(ok(meta.totals()), totals, "a pack counts once");
     assert_eq!(ok(meta.pack(pack(1))), before);
     ok(meta.reserve_pack(pack(3), 5));
     assert_eq!(

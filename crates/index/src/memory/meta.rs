@@ -163,6 +163,7 @@ impl Meta for MemoryMeta {
         }
         state.last_seq = seq;
         state.sealed.insert(seq, id);
+        state.totals.add(&Totals { stored_bytes, unique_bytes, ..Totals::default() });
         Ok(seq)
     }
 

@@ -1,0 +1,32 @@
+//! Measurements of firn on corpora: bytes on disk, CPU seconds, latencies. `docs/PERFORMANCE.md` keeps what they print.
+//!
+//! Machines are shared and noisy, so the figures are CPU seconds, bytes and counts, and ratios within one run.
+
+mod corpus;
+mod process;
+mod store;
+
+use clap::{Parser, Subcommand};
+
+// The server's allocator, so that figures are the server's too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Measures firn on corpora
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Store a corpus through the engine and read it back: bytes on disk and CPU seconds by generation
+    Store(store::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().bench {
+        Bench::Store(arguments) => store::run(&arguments),
+    }
+}

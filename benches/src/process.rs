@@ -1,0 +1,41 @@
+//! What a process costs, as Linux counts it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::Context;
+
+/// Clock ticks in a second, as /proc reports them on every Linux.
+const TICKS: f64 = 100.0;
+
+/// Returns the CPU seconds (user and system) of a process so far, to 10 ms.
+pub(crate) fn cpu_seconds(process: &str) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The second field is the program's name in brackets, which may hold blanks.
+    let fields: Vec<&str> = stat.rsplit_once(')').context("read /proc/PID/stat")?.1.split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((ticks(11) + ticks(12)) / TICKS)
+}
+
+/// Returns the largest resident set of a process so far, in bytes.
+pub(crate) fn peak_bytes(process: &str) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("find VmHWM")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib * 1024)
+}
+
+/// Returns the bytes that a folder takes on the disk, as du counts them.
+pub(crate) fn disk_bytes(folder: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += metadata.blocks() * 512;
+        if metadata.is_dir() {
+            bytes += disk_bytes(&entry.path())?;
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,185 @@
+//! The engine alone, on disk and RocksDB: what a corpus takes and what storing and reading it costs.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use firn_chunk::Input;
+use firn_engine::{Engine, Entropy, Options, PathUpload, SystemClock};
+use firn_index::{CacheName, CacheRow, Meta, Totals, Uploader};
+use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
+use firn_storage::Disk;
+
+use crate::corpus::{self, Entry};
+use crate::process::{cpu_seconds, disk_bytes, peak_bytes};
+
+const MB: f64 = 1e6;
+const GB: f64 = 1e9;
+
+/// Store a corpus through the engine and read it back
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Folders of corpora, each with manifest.tsv and cache/; each gets a store of its own
+    #[arg(required = true)]
+    corpora: Vec<PathBuf>,
+    /// The zstd level of chunk frames
+    #[arg(long, default_value_t = 3, allow_hyphen_values = true)]
+    level: i32,
+    /// Uncompressed bytes of a frame
+    #[arg(long, default_value_t = 1 << 20)]
+    frame_bytes: usize,
+    /// Keep the store in this folder instead of a temporary one
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Don't read back
+    #[arg(long)]
+    no_restore: bool,
+}
+
+struct Random;
+
+impl Entropy for Random {
+    fn draw(&self) -> u128 {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+        u128::from_le_bytes(bytes)
+    }
+}
+
+/// Runs the bench.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    for folder in &arguments.corpora {
+        let temporary = tempfile::tempdir()?;
+        let data = arguments.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
+        one(arguments, folder, &data)?;
+    }
+    Ok(())
+}
+
+fn open(data: &Path, arguments: &Arguments) -> anyhow::Result<Engine> {
+    let storage = Arc::new(Disk::open(data.join("store"))?);
+    let meta: Arc<dyn Meta> = Arc::new(RocksMeta::open(&data.join("index"), &MetaOptions::default())?);
+    let chunks = Arc::new(RocksChunkIndex::open(&data.join("index"), &ChunkIndexOptions::default())?);
+    let options =
+        Options { compression_level: arguments.level, frame_bytes: arguments.frame_bytes, ..Options::default() };
+    Ok(Engine::open(storage, meta, chunks, Arc::new(SystemClock), Arc::new(Random), options)?)
+}
+
+fn one(arguments: &Arguments, folder: &Path, data: &Path) -> anyhow::Result<()> {
+    let entries = corpus::read(folder)?;
+    let engine = open(data, arguments)?;
+    engine.meta().put_cache(&cache(), &cache_row())?;
+    println!("corpus {}", folder.file_name().unwrap_or_default().to_string_lossy());
+    println!("{:<12} {:>6} {:>11} {:>10} {:>10} {:>9}", "generation", "paths", "logical MB", "unique MB", "packs MB", "CPU-s/GB");
+    let start = cpu_seconds("self")?;
+    for generation in entries.chunk_by(|a, b| a.generation == b.generation) {
+        let (before, cpu) = (engine.stats()?.totals, cpu_seconds("self")?);
+        for entry in generation {
+            push(&engine, entry)?;
+        }
+        print_row(&generation[0].generation, &before, &engine.stats()?.totals, cpu_seconds("self")? - cpu);
+    }
+    print_row("all", &Totals::default(), &engine.stats()?.totals, cpu_seconds("self")? - start);
+    engine.close()?;
+    drop(engine);
+    let (store, index) = (disk_bytes(&data.join("store"))?, disk_bytes(&data.join("index"))?);
+    println!(
+        "on disk {:.1} MB: packs {:.2}, index {:.2}; peak memory {:.0} MiB",
+        (store + index) as f64 / MB, store as f64 / MB, index as f64 / MB, peak_bytes("self")? as f64 / (1 << 20) as f64
+    );
+    if !arguments.no_restore {
+        read_back(&open(data, arguments)?, &entries)?;
+    }
+    println!();
+    Ok(())
+}
+
+fn print_row(name: &str, before: &Totals, after: &Totals, cpu: f64) {
+    let logical = (after.logical_bytes - before.logical_bytes) as f64;
+    println!(
+        "{name:<12} {:>6} {:>11.1} {:>10.2} {:>10.2} {:>9.2}",
+        after.paths - before.paths,
+        logical / MB,
+        (after.unique_bytes as f64 - before.unique_bytes as f64) / MB,
+        (after.stored_bytes as f64 - before.stored_bytes as f64) / MB,
+        cpu / (logical / GB).max(1e-9),
+    );
+}
+
+fn cache() -> CacheName {
+    "bench".parse().expect("it is a name")
+}
+
+fn cache_row() -> CacheRow {
+    CacheRow {
+        public: true,
+        priority: 30,
+        store_dir: "/nix/store".to_owned(),
+        transport: Default::default(),
+        on_conflict: Default::default(),
+        references: Default::default(),
+        trusted_keys: Vec::new(),
+        signing_keys: Vec::new(),
+        at_root: false,
+        host: None,
+        created_at: 0,
+    }
+}
+
+fn push(engine: &Engine, entry: &Entry) -> anyhow::Result<()> {
+    let mut ingest = engine.ingest(Input::Nar)?;
+    let mut file = File::open(&entry.nar)?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => ingest.write(&buffer[..n])?,
+        }
+    }
+    engine.commit_nar(&cache(), ingest.finish()?, None)?;
+    let info = &entry.info;
+    let upload = PathUpload {
+        path: info.store_path.clone(),
+        nar_hash: info.nar_hash,
+        nar_size: info.nar_size,
+        references: info.references.iter().cloned().collect(),
+        deriver: info.deriver.clone(),
+        ca: info.ca.as_ref().map(ToString::to_string),
+        signatures: info.signatures.iter().map(ToString::to_string).collect(),
+        uploader: Uploader { token: None, builder: "bench".to_owned() },
+        on_conflict: Default::default(),
+        references_policy: Default::default(),
+    };
+    engine.commit_path(&cache(), upload)?;
+    Ok(())
+}
+
+fn read_back(engine: &Engine, entries: &[Entry]) -> anyhow::Result<()> {
+    let (mut identity, mut encoded) = (0u64, 0u64);
+    let start = cpu_seconds("self")?;
+    for entry in entries {
+        let nar = engine.meta().nar(&cache(), &entry.info.nar_hash)?.expect("it was committed");
+        let mut restore = engine.restore(&nar.recipe, &nar.slots, 0..u64::MAX)?;
+        while let Some(piece) = restore.next(1 << 20)? {
+            identity += piece.len() as u64;
+        }
+    }
+    let middle = cpu_seconds("self")?;
+    for entry in entries {
+        let nar = engine.meta().nar(&cache(), &entry.info.nar_hash)?.expect("it was committed");
+        let mut restore = engine.restore_zstd(&entry.info.nar_hash, &nar.recipe, &nar.slots, 0)?;
+        while let Some(piece) = restore.next()? {
+            encoded += piece.len() as u64;
+        }
+    }
+    let end = cpu_seconds("self")?;
+    println!(
+        "restore: identity {:.2} CPU-s/GB; zstd {:.2} CPU-s/GB, {:.1} MB for {:.1} MB",
+        (middle - start) / (identity as f64 / GB),
+        (end - middle) / (identity as f64 / GB),
+        encoded as f64 / MB,
+        identity as f64 / MB,
+    );
+    Ok(())
+}
