@@ -78,7 +78,14 @@ impl Tokens {
     /// The token is taken from `Authorization: Bearer`, or is the password of `Basic` (the user name is ignored: that
     /// is what Nix sends from a netrc file). All of its grants that match count. What is wrong with a token is told only to
     /// who holds its secret.
-    pub fn authorise(&self, headers: &HeaderMap, cache: &CacheName, public: bool, verb: Verb, now: UnixSeconds) -> Result<Access, Denial> {
+    pub fn authorise(
+        &self,
+        headers: &HeaderMap,
+        cache: &CacheName,
+        public: bool,
+        verb: Verb,
+        now: UnixSeconds,
+    ) -> Result<Access, Denial> {
         match self.check(headers, cache, verb, now) {
             Err(_) if public && verb == Verb::Pull => {
                 Ok(Access { uploader: Uploader { token: None, builder: ANONYMOUS.to_owned() } })

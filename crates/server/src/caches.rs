@@ -25,24 +25,25 @@ impl Cache {
             what: format!("cache '{name}'"),
             detail: format!("its {what} number {} does not parse", index + 1),
         };
-        let keys = parse_all(&row.signing_keys).map_err(|index| corrupt("signing key", index))?;
-        let trusted = parse_all(&row.trusted_keys).map_err(|index| corrupt("trusted key", index))?;
+        let keys = parse_all(&row.signing_keys, SecretKey::parse).map_err(|index| corrupt("signing key", index))?;
+        let trusted = parse_all(&row.trusted_keys, str::parse).map_err(|index| corrupt("trusted key", index))?;
         Ok(Self { name: name.clone(), row: row.clone(), trusted, generation, keys })
     }
 
     /// Returns a signature (`name:base64`) of a narinfo's fingerprint by each of the cache's keys.
     pub fn sign(&self, fingerprint: &str) -> Vec<String> {
-        self.keys.iter().map(|key| key.sign(fingerprint).to_string()).collect()
+        self.keys.iter().map(|key| key.sign(fingerprint.as_bytes()).to_string()).collect()
     }
 
     /// Returns what clients put into `trusted-public-keys`.
     pub fn public_keys(&self) -> Vec<PublicKey> {
-        self.keys.iter().map(SecretKey::public_key).collect()
+        self.keys.iter().map(SecretKey::public).collect()
     }
 }
 
-fn parse_all<T: std::str::FromStr>(texts: &[String]) -> Result<Vec<T>, usize> {
-    texts.iter().enumerate().map(|(index, text)| text.parse().map_err(|_| index)).collect()
+/// Parses all texts, or returns the index of the first that doesn't parse.
+fn parse_all<T, E>(texts: &[String], parse: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, usize> {
+    texts.iter().enumerate().map(|(index, text)| parse(text).map_err(|_| index)).collect()
 }
 
 /// All caches; cheap to read, replaced as a whole.
@@ -111,7 +112,10 @@ impl Caches {
         if snapshot.by_host.is_empty() {
             return None;
         }
-        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name);
+        let name = host
+            .rsplit_once(':')
+            .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+            .map_or(host, |(name, _)| name);
         snapshot.by_host.get(&name.to_ascii_lowercase()).cloned()
     }
 

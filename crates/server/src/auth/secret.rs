@@ -94,7 +94,8 @@ impl FromStr for Token {
         }
         let (id, secret) = rest.split_at(ID_LEN);
         let id = id.parse().map_err(|_| TokenError::NotAToken)?;
-        let secret = secret.strip_prefix('_').and_then(|secret| secret.get(..SECRET_LEN)).ok_or(TokenError::NotAToken)?;
+        let secret =
+            secret.strip_prefix('_').and_then(|secret| secret.get(..SECRET_LEN)).ok_or(TokenError::NotAToken)?;
         let secret = Zeroizing::new(URL_SAFE_NO_PAD.decode(secret).map_err(|_| TokenError::NotAToken)?);
         let secret = <[u8; 32]>::try_from(secret.as_slice()).map_err(|_| TokenError::NotAToken)?;
         Ok(Self::new(id, secret))

@@ -73,7 +73,9 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(read)?;
         let mut config = Self::parse(&text).map_err(|detail| ConfigError::Syntax { path: path.to_owned(), detail })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        for place in [&mut config.server.tls_cert, &mut config.server.tls_key, &mut config.server.data].into_iter().flatten() {
+        for place in
+            [&mut config.server.tls_cert, &mut config.server.tls_key, &mut config.server.data].into_iter().flatten()
+        {
             *place = folder.join(&*place);
         }
         config.check(&path.display().to_string())?;
@@ -100,19 +102,22 @@ impl Config {
     fn check_server(&self, check: &mut Check) {
         let server = &self.server;
         let second = Duration::from_secs(1);
-        let day = Duration::from_hours(24);
+        let day = Duration::from_secs(86_400);
         check.that(!server.listen.0.is_empty(), "server.listen", || "is empty: give at least one address".to_owned());
         check.that(server.tls_cert.is_some() == server.tls_key.is_some(), "server.tls-cert", || {
             "and server.tls-key belong together: give both or neither".to_owned()
         });
         if let Some(url) = &server.public_url {
-            let good = ["http://", "https://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
-            let clean = !url.ends_with('/') && !url.contains(char::is_whitespace) && !url.contains('?') && !url.contains('#');
+            let good = ["http://", "https://"]
+                .iter()
+                .any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
+            let clean =
+                !url.ends_with('/') && !url.contains(char::is_whitespace) && !url.contains('?') && !url.contains('#');
             check.that(good && clean, "server.public-url", || {
                 format!("is '{url}': give http:// or https:// and a host, without a final '/'")
             });
         }
-        check.span("server.idle-timeout", server.idle_timeout, Duration::from_mins(2), day);
+        check.span("server.idle-timeout", server.idle_timeout, Duration::from_secs(120), day);
         check.span("server.header-timeout", server.header_timeout, second, day);
         check.span("server.body-timeout", server.body_timeout, second, day);
         check.span("server.shutdown-grace", server.shutdown_grace, Duration::ZERO, day);
@@ -133,7 +138,7 @@ impl Config {
         check.size("store.index-cache", store.index_cache, 1 << 20, 1 << 44);
         check.size("store.max-nar-size", store.max_nar_size, 1 << 10, 1 << 50);
         check.size("store.min-free", store.min_free, 0, 1 << 50);
-        check.span("store.nar-lease", store.nar_lease, Duration::from_mins(1), Duration::from_hours(24 * 365));
+        check.span("store.nar-lease", store.nar_lease, Duration::from_secs(60), Duration::from_secs(365 * 86_400));
     }
 }
 

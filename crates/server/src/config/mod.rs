@@ -4,9 +4,9 @@
 //! to the defaults in the code.
 
 mod file;
-mod value;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use file::{ConfigError, EXAMPLE, Problem};
+pub(crate) use value::parse_address;
 pub use value::{Listen, Size, Span};
 
 /// All settings.
@@ -154,7 +155,7 @@ impl Default for StoreConfig {
             index_cache: Size(64 << 20),
             max_nar_size: Size(64 << 30),
             min_free: Size(256 << 20),
-            nar_lease: Span(Duration::from_hours(24)),
+            nar_lease: Span(Duration::from_secs(86_400)),
         }
     }
 }

@@ -18,7 +18,10 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed: Result<bytesize::ByteSize, _> = text.parse();
         // bytesize's own numbers wrap silently from 16 EiB on; nothing here is that large.
-        let size = parsed.ok().map(|size| size.as_u64()).filter(|size| *size <= 1 << 60 && !text.trim_start().starts_with('-'));
+        let size = parsed
+            .ok()
+            .map(|size| size.as_u64())
+            .filter(|size| *size <= 1 << 60 && !text.trim_start().starts_with('-'));
         size.map(Self).ok_or_else(|| format!("'{text}' is no size: write a number and a unit, as in \"64 MiB\""))
     }
 }

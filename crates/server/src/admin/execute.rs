@@ -1,0 +1,416 @@
+//! Doing what was asked. Callers see to it that two requests never run at once.
+
+use std::error::Error as StdError;
+
+use firn_engine::Entropy;
+use firn_index::{CacheName, CacheRow, Grant, Meta, TokenId, TokenRow, Totals, UnixSeconds, Verb};
+use firn_nix::SecretKey;
+
+use super::{
+    Answer, CacheView, Contents, Failure, NewToken, Request, SecretText, Settings, Status, TokenState, TokenView, keys,
+};
+use crate::app::App;
+use crate::auth::{Token, parse_grant};
+use crate::data_dir::DataDir;
+
+/// Rows that are read at once while counting.
+const PAGE: usize = 1000;
+
+/// The longest builder name, in bytes.
+const MAX_BUILDER_BYTES: usize = 128;
+
+/// The most grants of a token.
+const MAX_GRANTS: usize = 64;
+
+/// What requests are executed on.
+pub struct Admin<'a> {
+    /// The truth.
+    pub meta: &'a dyn Meta,
+    /// The server that must learn of changes, if one runs.
+    pub app: Option<&'a App>,
+    /// Where the store is.
+    pub data: &'a DataDir,
+    /// How clients reach the server, without a final slash.
+    pub base_url: &'a str,
+    /// Where tokens and keys come from.
+    pub entropy: &'a dyn Entropy,
+    /// The time.
+    pub now: UnixSeconds,
+}
+
+/// Does what a request asks. A change is durable, and known to the running server, when this returns.
+pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
+    match request {
+        Request::CacheCreate { name, settings } => admin.create_cache(&name, &settings),
+        Request::CacheList => admin.list_caches(),
+        Request::CacheShow { name } => admin.show_cache(&name),
+        Request::CacheSet { name, settings } => admin.set_cache(&name, &settings),
+        Request::CacheDelete { name } => admin.delete_cache(&name),
+        Request::TokenCreate { grants, builder, expires_in } => admin.create_token(grants, builder, expires_in),
+        Request::TokenList => admin.list_tokens(),
+        Request::TokenRevoke { id } => admin.revoke_token(id),
+        Request::Status => admin.status(),
+    }
+}
+
+/// Returns an error with its sources, as one line.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn store(error: impl StdError + 'static) -> Failure {
+    Failure::Store { detail: chain(&error) }
+}
+
+fn invalid(detail: String) -> Failure {
+    Failure::Invalid { detail }
+}
+
+fn parse_name(name: &str) -> Result<CacheName, Failure> {
+    name.parse().map_err(invalid)
+}
+
+impl Admin<'_> {
+    fn create_cache(&self, text: &str, settings: &Settings) -> Result<Answer, Failure> {
+        let name = parse_name(text)?;
+        if self.meta.cache(&name).map_err(store)?.is_some() {
+            return Err(Failure::CacheExists { name: text.to_owned() });
+        }
+        let mut settings = settings.clone();
+        settings.new_key |= settings.add_keys.is_empty();
+        let fresh = CacheRow {
+            public: false,
+            // Before cache.nixos.org, which says 40: this cache is nearer.
+            priority: 30,
+            store_dir: settings.store_dir.take().unwrap_or_else(|| "/nix/store".to_owned()),
+            transport: Default::default(),
+            on_conflict: Default::default(),
+            references: Default::default(),
+            trusted_keys: Vec::new(),
+            signing_keys: Vec::new(),
+            at_root: false,
+            host: None,
+            created_at: self.now,
+        };
+        check_store_dir(&fresh.store_dir)?;
+        let row = self.changed(&name, fresh, &settings)?;
+        self.write_cache(&name, &row)?;
+        Ok(Answer::Cache(Box::new(self.view(&name, &row, Some(Contents::default()))?)))
+    }
+
+    fn set_cache(&self, text: &str, settings: &Settings) -> Result<Answer, Failure> {
+        let (name, row) = self.find_cache(text)?;
+        if settings.store_dir.is_some() {
+            return Err(invalid("change the store directory: it is fixed when a cache is made".to_owned()));
+        }
+        let row = self.changed(&name, row, settings)?;
+        self.write_cache(&name, &row)?;
+        Ok(Answer::Cache(Box::new(self.view(&name, &row, None)?)))
+    }
+
+    fn changed(&self, name: &CacheName, mut row: CacheRow, settings: &Settings) -> Result<CacheRow, Failure> {
+        row.public = settings.public.unwrap_or(row.public);
+        row.priority = settings.priority.unwrap_or(row.priority);
+        row.transport = settings.transport.unwrap_or(row.transport);
+        row.on_conflict = settings.on_conflict.unwrap_or(row.on_conflict);
+        row.references = settings.references.unwrap_or(row.references);
+        row.at_root = settings.at_root.unwrap_or(row.at_root);
+        if let Some(host) = &settings.host {
+            row.host = if host.is_empty() { None } else { Some(check_host(host)?) };
+        }
+        if let Some(texts) = &settings.trusted_keys {
+            row.trusted_keys = keys::trusted(texts)?;
+        }
+        let stem = row.host.as_ref().map_or_else(|| name.to_string(), |host| format!("{host}-{name}"));
+        row.signing_keys = keys::changed(&row.signing_keys, settings, &stem, self.entropy)?;
+        for (other, other_row) in self.meta.caches().map_err(store)? {
+            if other == *name {
+                continue;
+            }
+            if row.at_root && other_row.at_root {
+                return Err(invalid(format!(
+                    "put '{name}' at the root: '{other}' stands there; `firnd cache set {other} --no-root` takes it away"
+                )));
+            }
+            if row.host.is_some() && row.host == other_row.host {
+                return Err(invalid(format!(
+                    "give '{name}' that host name: '{other}' has it; `firnd cache set {other} --no-host` takes it away"
+                )));
+            }
+        }
+        Ok(row)
+    }
+
+    fn write_cache(&self, name: &CacheName, row: &CacheRow) -> Result<(), Failure> {
+        self.meta.put_cache(name, row).map_err(store)?;
+        self.refresh_caches()
+    }
+
+    fn refresh_caches(&self) -> Result<(), Failure> {
+        self.app.map_or(Ok(()), |app| app.caches.refresh(self.meta)).map_err(store)
+    }
+
+    fn refresh_tokens(&self) -> Result<(), Failure> {
+        self.app.map_or(Ok(()), |app| app.tokens.refresh(self.meta)).map_err(store)
+    }
+
+    fn find_cache(&self, text: &str) -> Result<(CacheName, CacheRow), Failure> {
+        let name = parse_name(text)?;
+        match self.meta.cache(&name).map_err(store)? {
+            Some(row) => Ok((name, row)),
+            None => Err(Failure::NoSuchCache { name: text.to_owned() }),
+        }
+    }
+
+    fn list_caches(&self) -> Result<Answer, Failure> {
+        let rows = self.meta.caches().map_err(store)?;
+        rows.iter().map(|(name, row)| self.view(name, row, None)).collect::<Result<_, _>>().map(Answer::Caches)
+    }
+
+    fn show_cache(&self, text: &str) -> Result<Answer, Failure> {
+        let (name, row) = self.find_cache(text)?;
+        let contents = self.count(&name)?;
+        Ok(Answer::Cache(Box::new(self.view(&name, &row, Some(contents))?)))
+    }
+
+    fn delete_cache(&self, text: &str) -> Result<Answer, Failure> {
+        let (name, row) = self.find_cache(text)?;
+        let contents = self.count(&name)?;
+        let view = self.view(&name, &row, Some(contents))?;
+        self.meta.delete_cache(&name).map_err(store)?;
+        self.refresh_caches()?;
+        Ok(Answer::Deleted(Box::new(view)))
+    }
+
+    fn count(&self, name: &CacheName) -> Result<Contents, Failure> {
+        let mut contents = Contents::default();
+        let mut after = None;
+        loop {
+            let page = self.meta.paths(name, after, PAGE).map_err(store)?;
+            for (_, row) in &page {
+                contents.paths += 1;
+                contents.logical_bytes = contents.logical_bytes.saturating_add(row.nar_size);
+            }
+            match page.last() {
+                Some((hash, _)) if page.len() == PAGE => after = Some(*hash),
+                _ => return Ok(contents),
+            }
+        }
+    }
+
+    fn view(&self, name: &CacheName, row: &CacheRow, contents: Option<Contents>) -> Result<CacheView, Failure> {
+        let mut public_keys = Vec::new();
+        for text in &row.signing_keys {
+            let key = SecretKey::parse(text).map_err(|_| Failure::Store {
+                detail: format!("read a signing key of '{name}': the index is corrupt"),
+            })?;
+            public_keys.push(key.public().to_string());
+        }
+        let url = cache_url(self.base_url, name, row);
+        let nix_conf = vec![
+            format!("extra-substituters = {url}"),
+            format!("extra-trusted-public-keys = {}", public_keys.join(" ")),
+        ];
+        Ok(CacheView {
+            name: name.to_string(),
+            public: row.public,
+            priority: row.priority,
+            store_dir: row.store_dir.clone(),
+            transport: row.transport,
+            on_conflict: row.on_conflict,
+            references: row.references,
+            trusted_keys: row.trusted_keys.clone(),
+            public_keys,
+            at_root: row.at_root,
+            host: row.host.clone(),
+            created_at: row.created_at,
+            url,
+            nix_conf,
+            contents,
+        })
+    }
+
+    fn create_token(
+        &self,
+        grants: Vec<Grant>,
+        builder: Option<String>,
+        expires_in: Option<u64>,
+    ) -> Result<Answer, Failure> {
+        if grants.is_empty() || grants.len() > MAX_GRANTS {
+            return Err(invalid(format!("create a token with {} grants: give 1 to {MAX_GRANTS}", grants.len())));
+        }
+        for grant in &grants {
+            parse_grant(&grant_text(grant)).map_err(|error| invalid(error.to_string()))?;
+        }
+        if let Some(name) = &builder
+            && (name.is_empty() || name.len() > MAX_BUILDER_BYTES || name.chars().any(char::is_control))
+        {
+            return Err(invalid(format!(
+                "name a builder: give 1 to {MAX_BUILDER_BYTES} bytes without control characters"
+            )));
+        }
+        let expires_at = expires_in.map(|seconds| self.now.checked_add(seconds)).map_or(Ok(None), |at| {
+            at.filter(|at| *at > self.now)
+                .map(Some)
+                .ok_or_else(|| invalid("create a token that expires at once: give at least one second".to_owned()))
+        })?;
+        let token = self.fresh_token()?;
+        let row = TokenRow {
+            secret_hash: token.secret_hash(),
+            builder: builder.unwrap_or_else(|| token.id().to_string()),
+            grants,
+            created_at: self.now,
+            expires_at,
+            revoked_at: None,
+        };
+        self.meta.put_token(&token.id(), &row).map_err(store)?;
+        self.refresh_tokens()?;
+        let view = self.token_view(token.id(), &row);
+        Ok(Answer::NewToken(NewToken { token: SecretText(token.reveal().to_string()), view }))
+    }
+
+    fn fresh_token(&self) -> Result<Token, Failure> {
+        let mut secret = [0; 32];
+        secret[..16].copy_from_slice(&self.entropy.draw().to_le_bytes());
+        secret[16..].copy_from_slice(&self.entropy.draw().to_le_bytes());
+        // An id that is taken would give one holder's token to another: draw again, and give up when that can't be chance.
+        for _ in 0..8 {
+            let [low, ..] = split(self.entropy.draw());
+            if self.meta.token(&TokenId(low)).map_err(store)?.is_none() {
+                return Ok(Token::new(TokenId(low), secret));
+            }
+        }
+        Err(Failure::Store { detail: "draw a token's id: the system's random numbers repeat themselves".to_owned() })
+    }
+
+    fn list_tokens(&self) -> Result<Answer, Failure> {
+        let mut rows = self.meta.tokens().map_err(store)?;
+        rows.sort_by_key(|(id, row)| (row.created_at, *id));
+        Ok(Answer::Tokens(rows.iter().map(|(id, row)| self.token_view(*id, row)).collect()))
+    }
+
+    fn revoke_token(&self, id: TokenId) -> Result<Answer, Failure> {
+        let mut row =
+            self.meta.token(&id).map_err(store)?.ok_or_else(|| Failure::NoSuchToken { id: id.to_string() })?;
+        // A second time keeps the first time's date.
+        row.revoked_at.get_or_insert(self.now);
+        self.meta.put_token(&id, &row).map_err(store)?;
+        self.refresh_tokens()?;
+        Ok(Answer::Revoked(self.token_view(id, &row)))
+    }
+
+    fn token_view(&self, id: TokenId, row: &TokenRow) -> TokenView {
+        let state = if row.revoked_at.is_some() {
+            TokenState::Revoked
+        } else if row.expires_at.is_some_and(|at| at <= self.now) {
+            TokenState::Expired
+        } else {
+            TokenState::Active
+        };
+        TokenView {
+            id: id.to_string(),
+            builder: row.builder.clone(),
+            grants: row.grants.iter().map(grant_text).collect(),
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+            state,
+        }
+    }
+
+    fn status(&self) -> Result<Answer, Failure> {
+        let Totals { paths, logical_bytes, unique_bytes, stored_bytes } = self.meta.totals().map_err(store)?;
+        let active =
+            |(_, row): &(TokenId, TokenRow)| row.revoked_at.is_none() && row.expires_at.is_none_or(|at| at > self.now);
+        let mut packs = 0;
+        let mut after = None;
+        loop {
+            let page = self.meta.packs(after, PAGE).map_err(store)?;
+            packs += page.len() as u64;
+            match page.last() {
+                Some((id, _)) if page.len() == PAGE => after = Some(*id),
+                _ => break,
+            }
+        }
+        Ok(Answer::Status(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            running: self.app.is_some(),
+            pid: self.app.map(|_| std::process::id()),
+            data: self.data.root().display().to_string(),
+            caches: self.meta.caches().map_err(store)?.len() as u64,
+            active_tokens: self.meta.tokens().map_err(store)?.iter().filter(|token| active(token)).count() as u64,
+            paths,
+            logical_bytes,
+            unique_bytes,
+            stored_bytes,
+            packs,
+            index_bytes: self.data.index_bytes().map_err(store)?,
+            free_bytes: self.data.free_bytes(),
+        }))
+    }
+}
+
+fn split(random: u128) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = random.to_le_bytes();
+    [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(rest)]
+}
+
+fn grant_text(grant: &Grant) -> String {
+    let verbs: Vec<_> = grant
+        .verbs
+        .iter()
+        .map(|verb| match verb {
+            Verb::Pull => "pull",
+            Verb::Push => "push",
+        })
+        .collect();
+    format!("{}:{}", grant.cache, verbs.join(","))
+}
+
+fn cache_url(base_url: &str, name: &CacheName, row: &CacheRow) -> String {
+    match (&row.host, base_url.split_once("://")) {
+        // The cache's own host is on the same port as the server's.
+        (Some(host), Some((scheme, server))) => {
+            let port =
+                server.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+            port.map_or_else(|| format!("{scheme}://{host}"), |port| format!("{scheme}://{host}:{port}"))
+        }
+        _ if row.at_root => base_url.to_owned(),
+        _ => format!("{base_url}/{name}"),
+    }
+}
+
+fn check_host(host: &str) -> Result<String, Failure> {
+    let host = host.to_ascii_lowercase();
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if host.len() <= 253 && host.split('.').all(label) {
+        Ok(host)
+    } else {
+        Err(invalid(format!("'{host}' is no host name: give a name like cache.example.org, without scheme and port")))
+    }
+}
+
+fn check_store_dir(path: &str) -> Result<(), Failure> {
+    let good = path.len() <= 256
+        && path.starts_with('/')
+        && path.len() > 1
+        && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..")
+        && path.bytes().all(|b| b.is_ascii_graphic());
+    if good {
+        Ok(())
+    } else {
+        Err(invalid(format!("'{path}' is no store directory: give an absolute path like /nix/store")))
+    }
+}

@@ -1,0 +1,89 @@
+//! A cache's signing keys: made, imported, removed.
+
+use firn_engine::Entropy;
+use firn_nix::{PublicKey, SecretKey};
+
+use super::{Failure, SecretText, Settings};
+
+/// The most keys that a cache signs with; each adds a line of 100 bytes to every narinfo.
+const MAX_KEYS: usize = 8;
+
+/// Returns the secret keys of a cache after a change. `stem` is what new keys are named after.
+pub(super) fn changed(
+    old: &[String],
+    settings: &Settings,
+    stem: &str,
+    entropy: &dyn Entropy,
+) -> Result<Vec<String>, Failure> {
+    let mut keys = old.to_vec();
+    for name in &settings.remove_keys {
+        let before = keys.len();
+        keys.retain(|key| name_of(key) != name);
+        if keys.len() == before {
+            return Err(invalid(format!("remove the signing key '{name}': the cache has none of that name")));
+        }
+    }
+    for SecretText(text) in &settings.add_keys {
+        keys.push(import(text, &keys)?);
+    }
+    if settings.new_key {
+        keys.push(generate(stem, &keys, entropy)?);
+    }
+    if keys.is_empty() {
+        return Err(invalid("remove the last signing key: clients would trust nothing from the cache; add a new one in the same command".to_owned()));
+    }
+    if keys.len() > MAX_KEYS {
+        return Err(invalid(format!("sign with {} keys: a cache signs with at most {MAX_KEYS}", keys.len())));
+    }
+    Ok(keys)
+}
+
+/// Returns the public keys that uploads must be signed with, checked.
+pub(super) fn trusted(texts: &[String]) -> Result<Vec<String>, Failure> {
+    let mut keys = Vec::new();
+    for text in texts {
+        let text = text.trim();
+        let key: PublicKey = text.parse().map_err(|error| {
+            invalid(format!("read the trusted key '{text}': {error}; a public key looks like 'name:base64'"))
+        })?;
+        let text = key.to_string();
+        if !keys.contains(&text) {
+            keys.push(text);
+        }
+    }
+    Ok(keys)
+}
+
+fn import(text: &str, present: &[String]) -> Result<String, Failure> {
+    let text = text.trim();
+    // The error must not show the text: it is, or nearly is, a secret.
+    let key = SecretKey::parse(text).map_err(|_| {
+        invalid("read a signing key: it must be one line 'name:base64' as `nix key generate-secret` writes it (the secret one, 64 bytes)".to_owned())
+    })?;
+    let name = key.name();
+    if present.iter().any(|key| name_of(key) == name) {
+        return Err(invalid(format!("add the signing key '{name}': the cache has one of that name")));
+    }
+    Ok(text.to_owned())
+}
+
+fn generate(stem: &str, present: &[String], entropy: &dyn Entropy) -> Result<String, Failure> {
+    // Numbers only go up, so that a removed key's name doesn't come to mean another key.
+    let number =
+        present.iter().filter_map(|key| name_of(key).strip_prefix(stem)?.strip_prefix('-')?.parse::<u32>().ok()).max();
+    let name = format!("{stem}-{}", number.unwrap_or(0).saturating_add(1));
+    let mut seed = [0; 32];
+    seed[..16].copy_from_slice(&entropy.draw().to_le_bytes());
+    seed[16..].copy_from_slice(&entropy.draw().to_le_bytes());
+    let key =
+        SecretKey::generate(&name, seed).map_err(|error| invalid(format!("make the signing key '{name}': {error}")))?;
+    Ok(key.to_text().to_string())
+}
+
+fn name_of(key: &str) -> &str {
+    key.split(':').next().unwrap_or(key)
+}
+
+fn invalid(detail: String) -> Failure {
+    Failure::Invalid { detail }
+}

@@ -1,0 +1,281 @@
+//! What an administrator may ask, and the answers.
+//!
+//! One set of requests, executed by one function ([`execute`]): by a running server for those who come through the
+//! socket in its data directory ([`socket`]), or by the command itself when none runs. Times are seconds since 1970;
+//! the field names are stable: `--json` prints them.
+
+mod execute;
+mod keys;
+pub mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use firn_index::{ConflictPolicy, Grant, ReferencePolicy, TokenId, Transport, UnixSeconds};
+use serde::{Deserialize, Serialize};
+
+pub use execute::{Admin, execute};
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Makes a cache.
+    CacheCreate {
+        /// Its name.
+        name: String,
+        /// What differs from the defaults.
+        settings: Settings,
+    },
+    /// Lists all caches.
+    CacheList,
+    /// Shows a cache and counts what it holds.
+    CacheShow {
+        /// Its name.
+        name: String,
+    },
+    /// Changes a cache.
+    CacheSet {
+        /// Its name.
+        name: String,
+        /// What changes.
+        settings: Settings,
+    },
+    /// Deletes a cache with all its paths.
+    CacheDelete {
+        /// Its name.
+        name: String,
+    },
+    /// Makes a token.
+    TokenCreate {
+        /// What it may do.
+        grants: Vec<Grant>,
+        /// The builder's name; the token's id if there is none.
+        builder: Option<String>,
+        /// After how many seconds it stops to count.
+        expires_in: Option<u64>,
+    },
+    /// Lists all tokens.
+    TokenList,
+    /// Revokes a token.
+    TokenRevoke {
+        /// Which.
+        id: TokenId,
+    },
+    /// Sums everything up.
+    Status,
+}
+
+/// Settings of a cache to make or to change; what is `None` or empty is left as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Whether anyone may pull.
+    pub public: Option<bool>,
+    /// What clients see as `Priority`.
+    pub priority: Option<u32>,
+    /// The store directory; only for a new cache.
+    pub store_dir: Option<String>,
+    /// The form that its narinfos offer.
+    pub transport: Option<Transport>,
+    /// What a second, different NAR for a path does.
+    pub on_conflict: Option<ConflictPolicy>,
+    /// What it demands of references.
+    pub references: Option<ReferencePolicy>,
+    /// Public keys by one of which uploads must be signed; replaces the earlier list, an empty one demands none.
+    pub trusted_keys: Option<Vec<String>>,
+    /// Secret keys to sign with as well. A new cache without any gets a new one.
+    pub add_keys: Vec<SecretText>,
+    /// Makes a new key as well.
+    pub new_key: bool,
+    /// Names of keys to sign with no longer.
+    pub remove_keys: Vec<String>,
+    /// Whether it stands at the root of the server's URL.
+    pub at_root: Option<bool>,
+    /// The host name on which it stands at the root; an empty one takes it away.
+    pub host: Option<String>,
+}
+
+/// A text that is never shown by `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(pub String);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(…)")
+    }
+}
+
+/// What was done or found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "value", rename_all = "kebab-case")]
+pub enum Answer {
+    /// A cache, made, changed or shown.
+    Cache(Box<CacheView>),
+    /// All caches, by name.
+    Caches(Vec<CacheView>),
+    /// A cache that is no more, as it was.
+    Deleted(Box<CacheView>),
+    /// A token, just made.
+    NewToken(NewToken),
+    /// All tokens, by age.
+    Tokens(Vec<TokenView>),
+    /// A token that counts no more.
+    Revoked(TokenView),
+    /// Sums.
+    Status(Status),
+}
+
+/// A cache, without its secret keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheView {
+    /// Its name.
+    pub name: String,
+    /// Whether anyone may pull.
+    pub public: bool,
+    /// What clients see as `Priority`.
+    pub priority: u32,
+    /// The store directory of its paths.
+    pub store_dir: String,
+    /// The form that its narinfos offer.
+    pub transport: Transport,
+    /// What a second, different NAR for a path does.
+    pub on_conflict: ConflictPolicy,
+    /// What it demands of references.
+    pub references: ReferencePolicy,
+    /// Public keys by one of which uploads must be signed.
+    pub trusted_keys: Vec<String>,
+    /// The public halves of its signing keys.
+    pub public_keys: Vec<String>,
+    /// Whether it stands at the root of the server's URL.
+    pub at_root: bool,
+    /// The host name on which it stands at the root.
+    pub host: Option<String>,
+    /// When it was made.
+    pub created_at: UnixSeconds,
+    /// Where clients find it.
+    pub url: String,
+    /// Lines for a client's nix.conf.
+    pub nix_conf: Vec<String>,
+    /// How many paths it has, and their NAR bytes; counted by [`Request::CacheShow`] only.
+    pub contents: Option<Contents>,
+}
+
+/// What a cache holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Its paths.
+    pub paths: u64,
+    /// Their NAR bytes.
+    pub logical_bytes: u64,
+}
+
+/// A token and its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewToken {
+    /// The whole token: shown this once.
+    pub token: SecretText,
+    /// What is kept of it.
+    #[serde(flatten)]
+    pub view: TokenView,
+}
+
+/// A token without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    /// Its public name, 16 hex digits.
+    pub id: String,
+    /// Who uses it.
+    pub builder: String,
+    /// What it may do, as `CACHE:VERB[,VERB]…`.
+    pub grants: Vec<String>,
+    /// When it was made.
+    pub created_at: UnixSeconds,
+    /// When it stops to count.
+    pub expires_at: Option<UnixSeconds>,
+    /// When it was revoked.
+    pub revoked_at: Option<UnixSeconds>,
+    /// Whether it counts now.
+    pub state: TokenState,
+}
+
+/// Whether a token counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenState {
+    /// It does.
+    Active,
+    /// It did until its time was over.
+    Expired,
+    /// It did until it was revoked.
+    Revoked,
+}
+
+/// Sums over a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program that answers.
+    pub version: String,
+    /// Whether a server runs.
+    pub running: bool,
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// The data directory.
+    pub data: String,
+    /// Caches.
+    pub caches: u64,
+    /// Tokens that count.
+    pub active_tokens: u64,
+    /// Paths of all caches.
+    pub paths: u64,
+    /// NAR bytes of all paths.
+    pub logical_bytes: u64,
+    /// Uncompressed bytes of all chunks stored.
+    pub unique_bytes: u64,
+    /// Bytes in packs, with headers, records and footers.
+    pub stored_bytes: u64,
+    /// Packs, the one that grows included.
+    pub packs: u64,
+    /// Bytes that the indexes take on the disk.
+    pub index_bytes: u64,
+    /// Free bytes of the file system, if it tells.
+    pub free_bytes: Option<u64>,
+}
+
+/// Why a request was not done; nothing of it took effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "failure", rename_all = "kebab-case")]
+pub enum Failure {
+    /// There is no such cache.
+    #[error("find the cache '{name}': there is none; `firnd cache list` shows all")]
+    NoSuchCache {
+        /// Its name.
+        name: String,
+    },
+    /// There is one already.
+    #[error("create the cache '{name}': it is there already; `firnd cache set` changes it")]
+    CacheExists {
+        /// Its name.
+        name: String,
+    },
+    /// There is no such token.
+    #[error("find the token {id}: there is none; `firnd token list` shows all")]
+    NoSuchToken {
+        /// Its id.
+        id: String,
+    },
+    /// The request makes no sense.
+    #[error("{detail}")]
+    Invalid {
+        /// What, and what is allowed.
+        detail: String,
+    },
+    /// The store failed.
+    #[error("{detail}")]
+    Store {
+        /// What was being done, and why it failed.
+        detail: String,
+    },
+}

@@ -1,0 +1,85 @@
+//! Getting a request done: by the running server, or else here.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use firn_engine::{Clock, SystemClock};
+
+use super::{CliError, Report, output};
+use crate::admin::{Admin, Answer, Request, Status, execute, socket};
+use crate::config::Config;
+use crate::data_dir::{DataDir, DataError, SystemEntropy};
+use crate::serve;
+
+/// How long to wait for a server that starts or stops, or for another command.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Gets a request done; `makes_store` says whether a new store is made for it.
+pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_store: bool) -> Result<Answer, CliError> {
+    if !makes_store && !data.exists() {
+        return Err(CliError::NoStore { data: data.root().to_owned() });
+    }
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(reply) = socket::ask(data, request)? {
+            return Ok(reply?);
+        }
+        match data.try_lock("firnd, a command")? {
+            Ok(lock) => {
+                let store = data.open_index(lock)?;
+                let admin = Admin {
+                    meta: &*store.meta,
+                    app: None,
+                    data,
+                    base_url: &serve::base_url(&config.server, None),
+                    entropy: &SystemEntropy,
+                    now: SystemClock.now(),
+                };
+                let answer = execute(&admin, request.clone());
+                store.close()?;
+                return Ok(answer?);
+            }
+            // It starts and has no socket yet, stops and has none any more, or is a command that will be done.
+            Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(20)),
+            Err(holder) => return Err(DataError::Held { data: data.root().to_owned(), holder }.into()),
+        }
+    }
+}
+
+/// Returns the error for an answer to another question.
+pub(super) fn unexpected() -> CliError {
+    CliError::Socket(socket::SocketError::Answer { detail: "it answers another question".to_owned() })
+}
+
+/// `firnd status`
+pub(super) fn status(data: &DataDir, config: &Config) -> Result<Report, CliError> {
+    let Answer::Status(status) = ask(data, config, &Request::Status, false)? else { return Err(unexpected()) };
+    Ok(Report::new(status_text(&status), &status))
+}
+
+fn status_text(status: &Status) -> String {
+    let Status { paths, logical_bytes, unique_bytes, stored_bytes, index_bytes, .. } = status;
+    let server = match status.pid {
+        Some(pid) if status.running => format!("running (process {pid})"),
+        _ => "not running".to_owned(),
+    };
+    let on_disk = stored_bytes.saturating_add(*index_bytes);
+    // Nothing stored has no ratio.
+    let ratio = logical_bytes.saturating_mul(100).checked_div(on_disk).map_or_else(String::new, |percent| {
+        format!(": {}.{:02} times smaller than logical", percent / 100, percent % 100)
+    });
+    let free = status.free_bytes.map_or_else(|| "unknown".to_owned(), output::bytes);
+    output::pairs(&[
+        ("server", server),
+        ("data", status.data.clone()),
+        ("caches", status.caches.to_string()),
+        ("active tokens", status.active_tokens.to_string()),
+        ("paths", paths.to_string()),
+        ("logical", output::bytes(*logical_bytes)),
+        ("unique", output::bytes(*unique_bytes)),
+        ("stored", format!("{} in {} packs", output::bytes(*stored_bytes), status.packs)),
+        ("index", output::bytes(*index_bytes)),
+        ("on disk", format!("{}{ratio}", output::bytes(on_disk))),
+        ("free", free),
+    ])
+}

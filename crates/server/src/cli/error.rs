@@ -1,0 +1,122 @@
+//! Why a command was not done: what happened, to what, and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::exit;
+use crate::admin::{Failure, socket::SocketError};
+use crate::config::ConfigError;
+use crate::data_dir::{DataError, SERVER};
+use crate::serve::ServeError;
+
+/// Why a command was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration is bad.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory can't be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The running server gave no answer.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The request was refused.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// The server ended.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// There is no store, and the command makes none.
+    #[error("find a store in {}: there is none", data.display())]
+    NoStore {
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The command needs to be confirmed.
+    #[error("delete the cache '{name}' and all its paths: say so with --yes")]
+    Unconfirmed {
+        /// Its name.
+        name: String,
+    },
+    /// A file that the command line names can't be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard output can't be written.
+    #[error("write to standard output")]
+    Output(#[source] io::Error),
+}
+
+impl CliError {
+    /// Returns the exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Config(_) => exit::CONFIG,
+            Self::Data(DataError::Held { .. }) => exit::HELD,
+            Self::Data(
+                DataError::Io { .. } | DataError::Index { .. } | DataError::Storage { .. } | DataError::Engine { .. },
+            )
+            | Self::Socket(_)
+            | Self::Output(_)
+            | Self::Failure(Failure::Store { .. }) => exit::FAILED,
+            Self::Failure(Failure::NoSuchCache { .. } | Failure::NoSuchToken { .. }) | Self::NoStore { .. } => {
+                exit::NOT_FOUND
+            }
+            Self::Failure(Failure::CacheExists { .. }) => exit::EXISTS,
+            Self::Failure(Failure::Invalid { .. }) | Self::Unconfirmed { .. } | Self::Read { .. } => exit::USAGE,
+            Self::Serve(error) => match error {
+                ServeError::Tls { .. } => exit::CONFIG,
+                ServeError::Data(error) => Self::data_code(error),
+                ServeError::Listen { .. }
+                | ServeError::Runtime { .. }
+                | ServeError::Index(_)
+                | ServeError::Close(_) => exit::FAILED,
+            },
+        }
+    }
+
+    fn data_code(error: &DataError) -> u8 {
+        match error {
+            DataError::Held { .. } => exit::HELD,
+            DataError::Io { .. } | DataError::Index { .. } | DataError::Storage { .. } | DataError::Engine { .. } => {
+                exit::FAILED
+            }
+        }
+    }
+
+    /// Returns what to do about it, when that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config(_) => Some("`firnd config example` prints every key with its default".to_owned()),
+            Self::Data(error) | Self::Serve(ServeError::Data(error)) => data_hint(error),
+            Self::Serve(ServeError::Listen { .. }) => {
+                Some("choose another address with --listen, or port 0 for any free port".to_owned())
+            }
+            Self::NoStore { .. } => Some(
+                "name the data directory with --data or FIRN_DATA; `firnd serve` or `firnd cache create` makes a new store".to_owned(),
+            ),
+            Self::Socket(_) => Some("if no server runs, remove the socket file and try again".to_owned()),
+            Self::Serve(_) | Self::Failure(_) | Self::Unconfirmed { .. } | Self::Read { .. } | Self::Output(_) => None,
+        }
+    }
+}
+
+fn data_hint(error: &DataError) -> Option<String> {
+    match error {
+        DataError::Held { holder, .. } if holder.name == SERVER => Some(
+            "one server at a time uses a data directory: stop that one, or give another directory with --data"
+                .to_owned(),
+        ),
+        DataError::Held { .. } => Some("wait until it is done, then try again".to_owned()),
+        DataError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("run firnd as the user who owns the data directory".to_owned())
+        }
+        DataError::Io { .. } | DataError::Index { .. } | DataError::Storage { .. } | DataError::Engine { .. } => None,
+    }
+}

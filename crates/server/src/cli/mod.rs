@@ -1,0 +1,162 @@
+//! The command line: arguments to requests, answers to text, errors to exit codes.
+
+mod admin;
+mod cache;
+mod error;
+pub mod exit;
+mod output;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, EXAMPLE, Listen};
+use crate::data_dir::DataDir;
+use crate::serve::{self, tls};
+
+pub use error::CliError;
+pub use output::Report;
+
+const EXAMPLES: &str = "\
+Examples:
+  firnd serve --data /var/lib/firn --listen '[::]:8080'
+  firnd cache create main --public         make a cache; prints its key and nix.conf lines
+  firnd token create --grant main:push --name builder-1 > token
+  firnd status
+
+Clients then use http://SERVER:8080/main as a substituter, and upload with
+  nix copy --to http://SERVER:8080/main    the token is the password in their netrc file
+
+Administration works while the server runs and when it doesn't.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 data directory in use,
+5 not found, 6 exists already, 7 shutdown forced by a second signal.";
+
+/// A binary cache for Nix that stores every piece once.
+#[derive(Debug, Parser)]
+#[command(name = "firnd", version, about, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+struct Global {
+    /// The data directory [default: the configuration's, or ./data]
+    #[arg(long, global = true, env = "FIRN_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The configuration file; without one, built-in defaults hold
+    #[arg(long, global = true, env = "FIRN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON: one line with stable field names
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until SIGTERM or SIGINT
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeArguments),
+    /// Make, show, change and delete caches
+    #[command(subcommand)]
+    Cache(cache::Command),
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Check a configuration file, or print one with every key explained
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Sum up what is stored, and what it takes
+    Status,
+}
+
+const SERVE_HELP: &str = "\
+When it listens it prints a line `firnd: listening on http://ADDRESS:PORT` for each address.
+
+Signals: SIGTERM and SIGINT finish the requests in progress (at most server.shutdown-grace) and end;
+a second one ends at once. SIGHUP reads the TLS files again.
+
+/healthz answers 200 while the process is alive, /readyz while it can take uploads (503 says why not).
+
+Example:
+  firnd serve --data /var/lib/firn --listen 0.0.0.0:8080 --listen '[::1]:8080'";
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// Where to listen; may be given several times [default: the configuration's, or 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = crate::config::parse_address)]
+    listen: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum ConfigCommand {
+    /// Say whether the configuration (--config or FIRN_CONFIG) is good; with --json, print it with all defaults
+    Check,
+    /// Print the default configuration with every key explained
+    #[command(after_help = "Example:\n  firnd config example > firnd.toml")]
+    Example,
+}
+
+/// Runs a command line; the first argument is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A reader who went away early is no error here either.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::DONE });
+        }
+    };
+    let json = arguments.global.json;
+    match run(arguments).and_then(|report| report.write(json).map_err(CliError::Output)) {
+        Ok(()) => ExitCode::from(exit::DONE),
+        Err(error) => {
+            output::write_error(&error, error.hint().as_deref(), json);
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<Report, CliError> {
+    let Arguments { global, command } = arguments;
+    let mut config = match &global.config {
+        // To print the example, no file needs to be good.
+        _ if matches!(command, Command::Config(ConfigCommand::Example)) => Config::default(),
+        Some(path) => Config::load(path)?,
+        None => Config::default(),
+    };
+    if let Command::Serve(serve) = &command
+        && !serve.listen.is_empty()
+    {
+        config.server.listen = Listen(serve.listen.clone());
+        config.check("with the command line's --listen")?;
+    }
+    let root = global.data.clone().or_else(|| config.server.data.clone()).unwrap_or_else(|| PathBuf::from("data"));
+    let data = DataDir::new(root);
+    match command {
+        Command::Serve(_) => Ok(serve::run(config, &data, global.json).map(|()| Report::default())?),
+        Command::Cache(command) => cache::run(command, &data, &config),
+        Command::Token(command) => token::run(command, &data, &config),
+        Command::Status => admin::status(&data, &config),
+        Command::Config(ConfigCommand::Example) => Ok(Report::new(EXAMPLE, &Config::default())),
+        Command::Config(ConfigCommand::Check) => check_config(&config, global.config.as_ref()),
+    }
+}
+
+fn check_config(config: &Config, path: Option<&PathBuf>) -> Result<Report, CliError> {
+    if let (Some(cert), Some(key)) = (&config.server.tls_cert, &config.server.tls_key) {
+        tls::load(cert, key)?;
+    }
+    let place = path.map_or_else(|| "no file: the built-in defaults".to_owned(), |path| path.display().to_string());
+    Ok(Report::new(format!("{place}: good\n"), config))
+}

@@ -1,0 +1,373 @@
+//! The data directory: what lies where, who may use it, and how its store is opened.
+//!
+//! One process at a time: it holds an exclusive lock on `lock`, where it wrote its process id and what it is. Whoever
+//! only wants to administer talks to a running server through `firnd.sock` instead.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use firn_engine::{Engine, Entropy, SystemClock};
+use firn_index::{ChunkIndex, Meta};
+use firn_storage::{Disk, Storage};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::config::StoreConfig;
+
+/// What a server writes into the lock file; any other holder is a command that will be done soon.
+pub const SERVER: &str = "firnd serve";
+
+/// How long to wait for a command that holds the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// The memory for the index's blocks when only an administrator's command needs it, in bytes.
+const COMMAND_INDEX_CACHE: usize = 8 << 20;
+
+/// Where everything of a store lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDir {
+    root: PathBuf,
+}
+
+/// Why a data directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Another process holds it.
+    #[error("lock the data directory {}: {holder} is using it", data.display())]
+    Held {
+        /// The data directory.
+        data: PathBuf,
+        /// Who.
+        holder: Holder,
+    },
+    /// The file system refused.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// What was being done, as a verb phrase.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The index doesn't open.
+    #[error("open the index in {}", path.display())]
+    Index {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: firn_index::Error,
+    },
+    /// The packs' storage doesn't open.
+    #[error("open the storage in {}", path.display())]
+    Storage {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: firn_storage::Error,
+    },
+    /// The store doesn't open, or can't be brought into order after a crash.
+    #[error("open the store in {}", path.display())]
+    Engine {
+        /// The data directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<firn_engine::Error>,
+    },
+}
+
+/// The process that holds a data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id, if it has written it yet.
+    pub pid: Option<u32>,
+    /// What it is, like `firnd serve`.
+    pub name: String,
+}
+
+impl Holder {
+    /// Says whether it is a server (or one that is just starting).
+    pub fn is_server(&self) -> bool {
+        self.name == SERVER
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid} ({})", self.name),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+/// The exclusive right to a data directory, as long as it lives.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // So that nobody is told of a process that is gone. The lock itself ends with the file.
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// The parts of a store that administration needs, opened without a server.
+pub struct OpenIndex {
+    /// Caches, tokens, totals.
+    pub meta: Arc<dyn Meta>,
+    index: PathBuf,
+    lock: Lock,
+}
+
+impl OpenIndex {
+    /// Leaves the index in good order for whoever opens it next.
+    pub fn close(self) -> Result<(), DataError> {
+        let Self { meta, index, lock } = self;
+        let flushed = meta.flush().map_err(|source| DataError::Index { path: index, source });
+        // The index has a lock of its own, which must end first.
+        drop(meta);
+        drop(lock);
+        flushed
+    }
+}
+
+/// A store, opened by a server.
+pub struct OpenStore {
+    /// Ingest and restore over it.
+    pub engine: Engine,
+    /// Where its packs are.
+    pub storage: Arc<dyn Storage>,
+    lock: Lock,
+}
+
+impl OpenStore {
+    /// Ends the use of the data directory. The engine must be closed, and no clone of it used any more.
+    pub fn release(self) {
+        drop(self.engine);
+        drop(self.lock);
+    }
+}
+
+/// Draws from the kernel's random numbers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn draw(&self) -> u128 {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("Linux gives random bytes to every process once it has booted");
+        u128::from_le_bytes(bytes)
+    }
+}
+
+impl DataDir {
+    /// Names a data directory, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Returns its path.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the lock file's path.
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// Returns the path of the socket on which a running server is administered.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("firnd.sock")
+    }
+
+    /// Returns the folder of the indexes.
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    /// Returns the folder of the packs' storage.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// Says whether a store was ever made here.
+    pub fn exists(&self) -> bool {
+        self.index().is_dir()
+    }
+
+    /// Takes the directory for this process, making it if need be; `name` tells others who holds it.
+    ///
+    /// Waits a few seconds for a command to be done, and not at all for a server.
+    pub fn lock(&self, name: &str) -> Result<Lock, DataError> {
+        let until = Instant::now() + LOCK_WAIT;
+        self.make(&self.root)?;
+        loop {
+            match self.try_lock(name)? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) if holder.is_server() || Instant::now() >= until => {
+                    return Err(DataError::Held { data: self.root.clone(), holder });
+                }
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Tries once; the inner error says who holds it.
+    pub fn try_lock(&self, name: &str) -> Result<Result<Lock, Holder>, DataError> {
+        let path = self.lock_file();
+        let io = |doing| {
+            let path = path.clone();
+            move |source| DataError::Io { doing, path, source }
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("open"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(Err(read_holder(&mut file))),
+            Err(error) => return Err(io("lock")(error.into())),
+        }
+        file.set_len(0).and_then(|()| file.rewind()).map_err(io("write"))?;
+        writeln!(file, "{} {name}", std::process::id()).map_err(io("write"))?;
+        Ok(Ok(Lock { file }))
+    }
+
+    /// Makes a folder that only its owner may enter: signing keys lie below.
+    fn make(&self, path: &Path) -> Result<(), DataError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| DataError::Io {
+            doing: "make the folder",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Opens what administration needs.
+    pub fn open_index(&self, lock: Lock) -> Result<OpenIndex, DataError> {
+        Ok(OpenIndex { meta: self.open_meta(COMMAND_INDEX_CACHE)?, index: self.index(), lock })
+    }
+
+    fn open_meta(&self, cache_bytes: usize) -> Result<Arc<dyn Meta>, DataError> {
+        let path = self.index();
+        self.make(&path)?;
+        let meta = firn_index_rocks::RocksMeta::open(&path, &firn_index_rocks::MetaOptions { cache_bytes })
+            .map_err(|source| DataError::Index { path, source })?;
+        Ok(Arc::new(meta))
+    }
+
+    /// Opens the whole store, and brings it into order if the last server was killed.
+    pub fn open_store(&self, lock: Lock, config: &StoreConfig) -> Result<OpenStore, DataError> {
+        // A machine of 32 bits could not use more anyway.
+        let half = usize::try_from(config.index_cache.0 / 2).unwrap_or(usize::MAX);
+        // The rows of packs, paths and recipes are asked for more often than single chunks.
+        let meta = self.open_meta(half)?;
+        let path = self.index();
+        let options = firn_index_rocks::ChunkIndexOptions { cache_bytes: half, ..Default::default() };
+        let chunks: Arc<dyn ChunkIndex> = Arc::new(
+            firn_index_rocks::RocksChunkIndex::open(&path, &options)
+                .map_err(|source| DataError::Index { path, source })?,
+        );
+        let path = self.store();
+        self.make(&path)?;
+        let storage: Arc<dyn Storage> =
+            Arc::new(Disk::open(&path).map_err(|source| DataError::Storage { path, source })?);
+        let engine = Engine::open(
+            Arc::clone(&storage),
+            meta,
+            chunks,
+            Arc::new(SystemClock),
+            Arc::new(SystemEntropy),
+            engine_options(config),
+        )
+        .map_err(|source| DataError::Engine { path: self.root.clone(), source: Box::new(source) })?;
+        Ok(OpenStore { engine, storage, lock })
+    }
+
+    /// Returns the bytes that the indexes take on the disk.
+    pub fn index_bytes(&self) -> Result<u64, DataError> {
+        bytes_below(&self.index())
+    }
+
+    /// Returns the free bytes of its file system, if that tells.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.root).ok()?;
+        found.f_bavail.checked_mul(found.f_frsize)
+    }
+
+    /// Sets who may use a file: only its owner.
+    pub(crate) fn make_private(path: &Path) -> Result<(), DataError> {
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|source| DataError::Io {
+            doing: "set the permissions of",
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+fn engine_options(config: &StoreConfig) -> firn_engine::Options {
+    firn_engine::Options {
+        compression_level: config.compression_level,
+        pack_bytes: config.pack_size.0,
+        frame_cache_bytes: config.frame_cache.0,
+        recipe_cache_bytes: config.recipe_cache.0,
+        nar_lease_seconds: config.nar_lease.0.as_secs(),
+        max_nar_bytes: config.max_nar_size.0,
+        min_free_bytes: config.min_free.0,
+        ..firn_engine::Options::default()
+    }
+}
+
+fn read_holder(file: &mut File) -> Holder {
+    let mut text = String::new();
+    let mut holder = Holder { pid: None, name: String::new() };
+    if file.take(256).read_to_string(&mut text).is_ok()
+        && let Some((pid, name)) = text.trim().split_once(' ')
+    {
+        holder.pid = pid.parse().ok();
+        name.clone_into(&mut holder.name);
+    }
+    holder
+}
+
+/// Adds up the disk blocks below a folder, as `du` does; files that vanish meanwhile don't count.
+fn bytes_below(root: &Path) -> Result<u64, DataError> {
+    use std::os::unix::fs::MetadataExt;
+    let io = |path: &Path, source| DataError::Io { doing: "measure", path: path.to_owned(), source };
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let mut bytes: u64 = 0;
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if gone(&error) => continue,
+            Err(error) => return Err(io(&folder, error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| io(&folder, error))?;
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => folders.push(entry.path()),
+                Ok(found) => bytes = bytes.saturating_add(found.blocks().saturating_mul(512)),
+                Err(error) if gone(&error) => {}
+                Err(error) => return Err(io(&entry.path(), error)),
+            }
+        }
+    }
+    Ok(bytes)
+}

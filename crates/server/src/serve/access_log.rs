@@ -1,0 +1,108 @@
+//! One line in the log for each request, written when its answer's last byte was handed on or its client went away.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Bytes;
+use tokio::time::Instant;
+
+use super::watch::InProgress;
+use crate::app::LogFields;
+
+/// The longest path that is logged, in bytes.
+const MAX_PATH_BYTES: usize = 256;
+
+/// What is known of a request so far.
+pub(super) struct Record {
+    method: http::Method,
+    path: String,
+    began: Instant,
+    status: u16,
+    sent: u64,
+    complete: bool,
+    fields: LogFields,
+    _in_progress: InProgress,
+}
+
+impl Record {
+    pub(super) fn new<B>(request: &Request<B>, in_progress: InProgress) -> Self {
+        let path = request.uri().path();
+        // Paths are ASCII, by hyper's parser; else the end is left out at a character's border.
+        let end = (0..=path.len().min(MAX_PATH_BYTES)).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
+        Self {
+            method: request.method().clone(),
+            path: path.get(..end).unwrap_or_default().to_owned(),
+            began: Instant::now(),
+            status: 0,
+            sent: 0,
+            complete: false,
+            fields: LogFields::default(),
+            _in_progress: in_progress,
+        }
+    }
+
+    /// Follows an answer to its end.
+    pub(super) fn attach<B: Body>(mut self, mut response: Response<B>) -> Response<Logged<B>> {
+        self.status = response.status().as_u16();
+        self.fields = response.extensions_mut().remove().unwrap_or_default();
+        let head = self.method == http::Method::HEAD;
+        response.map(|body| {
+            // hyper doesn't read a body that has no bytes or is not to be sent.
+            self.complete = head || body.is_end_stream();
+            Logged { body, record: self }
+        })
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let ms = u64::try_from(self.began.elapsed().as_micros()).map_or(f64::MAX, |us| us as f64 / 1000.0);
+        let cache = self.fields.cache.as_ref().map(|cache| cache.as_str());
+        let token = self.fields.token.map(|token| token.to_string());
+        tracing::info!(
+            method = %self.method,
+            path = %self.path,
+            status = self.status,
+            sent_bytes = self.sent,
+            ms,
+            cache,
+            token,
+            complete = self.complete,
+            "request"
+        );
+    }
+}
+
+/// A body that counts.
+pub(super) struct Logged<B> {
+    body: B,
+    record: Record,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Logged<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let result = Pin::new(&mut self.body).poll_frame(cx);
+        match &result {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.record.complete = self.body.is_end_stream();
+            }
+            Poll::Ready(None) => self.record.complete = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        result
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
