@@ -51,6 +51,7 @@ pub enum PathOutcome {
 }
 
 /// The content of a document to commit.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on its way into a function")]
 pub enum DocumentContent {
     /// The bytes themselves, at most 4 KiB.
     Inline(Vec<u8>),

@@ -144,17 +144,15 @@ impl<'a> Group<'a> {
     fn prepare(&mut self, change: &Change) -> Result<Result<PathOutcome>> {
         let mut commit = Commit { session: None, packs: Vec::new(), ops: Vec::new() };
         let outcome = match change {
-            Change::Nar { cache, hash, row, alias, new } => {
-                self.add_recipe(&mut commit, row.recipe, new)?.map(|()| {
-                    self.records.push(Record::Nar(cache, hash, row).encode());
-                    commit.ops.push(Op::Nar(cache.clone(), *hash, row.clone()));
-                    if let Some((name, alias)) = alias {
-                        self.records.push(Record::Alias(cache, name, alias).encode());
-                        commit.ops.push(Op::Alias(cache.clone(), name.clone(), alias.clone()));
-                    }
-                    PathOutcome::Created
-                })
-            }
+            Change::Nar { cache, hash, row, alias, new } => self.add_recipe(&mut commit, row.recipe, new)?.map(|()| {
+                self.records.push(Record::Nar(cache, hash, row).encode());
+                commit.ops.push(Op::Nar(cache.clone(), *hash, row.clone()));
+                if let Some((name, alias)) = alias {
+                    self.records.push(Record::Alias(cache, name, alias).encode());
+                    commit.ops.push(Op::Alias(cache.clone(), name.clone(), alias.clone()));
+                }
+                PathOutcome::Created
+            }),
             Change::Document { cache, key, row, new } => {
                 let added = match new {
                     Some((recipe, new)) => self.add_recipe(&mut commit, *recipe, new)?,

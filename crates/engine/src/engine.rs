@@ -7,8 +7,7 @@ use std::thread::JoinHandle;
 
 use firn_chunk::{Input, RecipeId};
 use firn_index::{
-    AliasRow, CacheName, ChunkIndex, Content, DocumentKey, DocumentRow, Meta, NarRow, ReferencePolicy, Totals,
-    Uploader,
+    AliasRow, CacheName, ChunkIndex, Content, DocumentKey, DocumentRow, Meta, NarRow, ReferencePolicy, Totals, Uploader,
 };
 use firn_nix::nar::Listing;
 use firn_nix::{Sha256, StoreHash, StorePath};

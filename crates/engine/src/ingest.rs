@@ -177,8 +177,7 @@ impl Ingest {
         let mut stats = self.cutting.stats;
         stats.chunks = cut.recipe.chunks.len() as u64;
         stats.stored_bytes = self.cutting.run.stored_bytes();
-        stats.known_recipe =
-            self.shared.packs.meta.recipe(&recipe)?.is_some_and(|row| row.damaged_at.is_none());
+        stats.known_recipe = self.shared.packs.meta.recipe(&recipe)?.is_some_and(|row| row.damaged_at.is_none());
         let mut new_recipe = None;
         if !stats.known_recipe {
             let chunks = stats.chunks;

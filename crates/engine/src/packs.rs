@@ -139,7 +139,7 @@ impl Packs {
             Ok(writer) => Ok(Open { builder, writer, fresh: Vec::new() }),
             Err(error) => {
                 // Only tidiness: recovery forgets a pack that was reserved and never written.
-                let _ = self.storage.delete(&object_name(pack)).and_then(|()| Ok(self.meta.forget_pack(pack)));
+                let _ = self.storage.delete(&object_name(pack)).map(|()| self.meta.forget_pack(pack));
                 Err(error.into())
             }
         }

@@ -68,4 +68,3 @@ impl RecordEncoder {
         self.0.encode(kind, &data, &lens, &ids, LEVEL).map_err(|error| Error::Internal(error.to_string()))
     }
 }
-

@@ -128,14 +128,20 @@ fn apply_footer(packs: &Packs, pack: PackId) -> Result<()> {
     let name = object_name(pack);
     let len = match packs.storage.len(&name) {
         Ok(len) => len,
-        Err(error @ firn_storage::Error::NotFound { .. }) => return Ok(skip(pack, &error)),
+        Err(error @ firn_storage::Error::NotFound { .. }) => {
+            skip(pack, &error);
+            return Ok(());
+        }
         Err(error) => return Err(error.into()),
     };
     let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
     let footer = match Footer::open(read, len) {
         Ok(footer) => footer,
         // The index is a view: chunks that it does not know are stored again, and restores have their own hints.
-        Err(error) => return Ok(skip(pack, &error)),
+        Err(error) => {
+            skip(pack, &error);
+            return Ok(());
+        }
     };
     let mut entries: Vec<(ChunkId, ChunkLoc)> = Vec::new();
     for (offset, entry) in footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Chunks) {

@@ -220,7 +220,8 @@ impl Restore {
         for group in ids.chunks(1024) {
             let found = self.shared.packs.chunks.lookup(group)?;
             if let Some((id, _)) = group.iter().zip(&found).find(|(_, loc)| loc.is_none_or(|loc| loc.frame == gone)) {
-                let error = Error::damaged(format!("the chunk {id}"), format!("pack {} is gone or cut short", gone.pack));
+                let error =
+                    Error::damaged(format!("the chunk {id}"), format!("pack {} is gone or cut short", gone.pack));
                 self.found_damage(&error);
                 return Err(error);
             }

@@ -99,7 +99,16 @@ impl ZstdRestore {
         let restore = open(frame.saturating_mul(TRANSPORT_FRAME_BYTES as u64))?;
         let skip = usize::try_from(start.min(total) - before).unwrap_or(0);
         let sizes = Arc::clone(shared);
-        Ok(Self { nar, sizes, restore, encoder: Encoder::new()?, total: Some(total), measured: None, skip, first: None })
+        Ok(Self {
+            nar,
+            sizes,
+            restore,
+            encoder: Encoder::new()?,
+            total: Some(total),
+            measured: None,
+            skip,
+            first: None,
+        })
     }
 
     fn whole(shared: &Arc<crate::engine::Shared>, nar: Sha256, restore: Restore) -> Result<Self> {
@@ -131,6 +140,7 @@ impl ZstdRestore {
     ///
     /// # Errors
     /// As [`Restore::next`].
+    #[expect(clippy::should_implement_trait, reason = "an iterator would invite callers to go on after an error")]
     pub fn next(&mut self) -> Result<Option<Bytes>> {
         let frame = match self.first.take() {
             Some(first) => Some(first),
