@@ -1,6 +1,6 @@
 //! Memory is bounded whatever comes, and what is beyond a limit still comes back.
 
-use firn_chunk::{Input, MAX_PATCHES, MAX_SLOTS, Recipe};
+use firn_chunk::{ChunkerId, Input, MAX_CHUNKS, MAX_PATCHES, MAX_SLOTS, Patches, Recipe};
 
 use crate::input::{BASE32, cut, cut_pieces, split};
 
@@ -68,6 +68,22 @@ fn nothing_is_taken_beyond_the_last_patch() {
     assert!(encoded.len() < 64 << 20);
     encoded.extend([0, 0]);
     Recipe::decode(&encoded).expect_err("one patch more than the limit");
+}
+
+#[test]
+fn a_recipe_of_more_chunks_than_the_limit_is_not_read() {
+    for (count, is_fine) in [(MAX_CHUNKS, true), (MAX_CHUNKS + 1, false)] {
+        let (input, chunker) = (Input::Bytes, ChunkerId::CURRENT);
+        let empty = Recipe { input, chunker, length: 0, chunks: Vec::new(), patches: Patches::default() };
+        let mut bytes = empty.encode();
+        bytes[20..28].copy_from_slice(&(count as u64).to_le_bytes());
+        bytes[28..32].copy_from_slice(&u32::try_from(count).expect("it is small").to_le_bytes());
+        bytes.resize(32 + 32 * count, 7);
+        bytes.resize(32 + 33 * count, 1);
+        let result = Recipe::decode(&bytes);
+        assert_eq!(result.is_ok(), is_fine, "{count}");
+        assert!(result.is_err() || result.is_ok_and(|recipe| recipe.encode() == bytes));
+    }
 }
 
 #[test]
