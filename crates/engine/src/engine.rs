@@ -11,6 +11,7 @@ use firn_index::{
 };
 use firn_nix::nar::Listing;
 use firn_nix::{Sha256, StoreHash, StorePath};
+use firn_pack::FrameEncoder;
 use firn_storage::Storage;
 use quick_cache::sync::Cache;
 
@@ -19,6 +20,7 @@ use crate::committer::{self, Change, Request, Stored};
 use crate::frames::Frames;
 use crate::ingest::{Ingest, Ingested};
 use crate::packs::Packs;
+use crate::pool::Pool;
 use crate::recipes::Recipes;
 use crate::records::RecordEncoder;
 use crate::restore::Restore;
@@ -123,6 +125,7 @@ impl Engine {
             meta,
             chunks,
             in_flight: Default::default(),
+            encoders: Pool::new(|| FrameEncoder::new().map_err(|error| Error::Internal(error.to_string()))),
             clock,
             entropy,
             pack_bytes: options.pack_bytes,

@@ -1,6 +1,6 @@
 //! Decoded frames: read, checked, and kept in memory up to a limit of bytes.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use firn_chunk::ChunkId;
 use firn_pack::{DecodedFrame, FrameDecoder, FrameLoc};
@@ -8,6 +8,7 @@ use firn_storage::Storage;
 use quick_cache::sync::{Cache, GuardResult};
 
 use crate::packs::object_name;
+use crate::pool::Pool;
 use crate::{Error, Result};
 
 /// How many stored bytes one read takes at most when the frames behind the wanted one are wanted next.
@@ -18,9 +19,6 @@ const GAP_BYTES: u64 = 128 << 10;
 
 /// How many frames one read brings at most: what a restore holds beside the shared memory.
 const READ_FRAMES: usize = 4;
-
-/// Idle decoders kept for the next read.
-const IDLE_DECODERS: usize = 16;
 
 /// A decoded frame whose chunks are checked against their ids when first used.
 pub(crate) struct CheckedFrame {
@@ -60,7 +58,7 @@ impl quick_cache::Weighter<(FrameLoc,), Arc<CheckedFrame>> for Weight {
 pub(crate) struct Frames {
     storage: Arc<dyn Storage>,
     memory: Cache<(FrameLoc,), Arc<CheckedFrame>, Weight>,
-    decoders: Mutex<Vec<FrameDecoder>>,
+    decoders: Pool<FrameDecoder>,
 }
 
 /// Frames that one read brought: the wanted one, and those behind it.
@@ -70,7 +68,8 @@ impl Frames {
     /// Returns a reader that keeps up to `bytes` of decoded frames.
     pub(crate) fn new(storage: Arc<dyn Storage>, bytes: u64) -> Self {
         let frames = usize::try_from(bytes >> 20).unwrap_or(usize::MAX).max(16);
-        Self { storage, memory: Cache::with_weighter(frames, bytes, Weight), decoders: Mutex::default() }
+        let decoders = Pool::new(|| FrameDecoder::new().map_err(|error| Error::Internal(error.to_string())));
+        Self { storage, memory: Cache::with_weighter(frames, bytes, Weight), decoders }
     }
 
     /// Returns the bytes of decoded frames in memory.
@@ -156,20 +155,12 @@ impl Frames {
     }
 
     fn decode(&self, loc: &FrameLoc, bytes: &[u8]) -> Result<DecodedFrame> {
-        let idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut decoder = match idle {
-            Some(decoder) => decoder,
-            None => FrameDecoder::new().map_err(|error| Error::Internal(error.to_string()))?,
-        };
-        let decoded = decoder.decode(bytes).map_err(|error| match error {
-            firn_pack::Error::Corrupt { .. } => Error::damaged(describe(loc), error),
-            other => Error::Internal(other.to_string()),
-        });
-        let mut idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_DECODERS {
-            idle.push(decoder);
-        }
-        decoded
+        self.decoders.lend(|decoder| {
+            decoder.decode(bytes).map_err(|error| match error {
+                firn_pack::Error::Corrupt { .. } => Error::damaged(describe(loc), error),
+                other => Error::Internal(other.to_string()),
+            })
+        })
     }
 }
 

@@ -123,7 +123,7 @@ impl Drop for Session {
 impl Ingest {
     pub(crate) fn begin(shared: &Arc<Shared>, input: Input) -> Result<Self> {
         shared.check_room()?;
-        let run = Run::new(shared.options.frame_bytes, shared.options.compression_level)?;
+        let run = Run::new(shared.options.frame_bytes, shared.options.compression_level);
         Ok(Self {
             shared: Arc::clone(shared),
             chunker: Some(Chunker::new(input)),

@@ -18,6 +18,7 @@ mod in_flight;
 mod ingest;
 mod packs;
 mod placement;
+mod pool;
 mod recipes;
 mod records;
 mod recovery;

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
 use firn_index::{ChunkIndex, Meta};
-use firn_pack::{ChunkLoc, Frame, FrameKind, FrameLoc, PackBuilder, PackId};
+use firn_pack::{ChunkLoc, Frame, FrameEncoder, FrameKind, FrameLoc, PackBuilder, PackId};
 use firn_storage::{ObjectWriter, Storage};
 
 use crate::in_flight::InFlight;
+use crate::pool::Pool;
 use crate::{Clock, Entropy, Error, Result};
 
 /// Returns the name of the object that holds a pack.
@@ -26,6 +27,7 @@ pub(crate) struct Packs {
     pub(crate) meta: Arc<dyn Meta>,
     pub(crate) chunks: Arc<dyn ChunkIndex>,
     pub(crate) in_flight: InFlight,
+    pub(crate) encoders: Pool<FrameEncoder>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) pack_bytes: u64,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use firn_chunk::ChunkId;
-use firn_pack::{ChunkLoc, FrameEncoder, FrameKind};
+use firn_pack::{ChunkLoc, FrameKind};
 
 use crate::in_flight::{Claim, InFlight};
 use crate::packs::Packs;
@@ -36,7 +36,6 @@ pub(crate) struct Run {
 }
 
 struct Inner {
-    encoder: FrameEncoder,
     data: Vec<u8>,
     lens: Vec<u32>,
     chunks: Vec<(ChunkId, Arc<Pending>)>,
@@ -45,10 +44,9 @@ struct Inner {
 
 impl Run {
     /// Returns an empty run that makes frames of up to `limit` bytes (one chunk at least) at a zstd level.
-    pub(crate) fn new(limit: usize, level: i32) -> Result<Arc<Self>> {
-        let encoder = FrameEncoder::new().map_err(|error| Error::Internal(error.to_string()))?;
-        let inner = Inner { encoder, data: Vec::new(), lens: Vec::new(), chunks: Vec::new(), stored_bytes: 0 };
-        Ok(Arc::new(Self { limit, level, inner: Mutex::new(inner) }))
+    pub(crate) fn new(limit: usize, level: i32) -> Arc<Self> {
+        let inner = Inner { data: Vec::new(), lens: Vec::new(), chunks: Vec::new(), stored_bytes: 0 };
+        Arc::new(Self { limit, level, inner: Mutex::new(inner) })
     }
 
     /// Takes a chunk that the index does not know, unless another ingest has it in hand.
@@ -99,10 +97,10 @@ impl Run {
             return Ok(());
         }
         let ids: Vec<[u8; 32]> = inner.chunks.iter().map(|(id, _)| id.0).collect();
-        let frame = inner
-            .encoder
-            .encode(FrameKind::Chunks, &inner.data, &inner.lens, &ids, self.level)
-            .map_err(|error| Error::Internal(error.to_string()))?;
+        let frame = packs.encoders.lend(|encoder| {
+            let frame = encoder.encode(FrameKind::Chunks, &inner.data, &inner.lens, &ids, self.level);
+            frame.map_err(|error| Error::Internal(error.to_string()))
+        })?;
         let loc = packs.append(&frame)?;
         for ((_, pending), index) in inner.chunks.iter().zip(0..=u16::MAX) {
             // Only this run sets it, once, under its lock.

@@ -326,7 +326,12 @@ impl Admin<'_> {
     }
 
     fn status(&self) -> Result<Answer, Failure> {
-        let Totals { paths, logical_bytes, unique_bytes, stored_bytes } = self.meta.totals().map_err(store)?;
+        // A server knows of the pack that it is writing too.
+        let totals = match self.app {
+            Some(app) => app.engine.stats().map_err(store)?.totals,
+            None => self.meta.totals().map_err(store)?,
+        };
+        let Totals { paths, logical_bytes, unique_bytes, stored_bytes } = totals;
         let active =
             |(_, row): &(TokenId, TokenRow)| row.revoked_at.is_none() && row.expires_at.is_none_or(|at| at > self.now);
         let mut packs = 0;
