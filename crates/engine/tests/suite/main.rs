@@ -1,0 +1,7 @@
+//! Tests of the engine through its public interface.
+
+#[path = "../fixture/mod.rs"]
+mod fixture;
+
+mod round_trip;
+mod sharing;

@@ -1,0 +1,195 @@
+//! What is stored once, and what is visible when.
+
+use firn_chunk::{Input, RecipeId};
+use firn_engine::{Clock as _, DocumentContent, Error, IngestStats};
+use firn_index::{AliasRow, Content, DocumentKey, DocumentKind, Refusal};
+use firn_nix::StorePath;
+use firn_testkit::nar::Node;
+
+use crate::fixture::{
+    Fixture, Pushed, cache, ingest, ingest_as, noise, objects, package, package_with, path, push, push_path, uploader,
+};
+
+#[test]
+fn a_known_recipe_stores_a_record_and_nothing_else() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let nar = package(1, 700_000);
+    let first = push(&engine, &nar).unwrap();
+    let before = engine.stats().unwrap();
+
+    let again = ingest(&engine, &nar).unwrap();
+    let chunks = again.stats.chunks;
+    assert_eq!(again.stats, IngestStats { chunks, known_recipe: true, ..IngestStats::default() });
+    assert_eq!((again.recipe, again.nar_hash), (first.recipe, first.nar_hash));
+    assert_eq!(engine.stats().unwrap().totals, before.totals, "taking it in must not write");
+    engine.commit_nar(&cache(), again, None).unwrap();
+    let grown = engine.stats().unwrap().totals.stored_bytes - before.totals.stored_bytes;
+    assert!(grown < 400, "a record is some 200 bytes, and {grown} were written");
+}
+
+#[test]
+fn a_rebuild_that_changes_only_hashes_shares_its_recipe() {
+    let engine = Fixture::new().open();
+    let dependencies = |generation: u8| ["glibc", "bash"].map(|name| rebuilt(name, generation));
+    let old = push(&engine, &package_with(1, 700_000, &dependencies(1))).unwrap();
+    let nar = package_with(1, 700_000, &dependencies(2));
+    let new = ingest(&engine, &nar).unwrap();
+    assert!(new.stats.known_recipe);
+    assert_eq!((new.stats.new_chunks, new.stats.stored_bytes), (0, 0));
+    assert_eq!(new.recipe, old.recipe);
+    assert_ne!(new.slots, old.slots);
+    let new_pushed = Pushed::of(&new, &nar);
+    engine.commit_nar(&cache(), new, None).unwrap();
+    new_pushed.check(&engine).unwrap();
+    old.check(&engine).unwrap();
+}
+
+#[test]
+fn a_part_that_is_known_is_not_stored_again() {
+    let engine = Fixture::new().open();
+    let (shared, own) = (noise(1, 2_000_000), noise(2, 300_000));
+    push(&engine, &shared).unwrap();
+    let before = engine.stats().unwrap().totals.unique_bytes;
+    let both = ingest_as(&engine, Input::Bytes, &[&shared[..], &own].concat()).unwrap();
+    assert!(!both.stats.known_recipe);
+    assert!(both.stats.unique_bytes < own.len() as u64 + 600_000, "{:?}", both.stats);
+    assert_eq!(engine.stats().unwrap().totals.unique_bytes - before, both.stats.unique_bytes);
+}
+
+#[test]
+fn repetitions_inside_one_nar_are_stored_once() {
+    let engine = Fixture::new().open();
+    let nar = Node::directory((0..10).map(|n| (format!("copy-{n}"), Node::file(noise(1, 100_000)))));
+    let ingested = ingest(&engine, &nar.encode()).unwrap();
+    assert!(ingested.stats.unique_bytes < 110_000, "{:?}", ingested.stats);
+}
+
+#[test]
+fn nothing_is_visible_before_it_is_committed() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let nar = package(1, 700_000);
+    let ingested = ingest(&engine, &nar).unwrap();
+    let pushed = Pushed::of(&ingested, &nar);
+    let is_visible = || {
+        let meta = engine.meta();
+        meta.nar(&cache(), &pushed.nar_hash).unwrap().is_some()
+            || meta.recipe(&pushed.recipe).unwrap().is_some()
+            || engine.is_restorable(&pushed.recipe).unwrap()
+    };
+    assert!(!is_visible());
+    assert!(matches!(pushed.check(&engine), Err(Error::NotFound { .. })));
+    assert!(matches!(engine.commit_path(&cache(), pushed.as_path("a")), Err(Error::WrongNar { .. })));
+    drop(ingested);
+    assert!(!is_visible(), "an abandoned upload must stay invisible");
+    assert_eq!(fixture.meta.oldest_session(fixture.clock.now()).unwrap(), None);
+
+    let pushed = push(&engine, &nar).unwrap();
+    assert!(is_visible());
+    assert!(engine.meta().path(&cache(), &path("a").hash()).unwrap().is_none());
+    engine.commit_path(&cache(), pushed.as_path("a")).unwrap();
+    assert!(engine.meta().path(&cache(), &path("a").hash()).unwrap().is_some());
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let engine = Fixture::new().open();
+    let unknown = RecipeId([9; 32]);
+    assert!(matches!(engine.restore(&unknown, &[], 0..1), Err(Error::NotFound { .. })));
+    assert!(matches!(engine.listing(&unknown, &[]), Err(Error::NotFound { .. })));
+    assert!(!engine.is_restorable(&unknown).unwrap());
+}
+
+#[test]
+fn a_cache_that_is_not_there_takes_nothing() {
+    let engine = Fixture::new().open();
+    let other = "other".parse().unwrap();
+    let ingested = ingest(&engine, &package(1, 100_000)).unwrap();
+    let error = engine.commit_nar(&other, ingested, None).err().unwrap();
+    assert!(matches!(&error, Error::Refused(Refusal::CacheGone(name)) if *name == other), "{error:?}");
+}
+
+/// Returns a path as a rebuild makes it: the same name behind another hash.
+fn rebuilt(name: &str, generation: u8) -> StorePath {
+    StorePath::new(path(&format!("{name}-{generation}")).hash(), name).unwrap()
+}
+
+#[test]
+fn a_lease_that_ran_out_is_refused_and_the_next_upload_goes_through() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let nar = package(1, 100_000);
+    let ingested = ingest(&engine, &nar).unwrap();
+    fixture.clock.advance(fixture.options.session_lease_seconds + 1);
+    let error = engine.commit_nar(&cache(), ingested, None).err().unwrap();
+    assert!(matches!(error, Error::Refused(Refusal::SessionExpired)), "{error:?}");
+
+    let mut slow = engine.ingest(Input::Nar).unwrap();
+    for piece in nar.chunks(nar.len() / 5) {
+        slow.write(piece).unwrap();
+        // Signs of life come often enough.
+        fixture.clock.advance(fixture.options.session_lease_seconds * 2 / 3);
+    }
+    let mut stalled = engine.ingest(Input::Nar).unwrap();
+    fixture.clock.advance(fixture.options.session_lease_seconds + 1);
+    assert!(matches!(stalled.write(&nar), Err(Error::Refused(Refusal::SessionExpired))));
+
+    push(&engine, &nar).unwrap().check(&engine).unwrap();
+}
+
+#[test]
+fn a_nar_keeps_the_name_under_which_it_was_sent_and_its_lease() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let ingested = ingest(&engine, &package(1, 100_000)).unwrap();
+    let (nar_hash, length) = (ingested.nar_hash, ingested.length);
+    let alias = AliasRow { nar_hash, compression: "xz".to_owned(), file_size: 4711 };
+    engine.commit_nar(&cache(), ingested, Some(("abc.nar.xz".to_owned(), alias.clone()))).unwrap();
+    assert_eq!(engine.meta().alias(&cache(), "abc.nar.xz").unwrap(), Some(alias));
+    let row = engine.meta().nar(&cache(), &nar_hash).unwrap().unwrap();
+    assert_eq!(row.nar_size, length);
+    assert_eq!(row.lease_until - row.uploaded_at, fixture.options.nar_lease_seconds);
+}
+
+#[test]
+fn documents_are_inline_up_to_4_kib_and_chunks_above() {
+    let engine = Fixture::new().open();
+    let key = DocumentKey { kind: DocumentKind::Log, name: "abc.drv".to_owned() };
+    for len in [0, 4096, 4097, 300_000] {
+        let bytes = firn_testkit::random::Random::new(3).text(len);
+        let content = DocumentContent::Inline(bytes.clone());
+        engine.commit_document(&cache(), key.clone(), content, uploader("b")).unwrap();
+        let row = engine.meta().document(&cache(), &key).unwrap().unwrap();
+        match row.content {
+            Content::Inline(found) => assert!(len <= 4096 && found == bytes, "{len}"),
+            Content::Recipe { recipe, slots, length } => {
+                assert!(len > 4096 && length == len as u64, "{len}");
+                let nar_hash = firn_nix::Sha256([0; 32]);
+                Pushed { nar_hash, recipe, slots, bytes }.check(&engine).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn totals_are_what_the_packs_hold() {
+    let mut fixture = Fixture::new();
+    fixture.options.pack_bytes = 400_000;
+    let engine = fixture.open();
+    let mut unique = 0;
+    for seed in 0..6 {
+        let ingested = ingest(&engine, &package(seed, 200_000)).unwrap();
+        unique += ingested.stats.unique_bytes;
+        engine.commit_nar(&cache(), ingested, None).unwrap();
+    }
+    let pushed = push_path(&engine, "a", &package(0, 200_000)).unwrap();
+    let open = engine.stats().unwrap();
+    assert_eq!(open.totals.unique_bytes, unique);
+    engine.close().unwrap();
+    let closed = engine.stats().unwrap();
+    assert_eq!(closed.totals.unique_bytes, unique);
+    assert_eq!(closed.totals.stored_bytes, objects(&*fixture.storage).iter().map(|(_, len)| len).sum::<u64>());
+    assert_eq!((closed.totals.paths, closed.totals.logical_bytes), (1, pushed.bytes.len() as u64));
+    assert_eq!(closed.chunks_in_flight, 0);
+}
