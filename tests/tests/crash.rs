@@ -46,7 +46,7 @@ fn package_of(seed: u64) -> Package {
 
 #[test]
 fn what_was_acknowledged_survives_kill_9_at_any_moment() -> Result<()> {
-    let mut firnd = Firnd::start_with(Some("[store]\npack-size = \"1 MiB\"\n"), &[])?;
+    let mut firnd = Firnd::start_with("[store]\npack-size = \"1 MiB\"\n")?;
     let cache = firnd.cache("main", &["--public"])?;
     let mut all = Vec::new();
     let mut random = Random::new(2);
@@ -62,7 +62,9 @@ fn what_was_acknowledged_survives_kill_9_at_any_moment() -> Result<()> {
                 .collect();
             // Somewhere in the middle of what the server does, which is elsewhere in each round.
             let paths = firnd.status("paths").unwrap_or(0) + 3 + random.below(12) as u64;
-            while firnd.status("paths").is_ok_and(|now| now < paths) {}
+            while firnd.status("paths").is_ok_and(|now| now < paths)
+                && workers.iter().any(|worker| !worker.is_finished())
+            {}
             let killed = firnd.kill();
             stop.store(true, Ordering::SeqCst);
             let uploads: Vec<_> =
@@ -103,7 +105,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
 
 #[test]
 fn a_flipped_byte_is_never_served() -> Result<()> {
-    let mut firnd = Firnd::start_with(Some("[store]\npack-size = \"1 MiB\"\n"), &[])?;
+    let mut firnd = Firnd::start_with("[store]\npack-size = \"1 MiB\"\n")?;
     let cache = firnd.cache("main", &["--public"])?;
     let packages: Vec<_> = (0..6).map(|seed| Package::new(seed, 900_000)).collect();
     for package in &packages {

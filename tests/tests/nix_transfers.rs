@@ -81,7 +81,7 @@ fn an_upload_that_is_cut_leaves_nothing_and_can_be_made_again() -> Result<()> {
     for version in [Version::V2_26, Version::V2_34] {
         let Some(nix) = Nix::require(version) else { continue };
         for after in [300, 3_000, 100_000, 1_000_000] {
-            let firnd = Firnd::start_with(Some("[server]\nbody-timeout = \"5 s\"\n"), &[])?;
+            let firnd = Firnd::start_with("[server]\nbody-timeout = \"5 s\"\n")?;
             let proxy = Proxy::start(firnd.address())?;
             let cache = firnd.cache("main", &["--public"])?;
             let builder = builder(&nix, &cache)?;

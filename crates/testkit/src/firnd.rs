@@ -39,33 +39,37 @@ pub struct Firnd {
     directory: TempDir,
     address: SocketAddr,
     config: Option<PathBuf>,
-    environment: Vec<(String, String)>,
+    /// The size of the file system made for the data, in bytes.
+    disk_bytes: Option<u64>,
     child: Option<Child>,
 }
 
 impl Firnd {
     /// Starts a server with the embedded defaults and waits until it is ready.
     pub fn start() -> Result<Self> {
-        Self::start_with(None, &[])
+        Self::start_with("")
     }
 
-    /// Starts a server with a configuration file (TOML) and environment variables, and waits until it is ready.
-    pub fn start_with(config: Option<&str>, environment: &[(&str, &str)]) -> Result<Self> {
+    /// Starts a server with a configuration file (TOML) and waits until it is ready.
+    pub fn start_with(config: &str) -> Result<Self> {
+        Self::new(config, None)
+    }
+
+    /// Starts a server whose data is on a file system of its own, in memory and of that size: it is gone with the process.
+    /// Needs user namespaces.
+    pub fn start_on_disk_of(bytes: u64, config: &str) -> Result<Self> {
+        Self::new(config, Some(bytes))
+    }
+
+    fn new(config: &str, disk_bytes: Option<u64>) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("firn-data-")
             .tempdir()
             .doing(|| "create a temporary directory".to_owned())?;
-        let config_path = directory.path().join("firnd.toml");
-        if let Some(config) = config {
-            fs::write(&config_path, config).doing(|| format!("write {}", config_path.display()))?;
-        }
-        let mut firnd = Self {
-            config: config.map(|_| config_path),
-            environment: environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            address: free_address()?,
-            directory,
-            child: None,
-        };
+        let path = directory.path().join("firnd.toml");
+        fs::write(&path, config).doing(|| format!("write {}", path.display()))?;
+        let config = (!config.is_empty()).then_some(path);
+        let mut firnd = Self { config, disk_bytes, address: free_address()?, directory, child: None };
         firnd.launch()?;
         Ok(firnd)
     }
@@ -99,17 +103,45 @@ impl Firnd {
         let log_path = self.log_path();
         let log = File::options().create(true).append(true).open(&log_path);
         let log = log.doing(|| format!("open {}", log_path.display()))?;
-        let mut command = Command::new(binary()?);
+        let mut command = self.server_command()?;
         command.arg("serve").arg("--data").arg(self.data()).arg("--listen").arg(self.address.to_string());
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let output = log.try_clone().doing(|| "share the log file".to_owned())?;
         command.stdin(Stdio::null()).stdout(output).stderr(log);
         let child = command.spawn().doing(|| format!("start {}", describe(&command)))?;
         self.child = Some(child);
         self.wait_until_ready()
+    }
+
+    fn server_command(&self) -> Result<Command> {
+        let Some(bytes) = self.disk_bytes else { return Ok(Command::new(binary()?)) };
+        fs::create_dir_all(self.data()).doing(|| format!("create {}", self.data().display()))?;
+        let mut command = Command::new("unshare");
+        command.args([
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-ec",
+            r#"mount -t tmpfs -o "$1" none "$2"; shift 2; exec "$@""#,
+        ]);
+        command.arg("sh").arg(format!("size={bytes}")).arg(self.data()).arg(binary()?);
+        Ok(command)
+    }
+
+    /// Returns a command that sees the data as the server does.
+    fn beside_server(&self, program: &OsStr) -> Command {
+        let (Some(_), Some(id)) = (self.disk_bytes, self.id()) else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.args(["--user", "--mount", "--preserve-credentials", "--target", &id.to_string()]).arg(program);
+        command
+    }
+
+    /// Changes the size of the file system that [`Firnd::start_on_disk_of`] made.
+    pub fn resize_disk(&self, bytes: u64) -> Result<()> {
+        let mut command = self.beside_server("mount".as_ref());
+        run(command.args(["-o", &format!("remount,size={bytes}")]).arg(self.data()))?.done()
     }
 
     /// Ends the server with SIGKILL.
@@ -145,7 +177,7 @@ impl Firnd {
 
     /// Runs an administration command like `["cache", "create", "main"]` on the server's data to its end.
     pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Ran> {
-        let mut command = Command::new(binary()?);
+        let mut command = self.beside_server(binary()?.as_os_str());
         command.args(arguments).arg("--data").arg(self.data());
         run(&mut command)
     }
