@@ -2,7 +2,8 @@
 # Setting RUSTFLAGS would override .cargo/config.toml and compile it again: don't.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/firn/target
 export FIRN_NIX_DIR ?= $(HOME)/.cache/firn/nix
-CARGO ?= cargo
+# cargo itself works too, and compiles RocksDB again for every other set of features.
+CARGO := scripts/cargo
 
 .PHONY: help setup nix build test lint unit demo run bench fmt clean
 .DEFAULT_GOAL := help
