@@ -85,7 +85,11 @@ fn open(app: &Arc<App>, cache: &Cache, key: &DocumentKey) -> Result<Response<Bod
 }
 
 /// Takes a log; it replaces an earlier one of the same derivation.
-pub(super) async fn put_log<B>(upload: Upload<'_>, resource: &Resource, body: &mut Incoming<B>) -> Result<Response<Body>, Problem>
+pub(super) async fn put_log<B>(
+    upload: Upload<'_>,
+    resource: &Resource,
+    body: &mut Incoming<B>,
+) -> Result<Response<Body>, Problem>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
@@ -97,7 +101,9 @@ where
     body.feed(MAX_LOG_BYTES, move |reader| {
         let _turn = turn;
         let content = read_log(&app, reader, encoding)?;
-        app.engine.commit_document(&cache.name, key, content, uploader).map_err(|error| failed(&app, error, After::Body))
+        app.engine
+            .commit_document(&cache.name, key, content, uploader)
+            .map_err(|error| failed(&app, error, After::Body))
     })
     .await?;
     Ok(taken())
@@ -131,7 +137,11 @@ fn read_log(app: &App, reader: Reader, encoding: super::codec::Codec) -> Result<
 }
 
 /// Takes a realisation or debug-info document.
-pub(super) async fn put<B>(upload: Upload<'_>, resource: &Resource, body: &mut Incoming<B>) -> Result<Response<Body>, Problem>
+pub(super) async fn put<B>(
+    upload: Upload<'_>,
+    resource: &Resource,
+    body: &mut Incoming<B>,
+) -> Result<Response<Body>, Problem>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
@@ -222,10 +232,12 @@ fn signatures(document: &Map<String, Value>) -> Option<&[Value]> {
 fn is_signature(value: &Value) -> bool {
     let text = match value {
         Value::String(text) => text.clone(),
-        Value::Object(parts) => match (parts.get("keyName").and_then(Value::as_str), parts.get("sig").and_then(Value::as_str)) {
-            (Some(name), Some(signature)) => format!("{name}:{signature}"),
-            _ => return false,
-        },
+        Value::Object(parts) => {
+            match (parts.get("keyName").and_then(Value::as_str), parts.get("sig").and_then(Value::as_str)) {
+                (Some(name), Some(signature)) => format!("{name}:{signature}"),
+                _ => return false,
+            }
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => return false,
     };
     text.parse::<Signature>().is_ok()
@@ -262,7 +274,11 @@ fn merge(
     }
     merged.insert("signatures".to_owned(), Value::Array(all));
     let merged = Value::Object(merged).to_string().into_bytes();
-    if merged.len() as u64 > MAX_DOCUMENT_BYTES { Err(Problem::TooLarge { limit: MAX_DOCUMENT_BYTES }) } else { Ok(Some(merged)) }
+    if merged.len() as u64 > MAX_DOCUMENT_BYTES {
+        Err(Problem::TooLarge { limit: MAX_DOCUMENT_BYTES })
+    } else {
+        Ok(Some(merged))
+    }
 }
 
 /// Locks by key, so that reading, merging and writing a document is one step.
@@ -280,7 +296,3 @@ impl Turns {
         self.0[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-#[cfg(test)]
-#[path = "documents_tests.rs"]
-mod tests;

@@ -87,6 +87,8 @@ pub enum Problem {
     StoreDir(String),
     #[error("the upload took so long that what it built on is gone")]
     Outdated,
+    #[error("the upload builds on stored bytes that turned out to be damaged")]
+    Damaged,
     #[error("the server failed")]
     Internal(After),
 }
@@ -98,10 +100,13 @@ impl Problem {
         match error {
             E::NotFound { .. } => Self::NotFound("it"),
             E::Damaged { .. } => {
-                tracing::error!(error = &error as &dyn StdError, "stored bytes are damaged: upload the path again to repair it");
+                tracing::error!(
+                    error = &error as &dyn StdError,
+                    "stored bytes are damaged: upload the path again to repair it"
+                );
                 match after {
                     After::Headers => Self::NotFound("it"),
-                    After::Body => Self::Internal(after),
+                    After::Body => Self::Damaged,
                 }
             }
             E::Nar(source) => Self::BadNar(source.to_string()),
@@ -111,14 +116,18 @@ impl Problem {
                 Self::StorageFull(after)
             }
             E::WrongNar { detail, .. } => Self::NarMismatch(detail),
-            E::MissingReferences(paths) => {
-                Self::MissingReferences { count: paths.len(), first: paths.first().map(ToString::to_string).unwrap_or_default() }
-            }
-            E::ForeignReferences(paths) => {
-                Self::ForeignReferences { count: paths.len(), first: paths.first().map(ToString::to_string).unwrap_or_default() }
-            }
+            E::MissingReferences(paths) => Self::MissingReferences {
+                count: paths.len(),
+                first: paths.first().map(ToString::to_string).unwrap_or_default(),
+            },
+            E::ForeignReferences(paths) => Self::ForeignReferences {
+                count: paths.len(),
+                first: paths.first().map(ToString::to_string).unwrap_or_default(),
+            },
             E::Refused(_) => Self::Outdated,
-            E::WritesStopped(_) | E::Unusable(_) | E::Index(_) | E::Storage(_) | E::Internal(_) => Self::internal(&error, after),
+            E::WritesStopped(_) | E::Unusable(_) | E::Index(_) | E::Storage(_) | E::Internal(_) => {
+                Self::internal(&error, after)
+            }
         }
     }
 
@@ -139,7 +148,7 @@ impl Problem {
             Self::Busy(After::Headers) | Self::StorageFull(After::Headers) => StatusCode::SERVICE_UNAVAILABLE,
             Self::StorageFull(After::Body) | Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Busy(After::Body) | Self::Conflict | Self::Outdated => StatusCode::CONFLICT,
+            Self::Busy(After::Body) | Self::Conflict | Self::Outdated | Self::Damaged => StatusCode::CONFLICT,
             Self::FileHash { .. }
             | Self::Undecodable { .. }
             | Self::BadNar(_)
@@ -195,6 +204,7 @@ impl Problem {
             Self::BadDocument(_) => "bad-document",
             Self::StoreDir(_) => "wrong-store-dir",
             Self::Outdated => "upload-outdated",
+            Self::Damaged => "stored-bytes-damaged",
             Self::Internal(_) => "internal-error",
         }
     }
@@ -215,21 +225,32 @@ impl Problem {
             Self::Busy(_) => "Try again in a moment.",
             Self::StorageFull(_) => "The operator has to make room ('firnd status' shows what is used).",
             Self::TooLarge { .. } => "The operator can raise 'max-nar-size' in the configuration.",
-            Self::Unsupported(_) => "Upload with compression=zstd, xz, none, bzip2, gzip, br, lz4, lzip, lzma or compress.",
-            Self::FileHash { .. } | Self::Undecodable { .. } => "The file was damaged on its way, or has a wrong name. Upload it again.",
+            Self::Unsupported(_) => {
+                "Upload with compression=zstd, xz, none, bzip2, gzip, br, lz4, lzip, lzma or compress."
+            }
+            Self::FileHash { .. } | Self::Undecodable { .. } => {
+                "The file was damaged on its way, or has a wrong name. Upload it again."
+            }
             Self::BadNar(_) => "Upload what 'nix-store --dump' writes, compressed as the file's name says.",
             Self::Stalled | Self::BrokenOff => "Check the connection and upload again.",
             Self::BadNarInfo(_) => "See the format in Nix's manual; 'nix copy' writes it right.",
             Self::WrongPath { .. } => "PUT it to the hash part of its StorePath, followed by '.narinfo'.",
-            Self::NarMissing { .. } => "Upload the NAR first. If Nix skipped it, its own cache is out of date: run it with --refresh.",
+            Self::NarMissing { .. } => {
+                "Upload the NAR first. If Nix skipped it, its own cache is out of date: run it with --refresh."
+            }
             Self::NarMismatch(_) => "Upload the NAR and the narinfo again, from the same store.",
-            Self::MissingReferences { .. } => "Upload the paths that it refers to first, as 'nix copy' does with the whole closure.",
+            Self::MissingReferences { .. } => {
+                "Upload the paths that it refers to first, as 'nix copy' does with the whole closure."
+            }
             Self::ForeignReferences { .. } => "A narinfo may only name paths whose hash occurs in the NAR.",
-            Self::Unsigned(_) => "Sign it: 'nix store sign -k KEY-FILE PATH', or add '?secret-key=KEY-FILE' to the URL.",
+            Self::Unsigned(_) => {
+                "Sign it: 'nix store sign -k KEY-FILE PATH', or add '?secret-key=KEY-FILE' to the URL."
+            }
             Self::Conflict => "Two builders made different things of it. The first one stays.",
             Self::BadDocument(_) => "Upload what Nix writes.",
             Self::StoreDir(_) => "Use a cache that was made for this store directory.",
             Self::Outdated => "Upload it again.",
+            Self::Damaged => "Upload it again: what was damaged is stored anew then.",
             Self::Internal(_) => "Its log says more; ask the operator.",
         }
     }
@@ -281,7 +302,8 @@ mod tests {
     /// What Nix tries again: of these none may answer an upload whose body was read.
     fn is_retried(status: StatusCode) -> bool {
         let final_ones = [501, 505, 511];
-        matches!(status.as_u16(), 202 | 207 | 408 | 429) || (status.is_server_error() && !final_ones.contains(&status.as_u16()))
+        matches!(status.as_u16(), 202 | 207 | 408 | 429)
+            || (status.is_server_error() && !final_ones.contains(&status.as_u16()))
     }
 
     fn engine_errors() -> Vec<firn_engine::Error> {
@@ -309,7 +331,9 @@ mod tests {
             let text = format!("{error:?}");
             assert!(!is_retried(Problem::of_engine(error, After::Body).status()), "{text}");
         }
-        for problem in [Problem::Busy(After::Body), Problem::Stalled, Problem::BrokenOff, Problem::Internal(After::Body)] {
+        for problem in
+            [Problem::Busy(After::Body), Problem::Stalled, Problem::BrokenOff, Problem::Internal(After::Body)]
+        {
             assert!(!is_retried(problem.status()), "{problem:?}");
         }
     }

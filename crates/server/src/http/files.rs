@@ -9,10 +9,11 @@ use std::sync::Arc;
 use firn_index::{NarRow, PathRow};
 use firn_nix::StoreHash;
 use firn_nix::nar::{Directory, Listing, Node};
-use http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
-};
 use http::Response;
+use http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use serde_json::{Map, Value, json};
 
 use super::body::Body;
@@ -31,7 +32,10 @@ const MAX_STEPS: usize = 4096;
 /// Forbids browsers to guess types, run scripts, load anything or show the answer in another page.
 pub(super) fn harden(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"),
+    );
 }
 
 /// Answers GET and HEAD of `.ls`.
@@ -60,7 +64,13 @@ pub(super) async fn get(
     Ok(response.map(|body| body.holding(permit)))
 }
 
-fn open(app: &Arc<App>, cache: &Cache, hash: &StoreHash, path: Vec<Vec<u8>>, want: Want) -> Result<Response<Body>, Problem> {
+fn open(
+    app: &Arc<App>,
+    cache: &Cache,
+    hash: &StoreHash,
+    path: Vec<Vec<u8>>,
+    want: Want,
+) -> Result<Response<Body>, Problem> {
     let (row, nar) = find(app, cache, hash)?;
     let listing = list(app, &nar)?;
     let (content_type, is_attachment) = content_type(path.last().map(Vec::as_slice).unwrap_or_default());
@@ -166,7 +176,9 @@ fn shallow(directory: Directory<'_>) -> Value {
     for (name, node) in directory.entries() {
         let entry = match node {
             Node::Directory(_) => json!({ "type": "directory" }),
-            Node::Regular { executable: true, size, .. } => json!({ "type": "regular", "size": size, "executable": true }),
+            Node::Regular { executable: true, size, .. } => {
+                json!({ "type": "regular", "size": size, "executable": true })
+            }
             Node::Regular { size, .. } => json!({ "type": "regular", "size": size }),
             Node::Symlink { target } => json!({ "type": "symlink", "target": String::from_utf8_lossy(target) }),
         };
@@ -178,24 +190,106 @@ fn shallow(directory: Directory<'_>) -> Value {
 /// Returns the type to serve a file as, by its name, and whether browsers must save it instead of showing it.
 fn content_type(name: &[u8]) -> (HeaderValue, bool) {
     const BINARY: (HeaderValue, bool) = (HeaderValue::from_static("application/octet-stream"), false);
+    const PLAIN: (HeaderValue, bool) = (HeaderValue::from_static("text/plain; charset=utf-8"), false);
     let Ok(name) = std::str::from_utf8(name) else { return BINARY };
     let Some(guess) = mime_guess::from_path(name).first() else { return BINARY };
     let essence = guess.essence_str();
-    match (guess.type_().as_str(), guess.subtype().as_str()) {
-        ("image", "png" | "jpeg" | "gif" | "webp") | ("application", "json" | "pdf") => {
-            HeaderValue::from_str(essence).map_or(BINARY, |essence| (essence, false))
+    let as_guessed = |is_attachment| HeaderValue::from_str(essence).map_or(BINARY, |essence| (essence, is_attachment));
+    match essence {
+        "image/png" | "image/jpeg" | "image/gif" | "image/webp" | "application/json" | "application/pdf" => {
+            as_guessed(false)
         }
         // What a browser would run scripts of.
-        ("text", "html" | "xml" | "xsl") | ("image", "svg+xml") | ("application", "xhtml+xml" | "xml") => {
-            HeaderValue::from_str(essence).map_or(BINARY, |essence| (essence, true))
-        }
-        ("text", _) | ("application", "javascript" | "toml" | "x-sh" | "sql" | "x-tex") => {
-            (HeaderValue::from_static("text/plain; charset=utf-8"), false)
-        }
+        "text/html" | "text/xml" | "application/xml" | "application/xhtml+xml" | "image/svg+xml" => as_guessed(true),
+        "application/javascript"
+        | "application/toml"
+        | "application/x-sh"
+        | "application/sql"
+        | "application/x-tex" => PLAIN,
+        _ if guess.type_() == "text" => PLAIN,
         _ => BINARY,
     }
 }
 
 #[cfg(test)]
-#[path = "files_tests.rs"]
-mod tests;
+mod tests {
+    use firn_nix::nar::{Decoder, ListingBuilder};
+    use firn_testkit::nar::Node as Tree;
+
+    use super::*;
+
+    fn listing(tree: &Tree) -> Listing {
+        let (mut decoder, mut builder) = (Decoder::new(), ListingBuilder::new());
+        decoder.push(&tree.encode(), &mut |event| builder.event(event)).unwrap();
+        builder.finish().unwrap()
+    }
+
+    fn link(target: impl AsRef<str>) -> Tree {
+        Tree::Symlink { target: target.as_ref().as_bytes().to_vec() }
+    }
+
+    fn reach(tree: &Tree, path: &str) -> Option<u64> {
+        let listing = listing(tree);
+        let path = path.split('/').filter(|name| !name.is_empty()).map(|name| name.as_bytes().to_vec()).collect();
+        match walk(&listing, b"/nix/store/h-n", path).ok()? {
+            Node::Regular { size, .. } => Some(size),
+            Node::Directory(_) => Some(0),
+            Node::Symlink { .. } => panic!("a symlink was not followed"),
+        }
+    }
+
+    #[test]
+    fn ends_on_symlinks_without_end() {
+        let chain = |len: usize| {
+            let mut entries = vec![("l0".to_owned(), Tree::file("xyz"))];
+            entries.extend((1..=len).map(|n| (format!("l{n}"), link(format!("l{}", n - 1)))));
+            Tree::directory(entries)
+        };
+        assert_eq!(reach(&chain(MAX_SYMLINKS), &format!("l{MAX_SYMLINKS}")), Some(3));
+        assert_eq!(reach(&chain(MAX_SYMLINKS + 1), &format!("l{}", MAX_SYMLINKS + 1)), None);
+        let round = Tree::directory([("a", link("b/a")), ("b", link("."))]);
+        assert_eq!(reach(&round, "a"), None);
+        let long = Tree::directory([
+            ("a", link("./".repeat(MAX_STEPS) + "f")),
+            ("b", link("../../b")),
+            ("f", Tree::file("x")),
+        ]);
+        assert_eq!(reach(&long, "a"), None);
+        assert_eq!(reach(&long, "b"), None);
+    }
+
+    #[test]
+    fn stays_inside() {
+        let tree = Tree::directory([
+            ("above", link("..")),
+            (
+                "dir",
+                Tree::directory([
+                    ("file", Tree::file("12")),
+                    ("home", link("/nix/store/h-n")),
+                    ("up", link(".././dir//file")),
+                ]),
+            ),
+            ("elsewhere", link("/nix/store/h-no/x")),
+            ("file", Tree::file("1")),
+            ("here", link("/nix/store/h-n/dir/up")),
+            ("root", link("/")),
+            ("through", link("file/../dir")),
+        ]);
+        for (path, size) in [
+            ("", Some(0)),
+            ("dir/up", Some(2)),
+            ("here", Some(2)),
+            ("dir/home/dir/home/file", Some(1)),
+            ("dir/home", Some(0)),
+        ] {
+            assert_eq!(reach(&tree, path), size, "{path}");
+        }
+        for path in ["above", "elsewhere", "root", "root/etc", "through", "file/x", "dir/home/above/x"] {
+            assert_eq!(reach(&tree, path), None, "{path}");
+        }
+        assert_eq!(reach(&link("x"), ""), None);
+        assert_eq!(reach(&link("/nix/store/h-n"), ""), None);
+        assert_eq!(reach(&Tree::file("1234"), ""), Some(4));
+    }
+}

@@ -32,14 +32,18 @@ pub(super) fn cache(app: &App, cache: &Cache, host: Option<&str>) -> Response<Bo
     let url = format!("{}/{}", base(app, host), cache.name);
     let keys: Vec<String> = cache.public_keys().iter().map(ToString::to_string).collect();
     let keys = keys.join(" ");
-    let mut text = format!("This is '{}', a binary cache for Nix, served by firn.\n\nTo use it, add to nix.conf:\n\n", cache.name);
+    let mut text =
+        format!("This is '{}', a binary cache for Nix, served by firn.\n\nTo use it, add to nix.conf:\n\n", cache.name);
     let _ = writeln!(text, "    extra-substituters = {url}");
     if !keys.is_empty() {
         let _ = writeln!(text, "    extra-trusted-public-keys = {keys}");
     }
     let machine = machine(&url);
     if !cache.row.public {
-        let _ = write!(text, "\nIt is private. Put a token into the netrc file of the Nix daemon:\n\n    machine {machine} login any password TOKEN\n");
+        let _ = write!(
+            text,
+            "\nIt is private. Put a token into the netrc file of the Nix daemon:\n\n    machine {machine} login any password TOKEN\n"
+        );
     }
     let _ = write!(
         text,
@@ -51,11 +55,8 @@ pub(super) fn cache(app: &App, cache: &Cache, host: Option<&str>) -> Response<Bo
 
 /// Answers `nix-cache-info`.
 pub(super) fn cache_info(cache: &Cache) -> Response<Body> {
-    let info = CacheInfo {
-        store_dir: Some(cache.row.store_dir.clone()),
-        want_mass_query: true,
-        priority: cache.row.priority,
-    };
+    let info =
+        CacheInfo { store_dir: Some(cache.row.store_dir.clone()), want_mass_query: true, priority: cache.row.priority };
     ok(Body::full(info.to_string()), "text/x-nix-cache-info", Caching::For(MAX_AGE_SECONDS).of(cache))
 }
 

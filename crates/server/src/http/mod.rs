@@ -123,7 +123,10 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
         Denial::Mistyped | Denial::Revoked | Denial::Expired => Problem::TokenRefused(denial),
     })?;
     let cache = admitted(app, &name, &access, log)?;
-    let want = Want { asked: asked(headers).filter(|_| request.method() == Method::GET), head_only: request.method() == Method::HEAD };
+    let want = Want {
+        asked: asked(headers).filter(|_| request.method() == Method::GET),
+        head_only: request.method() == Method::HEAD,
+    };
     match resource {
         Resource::Home => Ok(home::cache(app, &cache, host)),
         Resource::CacheInfo => Ok(home::cache_info(&cache)),

@@ -55,7 +55,12 @@ pub(super) fn find(app: &App, cache: &Cache, name: &NarName, after: After) -> Re
 }
 
 /// Answers GET and HEAD.
-pub(super) async fn get(app: &Arc<App>, cache: &Arc<Cache>, name: NarName, want: Want) -> Result<Response<Body>, Problem> {
+pub(super) async fn get(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    name: NarName,
+    want: Want,
+) -> Result<Response<Body>, Problem> {
     let permit = permit(&app.downloads, PATIENCE, After::Headers).await?;
     let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
     let response = work(app, After::Headers, move || open(&shared, &cache, &name, want)).await?;
@@ -110,12 +115,14 @@ pub(super) fn identity(app: &Arc<App>, row: &NarRow, part: Range<u64>, want: Wan
 /// Encodes a NAR as zstd, of which a range may be asked.
 fn zstd(app: &Arc<App>, found: &Found, want: Want) -> Result<Response<Body>, Problem> {
     let fail = |error| failed(app, error, After::Headers);
-    let open = |start| app.engine.restore_zstd(&found.nar_hash, &found.row.recipe, &found.row.slots, start).map_err(fail);
+    let open =
+        |start| app.engine.restore_zstd(&found.nar_hash, &found.row.recipe, &found.row.slots, start).map_err(fail);
     let Some(asked) = want.asked else {
         let mut restore = open(0)?;
         let total = restore.total();
         let first = if want.head_only { None } else { restore.next().map_err(fail)? };
-        let mut response = Response::new(Body::pull(first, Box::new(Zstd { app: Arc::clone(app), restore, left: u64::MAX }), total));
+        let mut response =
+            Response::new(Body::pull(first, Box::new(Zstd { app: Arc::clone(app), restore, left: u64::MAX }), total));
         response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         return Ok(response);
     };

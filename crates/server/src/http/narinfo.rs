@@ -128,7 +128,8 @@ impl Narinfos {
     /// Forgets everything; to be called when stored bytes turned out to be damaged, because any path may need them.
     pub(super) fn clear(&self) {
         // All locks are held, so that nothing is kept between the count and the clearing.
-        let _all: Vec<_> = self.changes.iter().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        let _all: Vec<_> =
+            self.changes.iter().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         self.clears.fetch_add(1, Ordering::SeqCst);
         self.answers.clear();
     }
@@ -293,7 +294,9 @@ mod tests {
         };
         let nix32 = firn_nix::Sha256([7; 32]).to_nix32();
         let [zstd, none] = caches();
-        for (cache, url, size) in [(zstd, ".zst\nCompression: zstd", ""), (none, "\nCompression: none", "FileSize: 600\n")] {
+        for (cache, url, size) in
+            [(zstd, ".zst\nCompression: zstd", ""), (none, "\nCompression: none", "FileSize: 600\n")]
+        {
             let expected = format!(
                 "StorePath: /nix/store/0fanvwfh6772nmhmbw78d8jmj0dr6lpc-top\nURL: nar/{nix32}.nar{url}\nFileHash: sha256:{nix32}\n{size}\
                  NarHash: sha256:{nix32}\nNarSize: 600\nReferences: 0fanvwfh6772nmhmbw78d8jmj0dr6lpc-top\n"

@@ -81,8 +81,19 @@ mod tests {
     #[test]
     fn takes_what_is_no_range_for_the_whole() {
         for header in [
-            "", "bytes", "bytes=", "bytes=-", "bytes=5-3", "bytes=a-b", "bytes=0-1,3-4", "bytes=--1", "bytes=+1-",
-            "bytes=1 - 2", "bits=0-1", "bytes=1-2-3", "bytes=0x1-",
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=5-3",
+            "bytes=a-b",
+            "bytes=0-1,3-4",
+            "bytes=--1",
+            "bytes=+1-",
+            "bytes=1 - 2",
+            "bits=0-1",
+            "bytes=1-2-3",
+            "bytes=0x1-",
         ] {
             assert_eq!(wanted(Some(header), 10), Wanted::Whole, "{header:?}");
         }
@@ -121,8 +132,18 @@ mod tests {
 
     #[test]
     fn holds_for_odd_headers() {
-        for data in ["", "\0\0\0\0\0\0\0\u{5}bytes=0-4", "aaaaaaaabytes=-18446744073709551616", "\0\0\0\0\0\0\0\0bytes=-"] {
+        for data in
+            ["", "\0\0\0\0\0\0\0\u{5}bytes=0-4", "aaaaaaaabytes=-18446744073709551616", "\0\0\0\0\0\0\0\0bytes=-"]
+        {
             fuzz_range(data.as_bytes());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn holds_for_any_header(total in 0u64..100, header in "(bytes=)?[0-9]{0,3}-?[0-9]{0,3}.{0,3}") {
+            let data = [&total.to_be_bytes()[..], header.as_bytes()].concat();
+            fuzz_range(&data);
         }
     }
 }

@@ -338,5 +338,5 @@ impl Outcome {
 }
 
 #[cfg(test)]
-#[path = "receive_tests.rs"]
+#[path = "receive/tests.rs"]
 mod tests;

@@ -328,7 +328,8 @@ mod tests {
         ] {
             assert_eq!(at(&path), Resource::Nothing, "{path}");
         }
-        for path in ["/C/nix-cache-info", "/..", "/%2e%2e/etc/passwd", "/api/v1", "/healthz", "/%ff", "/a b/x", "/-/x"] {
+        for path in ["/C/nix-cache-info", "/..", "/%2e%2e/etc/passwd", "/api/v1", "/healthz", "/%ff", "/a b/x", "/-/x"]
+        {
             assert_eq!(parse(path), Route::Nowhere, "{path}");
         }
     }
@@ -396,6 +397,27 @@ mod tests {
     fn holds_for_odd_paths() {
         for path in ["", "?", "/%", "/%2", "/%zz/x", "/\u{e9}", "/c/serve/", "/c//..//", "/nar//", "/x.narinfo/.."] {
             fuzz_route(path.as_bytes());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn holds_for_any_text(text in ".{0,80}") {
+            fuzz_route(text.as_bytes());
+        }
+
+        #[test]
+        fn holds_for_any_segments(
+            segments in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "", "c", "nar", "log", "serve", "realisations", "build-trace-v2", "debuginfo", "nix-cache-info", "..", ".", "%2e%2e",
+                    "%2f", "%00", "%ff", HASH, "0fanvwfh6772nmhmbw78d8jmj0dr6lpc-x.drv", "0fanvwfh6772nmhmbw78d8jmj0dr6lpc.narinfo",
+                    "0fanvwfh6772nmhmbw78d8jmj0dr6lpc.ls", "x.nar.xz", "out.doi", "0123456789abcdef0123456789abcdef01234567.debug",
+                ]),
+                0..6,
+            )
+        ) {
+            fuzz_route(segments.join("/").as_bytes());
         }
     }
 }

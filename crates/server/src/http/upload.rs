@@ -107,7 +107,8 @@ impl Upload<'_> {
         work(self.app, After::Body, move || {
             let _turn = turn;
             let text = decode_all(&text, encoding, limit)?;
-            let info = NarInfo::parse(&text, &cache.row.store_dir).map_err(|error| Problem::BadNarInfo(chain(&error)))?;
+            let info =
+                NarInfo::parse(&text, &cache.row.store_dir).map_err(|error| Problem::BadNarInfo(chain(&error)))?;
             if info.store_path.hash() != hash {
                 return Err(Problem::WrongPath { found: info.store_path.to_string() });
             }
@@ -156,7 +157,9 @@ impl Upload<'_> {
         let text = std::str::from_utf8(&text).map_err(|error| malformed(error.to_string()))?;
         let info: CacheInfo = text.parse().map_err(|error| malformed(chain(&error)))?;
         match info.store_dir {
-            Some(other) if other != self.cache.row.store_dir => Err(Problem::StoreDir(self.cache.row.store_dir.clone())),
+            Some(other) if other != self.cache.row.store_dir => {
+                Err(Problem::StoreDir(self.cache.row.store_dir.clone()))
+            }
             _ => Ok(taken()),
         }
     }
@@ -228,7 +231,13 @@ fn take_nar(
 }
 
 /// Decodes the whole body into an ingest and returns the reader, at its end.
-fn pass_on(app: &App, mut reader: Reader, codec: Codec, outcome: &Outcome, ingest: &mut Ingest) -> Result<Reader, Problem> {
+fn pass_on(
+    app: &App,
+    mut reader: Reader,
+    codec: Codec,
+    outcome: &Outcome,
+    ingest: &mut Ingest,
+) -> Result<Reader, Problem> {
     let explain = |error: std::io::Error| outcome.explain(&error, codec);
     let refuse = |error| failed(app, error, After::Body);
     if codec == Codec::Identity {
@@ -272,7 +281,11 @@ fn commit_narinfo(app: &App, cache: &Cache, info: NarInfo, uploader: Uploader) -
     check_signatures(row, cache, &info)?;
     let NarInfo { store_path, nar_hash, nar_size, .. } = &info;
     let references: Vec<_> = info.references.iter().cloned().collect();
-    let known = app.engine.meta().path(&cache.name, &store_path.hash()).map_err(|error| failed(app, error.into(), After::Body))?;
+    let known = app
+        .engine
+        .meta()
+        .path(&cache.name, &store_path.hash())
+        .map_err(|error| failed(app, error.into(), After::Body))?;
     // The cache's own come first: a path keeps only so many.
     let mut signatures = cache.sign(&info.fingerprint(&row.store_dir));
     signatures.extend(info.signatures.iter().map(ToString::to_string));

@@ -47,7 +47,8 @@ impl Encoder {
             Codec::Bzip2 => Inner::Bzip2(bzip2::write::BzEncoder::new(sink, bzip2::Compression::fast())),
             Codec::Gzip => Inner::Gzip(flate2::write::GzEncoder::new(sink, flate2::Compression::fast())),
             Codec::Brotli => {
-                let writer = brotli::CompressorWriter::new(sink, BROTLI_BUFFER_BYTES, BROTLI_QUALITY, BROTLI_WINDOW_LOG);
+                let writer =
+                    brotli::CompressorWriter::new(sink, BROTLI_BUFFER_BYTES, BROTLI_QUALITY, BROTLI_WINDOW_LOG);
                 Inner::Brotli(Box::new(writer))
             }
             Codec::Lz4 => Inner::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(sink))),

@@ -124,7 +124,9 @@ fn tells_compressions_apart() {
             Err(_) => assert_eq!(codec, Codec::Brotli),
         }
     }
-    for (head, name) in [("LRZI\0", "lrzip"), ("begin 644 x", "uuencode"), ("", "unknown"), ("nix-archive-1", "unknown")] {
+    for (head, name) in
+        [("LRZI\0", "lrzip"), ("begin 644 x", "uuencode"), ("", "unknown"), ("nix-archive-1", "unknown")]
+    {
         assert_eq!(Codec::sniff(head.as_bytes()), Err(Unsupported(name.into())));
     }
 }

@@ -1,0 +1,10 @@
+//! The HTTP side, over a real socket and an engine in memory; each module's name says what it promises.
+
+mod downloads;
+mod faults;
+mod files_and_documents;
+mod narinfos;
+mod security_access;
+mod security_paths;
+mod support;
+mod uploads;
