@@ -38,7 +38,7 @@ pub(crate) enum Change {
     Nar { cache: CacheName, hash: Sha256, row: NarRow, alias: Option<(String, AliasRow)>, new: Stored },
     Path { cache: CacheName, upload: Box<PathUpload> },
     Document { cache: CacheName, key: DocumentKey, row: DocumentRow, new: Option<(RecipeId, Stored)> },
-    Damaged { recipe: RecipeId },
+    Damaged { recipe: RecipeId, record: FrameLoc },
 }
 
 /// What an ingest stored, and the session that protects it.
@@ -168,9 +168,10 @@ impl<'a> Group<'a> {
                 Err(error @ (Error::Index(_) | Error::StorageFull)) => return Err(error),
                 other => other,
             },
-            Change::Damaged { recipe } => {
+            Change::Damaged { recipe, record } => {
                 if let Some(mut row) = self.packs.meta.recipe(recipe)?
                     && row.damaged_at.is_none()
+                    && row.record == *record
                     && !self.recipes.contains(recipe)
                 {
                     row.damaged_at = Some(self.now);

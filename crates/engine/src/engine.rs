@@ -12,6 +12,7 @@ use firn_index::{
 use firn_nix::nar::Listing;
 use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::FrameEncoder;
+use firn_pack::FrameLoc;
 use firn_storage::Storage;
 use quick_cache::sync::Cache;
 
@@ -233,13 +234,17 @@ impl Engine {
     /// [`Error::NotFound`] when there is no such recipe; [`Error::Damaged`] when something that it needs is known to be
     /// gone or wrong, the first chunk of the range included.
     pub fn restore(&self, recipe: &RecipeId, slots: &[StoreHash], range: Range<u64>) -> Result<Restore> {
-        let stored = self.shared.recipes.get(self.meta(), &self.shared.frames, recipe);
-        let stored = stored.inspect_err(|error| {
+        let row =
+            self.meta().recipe(recipe)?.ok_or_else(|| Error::NotFound { what: format!("the recipe {recipe}") })?;
+        if row.damaged_at.is_some() {
+            return Err(Error::damaged(format!("the recipe {recipe}"), "it was found damaged before: upload it again"));
+        }
+        let stored = self.shared.recipes.get(&self.shared.frames, recipe, &row).inspect_err(|error| {
             if error.is_damage() {
-                self.shared.mark_damaged(*recipe);
+                self.shared.mark_damaged(*recipe, row.record);
             }
         })?;
-        Restore::open(&self.shared, Some(*recipe), stored, slots, range)
+        Restore::open(&self.shared, Some((*recipe, row.record)), stored, slots, range)
     }
 
     /// Prepares to restore a NAR in its zstd form, from byte `start` of that form on.
@@ -337,9 +342,10 @@ impl Shared {
         }
     }
 
-    /// Records that a recipe can't be restored, so that it answers as missing until it is uploaded again.
-    pub(crate) fn mark_damaged(&self, recipe: RecipeId) {
-        if let Err(error) = self.submit(Change::Damaged { recipe }) {
+    /// Records that a recipe can't be restored, so that it answers as missing until it is uploaded again; `record` says
+    /// which one it is about, should it have been uploaded again meanwhile.
+    pub(crate) fn mark_damaged(&self, recipe: RecipeId, record: FrameLoc) {
+        if let Err(error) = self.submit(Change::Damaged { recipe, record }) {
             tracing::error!(%recipe, %error, "could not record that a recipe is damaged");
         }
     }

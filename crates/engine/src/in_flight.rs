@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
+use firn_pack::ChunkLoc;
 
 use crate::run::Pending;
 
@@ -37,11 +38,22 @@ impl InFlight {
         }
     }
 
-    /// Forgets chunks: the index knows them now, or they came to nothing.
+    /// Forgets chunks that came to nothing.
     pub(crate) fn remove<'a>(&self, ids: impl Iterator<Item = &'a ChunkId>) {
         let mut chunks = self.lock();
         for id in ids {
             chunks.remove(id);
+        }
+    }
+
+    /// Forgets chunks that were stored at these places: the index knows them now, or they turned out to be damaged. Who
+    /// has taken one in hand since keeps it.
+    pub(crate) fn release(&self, stored: &[(ChunkId, ChunkLoc)]) {
+        let mut chunks = self.lock();
+        for (id, loc) in stored {
+            if chunks.get(id).is_some_and(|pending| pending.loc() == Some(*loc)) {
+                chunks.remove(id);
+            }
         }
     }
 

@@ -124,6 +124,15 @@ impl Packs {
         })
     }
 
+    /// Forgets that chunks are at these places, where they were found to be damaged, so that they are stored again.
+    pub(crate) fn forget_chunks(&self, chunks: &[(ChunkId, ChunkLoc)]) -> Result<()> {
+        self.in_flight.release(chunks);
+        if let Some(open) = &mut self.lock().open {
+            open.fresh.retain(|stored| !chunks.contains(stored));
+        }
+        Ok(self.chunks.forget(chunks)?)
+    }
+
     /// Returns why writing stopped, if it did.
     pub(crate) fn stopped(&self) -> Option<String> {
         self.lock().stopped.clone()
@@ -177,7 +186,7 @@ impl Packs {
 
     fn publish(&self, fresh: &[(ChunkId, ChunkLoc)]) -> Result<()> {
         let applied = self.chunks.apply(fresh);
-        self.in_flight.remove(fresh.iter().map(|(id, _)| id));
+        self.in_flight.release(fresh);
         Ok(applied?)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firn_chunk::{Recipe, RecipeId};
-use firn_index::{Meta, RecipeRow};
+use firn_index::RecipeRow;
 use firn_pack::{FrameKind, FrameLoc, PackId};
 use quick_cache::sync::Cache;
 
@@ -62,16 +62,12 @@ impl Recipes {
         Self { memory: Cache::with_weighter(recipes, bytes, Weight) }
     }
 
-    /// Returns a recipe that may be restored.
+    /// Returns a recipe, given its row.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is none; [`Error::Damaged`] when it was marked so, or its record is damaged.
-    pub(crate) fn get(&self, meta: &dyn Meta, frames: &Frames, id: &RecipeId) -> Result<Arc<StoredRecipe>> {
-        let row = meta.recipe(id)?.ok_or_else(|| Error::NotFound { what: format!("the recipe {id}") })?;
-        if row.damaged_at.is_some() {
-            return Err(Error::damaged(format!("the recipe {id}"), "it was found damaged before: upload it again"));
-        }
-        self.memory.get_or_insert_with(&(*id, row.record), || Ok(Arc::new(read(frames, id, &row)?)))
+    /// [`Error::Damaged`] when its record is.
+    pub(crate) fn get(&self, frames: &Frames, id: &RecipeId, row: &RecipeRow) -> Result<Arc<StoredRecipe>> {
+        self.memory.get_or_insert_with(&(*id, row.record), || Ok(Arc::new(read(frames, id, row)?)))
     }
 }
 

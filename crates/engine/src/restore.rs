@@ -18,8 +18,8 @@ use crate::{Error, Result};
 /// Bytes on their way out. Holds at most a few decoded frames beside what [`Restore::next`] returns.
 pub struct Restore {
     shared: Arc<Shared>,
-    /// Under which name damage is recorded; `None` while an upload is verified.
-    id: Option<RecipeId>,
+    /// Under which name damage is recorded, and its record; `None` while an upload is verified.
+    id: Option<(RecipeId, FrameLoc)>,
     stored: Arc<StoredRecipe>,
     patcher: Patcher,
     position: u64,
@@ -44,14 +44,14 @@ impl Restore {
     /// chunk has been decoded and checked.
     pub(crate) fn open(
         shared: &Arc<Shared>,
-        id: Option<RecipeId>,
+        id: Option<(RecipeId, FrameLoc)>,
         stored: Arc<StoredRecipe>,
         slots: &[StoreHash],
         range: Range<u64>,
     ) -> Result<Self> {
         let end = range.end.min(stored.recipe.length);
-        let patcher = Patcher::new(Arc::clone(&stored.recipe), slots)
-            .map_err(|error| Error::damaged(describe(id.as_ref()), error))?;
+        let patcher =
+            Patcher::new(Arc::clone(&stored.recipe), slots).map_err(|error| Error::damaged(describe(id), error))?;
         let mut restore = Self {
             shared: Arc::clone(shared),
             id,
@@ -87,19 +87,29 @@ impl Restore {
             return Ok(None);
         }
         let mut out = BytesMut::with_capacity(len);
+        if let Err(error) = self.fill(&mut out, len) {
+            // So that asking again begins where the last good bytes ended.
+            self.at = Cursor::default();
+            self.seek(self.position);
+            return Err(error);
+        }
+        self.patcher.apply(self.position, &mut out);
+        self.position += len as u64;
+        Ok(Some(out.freeze()))
+    }
+
+    fn fill(&mut self, out: &mut BytesMut, len: usize) -> Result<()> {
         while out.len() < len {
             let chunk = self.chunk_at(self.at.chunk)?;
             let position = self.position + out.len() as u64;
             let from = usize::try_from(position - self.at.start).unwrap_or(usize::MAX);
             let to = (chunk.len as usize).min(from + (len - out.len()));
-            self.read_chunk(&chunk, &mut out, from..to)?;
+            self.read_chunk(&chunk, out, from..to)?;
             if to == chunk.len as usize {
                 self.advance(&chunk);
             }
         }
-        self.patcher.apply(self.position, &mut out);
-        self.position += len as u64;
-        Ok(Some(out.freeze()))
+        Ok(())
     }
 
     /// Moves to another position, at most the end.
@@ -136,7 +146,6 @@ impl Restore {
         let run = self.stored.placement.runs.get(self.at.run).copied();
         let run = run.ok_or_else(|| Error::Internal("restore: the placement ends early".to_owned()))?;
         let index = run.first + u16::try_from(self.at.in_run).unwrap_or(u16::MAX);
-        let loc = ChunkLoc { frame: run.frame, index };
         let found = self.frame(run.frame).and_then(|frame| {
             let data = frame.chunk(index, &chunk.id).filter(|data| data.len() == chunk.len as usize);
             let data = data.ok_or_else(|| Error::damaged(format!("the chunk {}", chunk.id), "its bytes are wrong"))?;
@@ -144,38 +153,37 @@ impl Restore {
             Ok(())
         });
         match found {
-            Err(error) if error.is_damage() => self.read_elsewhere(chunk, loc, error, out, part),
+            Err(error) if error.is_damage() => {
+                let bad = ChunkLoc { frame: run.frame, index };
+                if self.read_elsewhere(chunk, bad, out, part)? {
+                    return Ok(());
+                }
+                self.found_damage(&error);
+                Err(error)
+            }
             other => other,
         }
     }
 
-    /// Takes a chunk from another place that the chunk index knows, after the first was found damaged.
-    fn read_elsewhere(
-        &mut self,
-        chunk: &ChunkRef,
-        bad: ChunkLoc,
-        error: Error,
-        out: &mut BytesMut,
-        part: Range<usize>,
-    ) -> Result<()> {
-        self.shared.packs.chunks.forget(&[(chunk.id, bad)])?;
-        let other = self.shared.packs.chunks.lookup(&[chunk.id])?.into_iter().next().flatten();
-        if let Some(other) = other.filter(|other| *other != bad) {
-            match self.shared.frames.get(other.frame, &mut std::iter::empty()) {
-                Ok(fetched) => {
-                    let data = fetched.first().and_then(|(_, frame)| frame.chunk(other.index, &chunk.id));
-                    if let Some(data) = data.and_then(|data| data.get(part)) {
-                        out.extend_from_slice(data);
-                        return Ok(());
-                    }
-                    self.shared.packs.chunks.forget(&[(chunk.id, other)])?;
+    /// Takes a chunk from another place that the chunk index knows, after the first was found damaged; returns whether
+    /// there was a good one.
+    fn read_elsewhere(&self, chunk: &ChunkRef, bad: ChunkLoc, out: &mut BytesMut, part: Range<usize>) -> Result<bool> {
+        let packs = &self.shared.packs;
+        packs.forget_chunks(&[(chunk.id, bad)])?;
+        let Some(other) = packs.chunks.lookup(&[chunk.id])?.into_iter().next().flatten() else { return Ok(false) };
+        match self.shared.frames.get(other.frame, &mut std::iter::empty()) {
+            Ok(fetched) => {
+                let data = fetched.first().and_then(|(_, frame)| frame.chunk(other.index, &chunk.id));
+                if let Some(data) = data.and_then(|data| data.get(part)) {
+                    out.extend_from_slice(data);
+                    return Ok(true);
                 }
-                Err(error) if error.is_damage() => self.shared.packs.chunks.forget(&[(chunk.id, other)])?,
-                Err(error) => return Err(error),
             }
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
         }
-        self.found_damage(&error);
-        Err(error)
+        packs.forget_chunks(&[(chunk.id, other)])?;
+        Ok(false)
     }
 
     fn frame(&mut self, loc: FrameLoc) -> Result<Arc<CheckedFrame>> {
@@ -229,14 +237,43 @@ impl Restore {
         Ok(())
     }
 
+    /// Sees to it that the next upload of the same content repairs what this restore needs.
     fn found_damage(&self, error: &Error) {
-        tracing::error!(recipe = self.id.as_ref().map(tracing::field::display), %error, "stored bytes are damaged");
-        if let Some(id) = self.id {
-            self.shared.mark_damaged(id);
+        let recipe = self.id.map(|(id, _)| tracing::field::display(id));
+        tracing::error!(recipe, %error, "stored bytes are damaged");
+        if let Err(error) = self.forget_damaged_chunks() {
+            tracing::error!(%error, "could not look for other damage; an upload may have to be sent twice");
         }
+        if let Some((id, record)) = self.id {
+            self.shared.mark_damaged(id, record);
+        }
+    }
+
+    /// Makes the store forget every chunk of the recipe that is not where it should be. Reads all of them.
+    fn forget_damaged_chunks(&self) -> Result<()> {
+        let mut chunks = self.stored.recipe.chunks.iter();
+        for run in &self.stored.placement.runs {
+            let frame = match self.shared.frames.get(run.frame, &mut std::iter::empty()) {
+                Ok(fetched) => fetched.into_iter().next().map(|(_, frame)| frame),
+                Err(error) if error.is_damage() => None,
+                Err(error) => return Err(error),
+            };
+            let is_bad = |(chunk, index): &(&ChunkRef, u16)| {
+                frame.as_ref().is_none_or(|frame| frame.chunk(*index, &chunk.id).is_none())
+            };
+            let bad: Vec<_> = chunks
+                .by_ref()
+                .take(run.count as usize)
+                .zip(run.first..=u16::MAX)
+                .filter(is_bad)
+                .map(|(chunk, index)| (chunk.id, ChunkLoc { frame: run.frame, index }))
+                .collect();
+            self.shared.packs.forget_chunks(&bad)?;
+        }
+        Ok(())
     }
 }
 
-fn describe(id: Option<&RecipeId>) -> String {
-    id.map_or_else(|| "the upload".to_owned(), |id| format!("the recipe {id}"))
+fn describe(id: Option<(RecipeId, FrameLoc)>) -> String {
+    id.map_or_else(|| "the upload".to_owned(), |(id, _)| format!("the recipe {id}"))
 }

@@ -16,6 +16,11 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Returns where the chunk lies, if it was stored already.
+    pub(crate) fn loc(&self) -> Option<ChunkLoc> {
+        self.loc.get().copied()
+    }
+
     /// Returns where the chunk lies, storing the run that it waits in first, whichever ingest that belongs to: a slow
     /// upload never holds up another.
     pub(crate) fn settle(&self, packs: &Packs) -> Result<ChunkLoc> {

@@ -3,5 +3,6 @@
 #[path = "../fixture/mod.rs"]
 mod fixture;
 
+mod damage;
 mod round_trip;
 mod sharing;
