@@ -331,6 +331,18 @@ impl Engine {
     }
 }
 
+impl Drop for Shared {
+    /// Waits for the committer, which uses the index: an index that is still open when the process ends may abort it.
+    fn drop(&mut self) {
+        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The committer itself lets go of the engine when it answers the last upload of all.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Shared {
     pub(crate) fn check_room(&self) -> Result<()> {
         if let Some(why) = self.packs.stopped() {

@@ -13,6 +13,7 @@ use crate::placement::Placement;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
 use crate::run::{Pending, Run};
+use crate::scatter::Scatter;
 use crate::{Error, Result};
 
 /// Bytes that the verification restores at a time.
@@ -37,6 +38,7 @@ struct Cutting {
     shared: Arc<Shared>,
     run: Arc<Run>,
     places: Vec<Place>,
+    scatter: Scatter,
     stats: IngestStats,
 }
 
@@ -128,7 +130,13 @@ impl Ingest {
             shared: Arc::clone(shared),
             chunker: Some(Chunker::new(input)),
             sha256: sha2::Sha256::new(),
-            cutting: Cutting { shared: Arc::clone(shared), run, places: Vec::new(), stats: IngestStats::default() },
+            cutting: Cutting {
+                shared: Arc::clone(shared),
+                run,
+                places: Vec::new(),
+                scatter: Scatter::default(),
+                stats: IngestStats::default(),
+            },
             session: Session::begin(shared)?,
             length: 0,
         })
@@ -222,9 +230,13 @@ impl Cutting {
         if let Some(pending) = packs.in_flight.get(&chunk.id) {
             return Ok(Place::Pending(pending));
         }
-        if let Some(loc) = packs.chunks.lookup(&[chunk.id])?.into_iter().next().flatten() {
+        if self.scatter.may_share()
+            && let Some(loc) = packs.chunks.lookup(&[chunk.id])?.into_iter().next().flatten()
+        {
+            self.scatter.note(Some(loc.frame));
             return Ok(Place::At(loc));
         }
+        self.scatter.note(None);
         let (pending, is_mine) = self.run.take(chunk.id, chunk.data, &packs.in_flight, packs)?;
         if is_mine {
             self.stats.new_chunks += 1;

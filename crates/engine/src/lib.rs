@@ -24,6 +24,7 @@ mod records;
 mod recovery;
 mod restore;
 mod run;
+mod scatter;
 mod transport;
 
 pub use clock::{Clock, Entropy, SystemClock};
