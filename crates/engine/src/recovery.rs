@@ -43,7 +43,13 @@ pub(crate) fn seal_torn_packs(packs: &Packs) -> Result<()> {
     loop {
         let page = packs.meta.packs(after, PAGE)?;
         for (pack, row) in page.iter().filter(|(_, row)| row.state == PackState::Writing) {
-            seal_torn(packs, *pack, row)?;
+            match seal_torn(packs, *pack, row) {
+                Err(Error::StorageFull) => {
+                    // Restores know where its frames are. A full store must open, if only to be read.
+                    tracing::warn!(%pack, "no room to seal a pack that was being written: left for the next start");
+                }
+                other => other?,
+            }
         }
         match page.last() {
             Some((last, _)) if page.len() == PAGE => after = Some(*last),
@@ -63,6 +69,8 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
     if let Ok(footer) = Footer::open(read, len) {
         tracing::info!(%pack, "sealed a pack that was closed and not yet in the index");
         let unique = unique_bytes(footer.frames.iter().map(|(_, entry)| entry));
+        // The footer was read, which does not say that it was synced.
+        packs.storage.resume(&name, len)?.sync()?;
         packs.meta.seal_pack(pack, len, unique)?;
         return Ok(());
     }

@@ -4,5 +4,6 @@
 mod fixture;
 
 mod damage;
+mod recovery;
 mod round_trip;
 mod sharing;
