@@ -55,6 +55,8 @@ struct Sealed {
     pack: PackId,
     stored_bytes: u64,
     unique_bytes: u64,
+    /// Chunks that the chunk index does not know yet.
+    fresh: Vec<(ChunkId, ChunkLoc)>,
 }
 
 /// How far the open pack is durable.
@@ -84,8 +86,7 @@ impl Packs {
         if state.open.is_none() {
             state.open = Some(self.start()?);
         }
-        let open = state.open.as_mut().expect("it was opened just now");
-        open.writer.append(&[&frame.bytes])?;
+        let open = state.write(&frame.bytes)?;
         let loc = open.builder.push(&frame.entry);
         if frame.entry.kind == FrameKind::Chunks {
             open.fresh.extend(frame.entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
@@ -97,23 +98,18 @@ impl Packs {
     pub(crate) fn sync(&self) -> Result<Option<Durable>> {
         let mut state = self.usable()?;
         self.tell_index(&mut state)?;
-        let Some(open) = state.open.as_mut() else { return Ok(None) };
-        if let Err(error) = open.writer.sync() {
-            // What a failed fsync left in the page cache is unknown, and a second one may lie.
-            state.stopped = Some(error.to_string());
-            return Err(error.into());
-        }
-        let fresh = std::mem::take(&mut open.fresh);
-        let durable = Durable { pack: open.builder.id(), bytes: open.builder.len() };
-        self.publish(&fresh)?;
-        Ok(Some(durable))
+        let Some(open) = state.synced()? else { return Ok(None) };
+        self.publish(&mut open.fresh)?;
+        Ok(Some(Durable { pack: open.builder.id(), bytes: open.builder.len() }))
     }
 
-    /// Seals the open pack, if it has a frame.
+    /// Seals the open pack, if it has a frame, and ends all writing.
     pub(crate) fn close(&self) -> Result<()> {
         let mut state = self.usable()?;
         self.tell_index(&mut state)?;
-        self.seal(&mut state)
+        self.seal(&mut state)?;
+        state.stopped = Some("the store is closed".to_owned());
+        Ok(())
     }
 
     /// Returns the sizes of the open pack.
@@ -127,9 +123,14 @@ impl Packs {
     /// Forgets that chunks are at these places, where they were found to be damaged, so that they are stored again.
     pub(crate) fn forget_chunks(&self, chunks: &[(ChunkId, ChunkLoc)]) -> Result<()> {
         self.in_flight.release(chunks);
-        if let Some(open) = &mut self.lock().open {
-            open.fresh.retain(|stored| !chunks.contains(stored));
+        let mut state = self.lock();
+        let State { open, unsealed, .. } = &mut *state;
+        let fresh =
+            open.iter_mut().map(|open| &mut open.fresh).chain(unsealed.iter_mut().map(|sealed| &mut sealed.fresh));
+        for fresh in fresh {
+            fresh.retain(|stored| !chunks.contains(stored));
         }
+        drop(state);
         Ok(self.chunks.forget(chunks)?)
     }
 
@@ -157,37 +158,40 @@ impl Packs {
     }
 
     fn seal(&self, state: &mut State) -> Result<()> {
-        let Some(open) = state.open.as_mut().filter(|open| open.builder.frames() > 0) else { return Ok(()) };
+        let Some(open) = state.open.as_ref().filter(|open| open.builder.frames() > 0) else { return Ok(()) };
+        let footer = open.builder.clone().finish();
         // Appending is all or nothing: with a full disk the pack stays open as it was.
-        open.writer.append(&[&open.builder.clone().finish()])?;
-        if let Err(error) = open.writer.sync() {
-            state.stopped = Some(error.to_string());
-            return Err(error.into());
-        }
+        state.write(&footer)?;
+        state.synced()?;
         let open = state.open.take().expect("it was there above");
         state.unsealed = Some(Sealed {
             pack: open.builder.id(),
             stored_bytes: open.writer.len(),
             unique_bytes: open.builder.unique_bytes(),
+            fresh: open.fresh,
         });
-        self.publish(&open.fresh)?;
         self.tell_index(state)
     }
 
+    /// Tells the indexes of a pack that was sealed. What fails is tried again before anything else is written: the
+    /// watermark says that the chunk index knows all of the pack's chunks.
     fn tell_index(&self, state: &mut State) -> Result<()> {
-        if let Some(sealed) = &state.unsealed {
+        if let Some(sealed) = &mut state.unsealed {
+            self.publish(&mut sealed.fresh)?;
             let seq = self.meta.seal_pack(sealed.pack, sealed.stored_bytes, sealed.unique_bytes)?;
-            state.unsealed = None;
             // One pack is open at a time, so that every earlier one has been applied.
             self.chunks.set_watermark(seq)?;
+            state.unsealed = None;
         }
         Ok(())
     }
 
-    fn publish(&self, fresh: &[(ChunkId, ChunkLoc)]) -> Result<()> {
-        let applied = self.chunks.apply(fresh);
+    /// Tells the chunk index of chunks that are durable now. Until it knows them they stay in hand.
+    fn publish(&self, fresh: &mut Vec<(ChunkId, ChunkLoc)>) -> Result<()> {
+        self.chunks.apply(fresh)?;
         self.in_flight.release(fresh);
-        Ok(applied?)
+        fresh.clear();
+        Ok(())
     }
 
     fn usable(&self) -> Result<MutexGuard<'_, State>> {
@@ -200,5 +204,34 @@ impl Packs {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Appends to the open pack, which must be there.
+    fn write(&mut self, bytes: &[u8]) -> Result<&mut Open> {
+        let open = self.open.as_mut().expect("the caller opened it or found it open");
+        match open.writer.append(&[bytes]) {
+            Ok(_) => Ok(open),
+            Err(error @ firn_storage::Error::Poisoned { .. }) => {
+                let why = error.to_string();
+                self.stopped = Some(why.clone());
+                Err(Error::WritesStopped(why))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the open pack durable as it is and returns it, if there is one.
+    fn synced(&mut self) -> Result<Option<&mut Open>> {
+        let Some(open) = self.open.as_mut() else { return Ok(None) };
+        match open.writer.sync() {
+            Ok(()) => Ok(Some(open)),
+            Err(error) => {
+                // What a failed fsync left in the page cache is unknown, and a second one may lie.
+                self.stopped = Some(error.to_string());
+                Err(error.into())
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod fixture;
 
 mod damage;
+mod faults;
 mod recovery;
 mod round_trip;
 mod sharing;
