@@ -6,6 +6,7 @@ use firn_index::{ChunkIndex, Error, PackSeq, Result};
 use firn_pack::ChunkLoc;
 use rocksdb::{Cache, ColumnFamily, DB, DBPinnableSlice, WriteBatch, WriteOptions};
 
+use crate::database;
 use crate::errors::failed;
 use crate::keys::{decode_location, encode_location};
 use crate::options::{self, ChunkIndexOptions};
@@ -37,7 +38,7 @@ impl RocksChunkIndex {
     pub fn open(folder: &Path, options: &ChunkIndexOptions) -> Result<Self> {
         let cache = options::block_cache(options.cache_bytes);
         let settings = options::chunk_database(&cache, options);
-        let db = crate::database::open(&folder.join("chunks"), &settings, &[], &settings)?;
+        let db = database::open(&folder.join("chunks"), &settings, &[], &settings)?;
         Ok(Self { db, cache, writer: Mutex::new(()) })
     }
 
@@ -66,13 +67,13 @@ impl RocksChunkIndex {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<()> {
+    fn write(&self, batch: &WriteBatch) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(failed("write to the chunk index"))
+        database::write(&self.db, &[self.family()], batch, options, "write to the chunk index")
     }
 
     /// Looks up at most [`LOOKUP_IDS`] ids.
@@ -112,7 +113,7 @@ impl ChunkIndex for RocksChunkIndex {
             batch.put(id.0, encode_location(location));
         }
         let _writer = self.lock();
-        self.write(batch)
+        self.write(&batch)
     }
 
     fn forget(&self, entries: &[(ChunkId, ChunkLoc)]) -> Result<()> {
@@ -127,7 +128,7 @@ impl ChunkIndex for RocksChunkIndex {
                 }
             }
         }
-        self.write(batch)
+        self.write(&batch)
     }
 
     fn watermark(&self) -> Result<PackSeq> {
@@ -144,11 +145,11 @@ impl ChunkIndex for RocksChunkIndex {
         let mut batch = WriteBatch::default();
         batch.put(WATERMARK, seq.to_le_bytes());
         let _writer = self.lock();
-        self.write(batch)
+        self.write(&batch)
     }
 
     fn flush(&self) -> Result<()> {
-        self.db.flush().map_err(failed("flush the chunk index"))
+        database::flush(&self.db, &[self.family()])
     }
 
     fn estimated_chunks(&self) -> Result<u64> {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use firn_index::{Error, Result};
-use rocksdb::{ColumnFamilyDescriptor, DB, Options, WriteOptions};
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, Options, WriteBatch, WriteOptions};
 
 use crate::errors::{failed, failed_io};
 
@@ -17,6 +17,7 @@ const FORMAT_KEY: &[u8] = b"format";
 /// Opens a database in a folder, or makes one; refuses one of a newer format and one that another process has open.
 pub(crate) fn open(folder: &Path, options: &Options, families: &[&str], family: &Options) -> Result<DB> {
     make_folder(folder)?;
+    refuse_leftovers(folder)?;
     let doing = format!("open the index in {}", folder.display());
     let known = ["default"].iter().chain(families);
     let mut names: Vec<String> = known.map(|name| (*name).to_owned()).collect();
@@ -48,8 +49,26 @@ fn make_folder(folder: &Path) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(folder).map_err(failed_io("create the folder", folder))?;
-    let parent = folder.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.map_or_else(|| PathBuf::from("."), Path::to_owned);
     File::open(&parent).and_then(|parent| parent.sync_all()).map_err(failed_io("sync the folder", &parent))
+}
+
+/// Refuses a folder that holds a database's files but not the file that names the newest of them: RocksDB would make
+/// an empty database of it.
+fn refuse_leftovers(folder: &Path) -> Result<()> {
+    if folder.join("CURRENT").exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder).map_err(failed_io("list the folder", folder))? {
+        let path = entry.map_err(failed_io("list the folder", folder))?.path();
+        // A crash right at the beginning leaves no more than a manifest.
+        if path.extension().is_some_and(|extension| extension == "sst" || extension == "log") {
+            let detail = format!("there is {} but no file CURRENT", path.display());
+            return Err(Error::Corrupt { what: format!("the index in {}", folder.display()), detail });
+        }
+    }
+    Ok(())
 }
 
 fn check_format(db: &DB) -> Result<()> {
@@ -59,7 +78,12 @@ fn check_format(db: &DB) -> Result<()> {
         if db.latest_sequence_number() != 0 {
             return Err(Error::Corrupt { what: what.to_owned(), detail: "there is none".to_owned() });
         }
-        return note_format(db);
+        // Without the log, so that none is made for one row; the flush makes it durable.
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        let doing = "note the version of the index";
+        db.put_opt(FORMAT_KEY, FORMAT_VERSION.to_le_bytes(), &options).map_err(failed(doing))?;
+        return db.flush().map_err(failed(doing));
     };
     let found = <[u8; 4]>::try_from(&found[..])
         .map_err(|_| Error::Corrupt { what: what.to_owned(), detail: format!("it has {} bytes", found.len()) })?;
@@ -70,8 +94,31 @@ fn check_format(db: &DB) -> Result<()> {
     }
 }
 
-fn note_format(db: &DB) -> Result<()> {
-    let mut durable = WriteOptions::default();
-    durable.set_sync(true);
-    db.put_opt(FORMAT_KEY, FORMAT_VERSION.to_le_bytes(), &durable).map_err(failed("note the version of the index"))
+/// How often a write lets full write buffers be written out first.
+const MOST_STALLS: usize = 100;
+
+/// Writes a batch to a database with these families; does not wait for somebody to make room on the disk.
+///
+/// When all write buffers are full, RocksDB lets a writer wait until one was written out, without end if there is no
+/// room for it. Waiting for a flush instead ends with the flush's error.
+pub(crate) fn write(
+    db: &DB,
+    families: &[&ColumnFamily],
+    batch: &WriteBatch,
+    mut options: WriteOptions,
+    doing: &str,
+) -> Result<()> {
+    options.set_no_slowdown(true);
+    for _ in 0..MOST_STALLS {
+        match db.write_opt(WriteBatch::from_data(batch.data()), &options) {
+            Err(error) if error.kind() == ErrorKind::Incomplete => flush(db, families)?,
+            other => return other.map_err(failed(doing)),
+        }
+    }
+    Err(Error::Engine { doing: doing.to_owned(), source: "its write buffers stay full".into() })
+}
+
+/// Writes out the write buffers of these families and waits for it.
+pub(crate) fn flush(db: &DB, families: &[&ColumnFamily]) -> Result<()> {
+    db.flush_cfs_opt(families, &FlushOptions::default()).map_err(failed("flush the index"))
 }

@@ -16,7 +16,7 @@ pub(crate) fn failed(doing: impl Display) -> impl FnOnce(rocksdb::Error) -> Erro
             ErrorKind::IOError if message.contains("No space left on device") => Error::Full,
             ErrorKind::IOError if message.contains("LOCK") => Error::Locked,
             ErrorKind::Corruption => {
-                Error::Corrupt { what: format!("RocksDB's files to {doing}"), detail: message.to_owned() }
+                Error::Corrupt { what: format!("RocksDB's files in order to {doing}"), detail: message.to_owned() }
             }
             _ => Error::Engine { doing: doing.to_string(), source: Box::new(error) },
         }

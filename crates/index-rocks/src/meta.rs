@@ -9,8 +9,11 @@ use firn_index::{
 };
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
-use rocksdb::{Cache, ColumnFamily, DB, DBPinnableSlice, Direction, FlushOptions, IteratorMode, ReadOptions};
+use rocksdb::{
+    Cache, ColumnFamily, DB, DBPinnableSlice, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
+};
 
+use crate::database;
 use crate::errors::{corrupt_key, failed};
 use crate::keys::{self, Family, single};
 use crate::options::{self, MetaOptions};
@@ -37,7 +40,7 @@ impl RocksMeta {
         let cache = options::block_cache(options.cache_bytes);
         let names = Family::ALL.map(Family::name);
         let family = options::meta_family(&cache);
-        let db = crate::database::open(&folder.join("meta"), &options::meta_database(), &names, &family)?;
+        let db = database::open(&folder.join("meta"), &options::meta_database(), &names, &family)?;
         Ok(Self { db, cache, writer: Mutex::new(()), sessions: Sessions::default() })
     }
 
@@ -53,14 +56,22 @@ impl RocksMeta {
         cached.saturating_add(Family::ALL.map(of_family).into_iter().sum())
     }
 
-    /// Returns the database.
-    pub(crate) fn db(&self) -> &DB {
-        &self.db
-    }
-
     /// Returns a family's handle.
     pub(crate) fn family(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(family.name()).expect("every family was opened")
+    }
+
+    /// Returns the handles of all families, the default one with the format's version included.
+    fn families(&self) -> Vec<&ColumnFamily> {
+        let default = self.db.cf_handle("default");
+        Family::ALL.map(|family| self.family(family)).into_iter().chain(default).collect()
+    }
+
+    /// Writes a batch, durable when it returns.
+    pub(crate) fn write(&self, batch: &WriteBatch) -> Result<()> {
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        database::write(&self.db, &self.families(), batch, durable, "write to the index")
     }
 
     /// Returns a value's bytes; `what` says which in errors.
@@ -80,7 +91,7 @@ impl RocksMeta {
         family: Family,
         from: &[u8],
         to: Option<Vec<u8>>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool>,
     ) -> Result<()> {
         let mut options = ReadOptions::default();
         if let Some(to) = to {
@@ -107,7 +118,7 @@ impl RocksMeta {
     ) -> Result<Vec<T>> {
         let mut page = Vec::new();
         if limit > 0 {
-            self.scan(family, from, to, &mut |key, value| {
+            self.scan(family, from, to, |key, value| {
                 page.push(read(key, value)?);
                 Ok(page.len() < limit)
             })?;
@@ -350,9 +361,6 @@ impl Meta for RocksMeta {
 
     fn flush(&self) -> Result<()> {
         let _writer = self.lock();
-        let families = Family::ALL.map(|family| self.family(family));
-        let default = self.db.cf_handle("default").into_iter();
-        let all: Vec<_> = families.into_iter().chain(default).collect();
-        self.db.flush_cfs_opt(&all, &FlushOptions::default()).map_err(failed("flush the index"))
+        database::flush(&self.db, &self.families())
     }
 }

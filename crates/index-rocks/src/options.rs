@@ -3,9 +3,11 @@
 //! What firn stores is counted with its index, so nothing is allocated ahead: RocksDB's defaults would set aside
 //! tens of MiB for logs that hold kilobytes.
 
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options};
 
 const KIB: usize = 1024;
+/// RocksDB's default; zstd chooses its window itself.
+const ZSTD_WINDOW_BITS: i32 = -14;
 const MIB: usize = 1024 * KIB;
 
 /// How a [`crate::RocksMeta`] uses memory.
@@ -52,13 +54,15 @@ fn database() -> Options {
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(2);
+    // RocksDB slows writers down at 20 files of level 0 and stops them at 36. See `database::write`: it tells a stop
+    // from a disk without room, and wants no third state.
+    options.set_level_zero_slowdown_writes_trigger(36);
+    options.set_level_zero_stop_writes_trigger(36);
     options.set_max_open_files(512);
     options.set_skip_stats_update_on_db_open(true);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
-    options.set_log_level(LogLevel::Warn);
-    options.set_keep_log_file_num(2);
-    options.set_max_log_file_size(MIB);
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, log));
     options.set_recycle_log_file_num(0);
     options.set_manifest_preallocation_size(16 * KIB);
     options.set_max_manifest_file_size(4 * MIB);
@@ -82,6 +86,8 @@ pub(crate) fn meta_family(cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_write_buffer_size(MIB);
     options.set_arena_block_size(64 * KIB);
+    options.set_level_zero_slowdown_writes_trigger(36);
+    options.set_level_zero_stop_writes_trigger(36);
     options.set_target_file_size_base(8 * MIB as u64);
     options.set_max_bytes_for_level_base(32 * MIB as u64);
     options.set_compression_type(DBCompressionType::Zstd);
@@ -99,13 +105,26 @@ pub(crate) fn chunk_database(cache: &Cache, chosen: &ChunkIndexOptions) -> Optio
     options.set_max_write_buffer_number(2);
     options.set_target_file_size_base(16 * MIB as u64);
     options.set_max_bytes_for_level_base(64 * MIB as u64);
+    // Ids are random, but packs are named again and again, by chunks whose ids lie far apart: a sample of each file
+    // as dictionary finds them. Bytes a chunk, of 200,000 and of 2 million: plain 67 and 66, zstd 55 and 59, with the
+    // dictionary 48 and 57, at the same time for a look-up.
     options.set_compression_type(DBCompressionType::Zstd);
+    options.set_compression_options(ZSTD_WINDOW_BITS, 3, 0, 16 * 1024);
     let mut tables = tables(cache);
     tables.set_block_size(8 * KIB);
     // Ribbon filters are 30 % smaller and slower to build: files of level 0 don't live long enough for that.
     tables.set_hybrid_ribbon_filter(10.0, 1);
     options.set_block_based_table_factory(&tables);
     options
+}
+
+/// Passes RocksDB's messages on, which it would keep in a file of 120 KiB otherwise.
+fn log(level: LogLevel, message: &str) {
+    match level {
+        LogLevel::Error | LogLevel::Fatal => tracing::warn!(message = message.trim(), "RocksDB reports an error"),
+        LogLevel::Warn => tracing::debug!(message = message.trim(), "RocksDB reports"),
+        LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
+    }
 }
 
 fn tables(cache: &Cache) -> BlockBasedOptions {

@@ -7,10 +7,9 @@ use firn_index::{
     CacheName, Commit, Meta, Op, PackRow, PackSeq, PackState, PathRow, RecipeRow, Refusal, Result, Row, Totals,
 };
 use firn_pack::PackId;
-use rocksdb::{WriteBatch, WriteOptions};
+use rocksdb::WriteBatch;
 
 use crate::RocksMeta;
-use crate::errors::failed;
 use crate::keys::{self, Family, single};
 
 /// A batch in the making. Whoever holds one keeps other writers out.
@@ -154,7 +153,7 @@ impl<'a> Staged<'a> {
     pub(crate) fn delete_cache(&mut self, name: &CacheName) -> Result<()> {
         let (first, end) = keys::cache_range(name);
         let mut gone = Totals::default();
-        self.meta.scan(Family::Path, &first, Some(end.clone()), &mut |_, value| {
+        self.meta.scan(Family::Path, &first, Some(end.clone()), |_, value| {
             let row = PathRow::decode(value)
                 .map_err(|error| firn_index::Error::corrupt_row(format_args!("a path of cache '{name}'"), &error))?;
             gone.add(&Totals { paths: 1, logical_bytes: row.nar_size, ..Totals::default() });
@@ -195,8 +194,6 @@ impl<'a> Staged<'a> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let mut durable = WriteOptions::default();
-        durable.set_sync(true);
-        self.meta.db().write_opt(self.batch, &durable).map_err(failed("write to the index"))
+        self.meta.write(&self.batch)
     }
 }

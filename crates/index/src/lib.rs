@@ -20,9 +20,8 @@ mod sessions;
 pub use chunks::ChunkIndex;
 pub use meta::{Commit, Error, Meta, Op, Refusal, Result};
 pub use rows::{
-    AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind,
-    DocumentRow, Grant, NarRow, PackRow, PackSeq, PackState, PathRow, RecipeRow, ReferencePolicy,
-    Row, RowError, SessionId, SessionRow, StoreInfo, TokenId, TokenRow, Totals, Transport,
-    UnixSeconds, Uploader, Verb,
+    AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow, Grant,
+    NarRow, PackRow, PackSeq, PackState, PathRow, RecipeRow, ReferencePolicy, Row, RowError, SessionId, SessionRow,
+    StoreInfo, TokenId, TokenRow, Totals, Transport, UnixSeconds, Uploader, Verb,
 };
 pub use sessions::Sessions;

@@ -3,8 +3,8 @@ use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
 
 use crate::rows::{
-    AliasRow, CacheName, CacheRow, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState,
-    PathRow, RecipeRow, RowError, SessionId, StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
+    AliasRow, CacheName, CacheRow, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState, PathRow, RecipeRow,
+    RowError, SessionId, StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
 };
 
 /// What an index operation can fail with.
@@ -22,9 +22,7 @@ pub enum Error {
     #[error("write to the index: no space left on the device")]
     Full,
     /// The index was written by a newer firn.
-    #[error(
-        "open the index: its format version is {found}, and this firn knows up to {known}: upgrade firn"
-    )]
+    #[error("open the index: its format version is {found}, and this firn knows up to {known}: upgrade firn")]
     TooNew {
         /// The version that the index names.
         found: u32,
@@ -56,10 +54,7 @@ pub enum Error {
 impl Error {
     /// Returns the error for a row that does not decode; `key` says which one.
     pub fn corrupt_row(key: impl std::fmt::Display, error: &RowError) -> Self {
-        Self::Corrupt {
-            what: format!("the {} of {key}", error.row),
-            detail: error.detail.clone(),
-        }
+        Self::Corrupt { what: format!("the {} of {key}", error.row), detail: error.detail.clone() }
     }
 }
 
@@ -67,10 +62,7 @@ impl Error {
 impl Error {
     /// Returns the error for reserving a pack that is known already.
     pub fn reserved_twice(pack: PackId) -> Self {
-        Self::PackInUse {
-            pack,
-            detail: "reserved already",
-        }
+        Self::PackInUse { pack, detail: "reserved already" }
     }
 
     /// Returns the error for sealing a pack that is not known.
@@ -114,19 +106,13 @@ pub struct Commit {
 impl Commit {
     /// Returns every pack that the change leans on, named in `packs` or by an operation; some perhaps twice.
     pub fn leans_on(&self) -> impl Iterator<Item = PackId> + '_ {
-        self.packs
-            .iter()
-            .chain(self.ops.iter().flat_map(Op::leans_on))
-            .copied()
+        self.packs.iter().chain(self.ops.iter().flat_map(Op::leans_on)).copied()
     }
 
     /// Returns every cache that the change writes to; some perhaps twice.
     pub fn caches(&self) -> impl Iterator<Item = &CacheName> {
         self.ops.iter().filter_map(|op| match op {
-            Op::Nar(cache, ..)
-            | Op::Alias(cache, ..)
-            | Op::Path(cache, ..)
-            | Op::Document(cache, ..) => Some(cache),
+            Op::Nar(cache, ..) | Op::Alias(cache, ..) | Op::Path(cache, ..) | Op::Document(cache, ..) => Some(cache),
             Op::Recipe(..) | Op::PackDurable(..) | Op::Count(_) => None,
         })
     }
@@ -156,11 +142,7 @@ impl Op {
         match self {
             Self::Recipe(_, row) => &row.edges,
             Self::PackDurable(id, _) => std::slice::from_ref(id),
-            Self::Nar(..)
-            | Self::Alias(..)
-            | Self::Path(..)
-            | Self::Document(..)
-            | Self::Count(_) => &[],
+            Self::Nar(..) | Self::Alias(..) | Self::Path(..) | Self::Document(..) | Self::Count(_) => &[],
         }
     }
 }
@@ -200,27 +182,12 @@ pub trait Meta: Send + Sync {
     /// Returns up to `limit` sealed packs in order of their sequence numbers, above `after`.
     fn sealed_packs(&self, after: PackSeq, limit: usize) -> Result<Vec<(PackSeq, PackId)>>;
     /// Returns up to `limit` recipes that have an edge to the pack, in id order, after `after`.
-    fn recipes_of_pack(
-        &self,
-        pack: PackId,
-        after: Option<RecipeId>,
-        limit: usize,
-    ) -> Result<Vec<RecipeId>>;
+    fn recipes_of_pack(&self, pack: PackId, after: Option<RecipeId>, limit: usize) -> Result<Vec<RecipeId>>;
 
     /// Starts a session whose lease ends at `expires_at`. Not durable: a crash ends every session.
-    fn begin_session(
-        &self,
-        id: SessionId,
-        started_at: UnixSeconds,
-        expires_at: UnixSeconds,
-    ) -> Result<()>;
+    fn begin_session(&self, id: SessionId, started_at: UnixSeconds, expires_at: UnixSeconds) -> Result<()>;
     /// Moves a live session's lease; returns whether the session was still alive at `now`.
-    fn renew_session(
-        &self,
-        id: SessionId,
-        now: UnixSeconds,
-        expires_at: UnixSeconds,
-    ) -> Result<bool>;
+    fn renew_session(&self, id: SessionId, now: UnixSeconds, expires_at: UnixSeconds) -> Result<bool>;
     /// Ends a session; ending one that is gone is no error.
     fn end_session(&self, id: SessionId) -> Result<()>;
     /// Returns when the oldest session that is alive at `now` began.
@@ -228,11 +195,7 @@ pub trait Meta: Send + Sync {
 
     /// Applies each commit of the batch atomically, in order, with one wait for the disk for all.
     /// The answer has as many entries as the batch. An `Err` means that none of them is durable.
-    fn commit(
-        &self,
-        now: UnixSeconds,
-        batch: &[Commit],
-    ) -> Result<Vec<std::result::Result<(), Refusal>>>;
+    fn commit(&self, now: UnixSeconds, batch: &[Commit]) -> Result<Vec<std::result::Result<(), Refusal>>>;
 
     /// Returns a recipe's row.
     fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>>;
@@ -243,12 +206,7 @@ pub trait Meta: Send + Sync {
     /// Returns a path of a cache.
     fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>>;
     /// Returns up to `limit` paths of a cache in hash order, after `after`.
-    fn paths(
-        &self,
-        cache: &CacheName,
-        after: Option<StoreHash>,
-        limit: usize,
-    ) -> Result<Vec<(StoreHash, PathRow)>>;
+    fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>>;
     /// Returns a document of a cache.
     fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>>;
 

@@ -17,13 +17,7 @@ impl Sessions {
     pub fn begin(&self, id: SessionId, started_at: UnixSeconds, expires_at: UnixSeconds) {
         let mut rows = self.lock();
         rows.retain(|_, row| row.expires_at > started_at);
-        rows.insert(
-            id,
-            SessionRow {
-                started_at,
-                expires_at,
-            },
-        );
+        rows.insert(id, SessionRow { started_at, expires_at });
     }
 
     /// Moves a live session's lease; returns whether it was still alive at `now`.
@@ -49,11 +43,7 @@ impl Sessions {
 
     /// Returns when the oldest session that is alive at `now` began.
     pub fn oldest(&self, now: UnixSeconds) -> Option<UnixSeconds> {
-        self.lock()
-            .values()
-            .filter(|row| row.expires_at > now)
-            .map(|row| row.started_at)
-            .min()
+        self.lock().values().filter(|row| row.expires_at > now).map(|row| row.started_at).min()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, SessionRow>> {

@@ -53,14 +53,7 @@ fn a_new_index_is_empty(index: &dyn ChunkIndex) {
 fn answers_stand_in_the_order_of_the_ids(index: &dyn ChunkIndex) {
     ok(index.apply(&entries(0..10)));
     let asked = [9, 50, 0, 9, 3, 50];
-    let expected = vec![
-        Some(location(9)),
-        None,
-        Some(location(0)),
-        Some(location(9)),
-        Some(location(3)),
-        None,
-    ];
+    let expected = vec![Some(location(9)), None, Some(location(0)), Some(location(9)), Some(location(3)), None];
     assert_eq!(ok(index.lookup(&asked.map(chunk))), expected);
     ok(index.flush());
     assert_eq!(ok(index.lookup(&asked.map(chunk))), expected);
@@ -76,28 +69,13 @@ fn a_later_location_replaces(index: &dyn ChunkIndex) {
 }
 
 fn extreme_locations(index: &dyn ChunkIndex) {
-    let at = |offset, len, index| ChunkLoc {
-        frame: FrameLoc {
-            pack: PackId([0xff; 16]),
-            offset,
-            len,
-        },
-        index,
-    };
-    let extremes = [
-        at(0, 0, 0),
-        at(u64::MAX, u32::MAX, u16::MAX),
-        at(127, 128, 127),
-        at(1 << 40, 1 << 20, 128),
-    ];
+    let at = |offset, len, index| ChunkLoc { frame: FrameLoc { pack: PackId([0xff; 16]), offset, len }, index };
+    let extremes = [at(0, 0, 0), at(u64::MAX, u32::MAX, u16::MAX), at(127, 128, 127), at(1 << 40, 1 << 20, 128)];
     let entries: Vec<_> = (0..).map(chunk).zip(extremes).collect();
     ok(index.apply(&entries));
     let ids: Vec<_> = entries.iter().map(|(id, _)| *id).collect();
     assert_eq!(ok(index.lookup(&ids)), extremes.map(Some));
-    ok(index.apply(&[
-        (ChunkId([0; 32]), location(1)),
-        (ChunkId([0xff; 32]), location(2)),
-    ]));
+    ok(index.apply(&[(ChunkId([0; 32]), location(1)), (ChunkId([0xff; 32]), location(2))]));
     let ends = ok(index.lookup(&[ChunkId([0; 32]), ChunkId([0xff; 32])]));
     assert_eq!(ends, [Some(location(1)), Some(location(2))]);
 }
@@ -106,26 +84,12 @@ fn forgetting_is_exact(index: &dyn ChunkIndex) {
     ok(index.apply(&entries(0..4)));
     let mut near = location(1);
     near.index += 1;
-    ok(index.forget(&[
-        (chunk(0), location(0)),
-        (chunk(1), near),
-        (chunk(2), location(3)),
-        (chunk(77), location(77)),
-    ]));
-    let left = vec![
-        None,
-        Some(location(1)),
-        Some(location(2)),
-        Some(location(3)),
-    ];
+    ok(index.forget(&[(chunk(0), location(0)), (chunk(1), near), (chunk(2), location(3)), (chunk(77), location(77))]));
+    let left = vec![None, Some(location(1)), Some(location(2)), Some(location(3))];
     assert_eq!(ok(index.lookup(&[0, 1, 2, 3].map(chunk))), left);
     ok(index.apply(&[(chunk(0), location(9))]));
     ok(index.forget(&[(chunk(0), location(0))]));
-    assert_eq!(
-        ok(index.lookup(&[chunk(0)])),
-        vec![Some(location(9))],
-        "it was stored anew since"
-    );
+    assert_eq!(ok(index.lookup(&[chunk(0)])), vec![Some(location(9))], "it was stored anew since");
 }
 
 fn the_watermark(index: &dyn ChunkIndex) {
@@ -140,9 +104,7 @@ fn large_batches(index: &dyn ChunkIndex) {
     ok(index.apply(&entries(0..20_000)));
     ok(index.flush());
     let ids: Vec<_> = (0..4096).map(|n| chunk(n * 7)).collect();
-    let expected: Vec<_> = (0..4096)
-        .map(|n| (n * 7 < 20_000).then(|| location(n * 7)))
-        .collect();
+    let expected: Vec<_> = (0..4096).map(|n| (n * 7 < 20_000).then(|| location(n * 7))).collect();
     assert_eq!(ok(index.lookup(&ids)), expected);
     ok(index.forget(&entries(0..10_000)));
     let left = ok(index.lookup(&[9_999, 10_000].map(chunk)));
@@ -158,20 +120,14 @@ fn what_was_flushed_is_kept(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
     let crashed = open(Open::Crashed);
     drop(index);
     assert_eq!(ok(crashed.watermark()), 5);
-    assert_eq!(
-        ok(crashed.lookup(&[0, 1, 999].map(chunk))),
-        vec![None, Some(location(1)), Some(location(999))]
-    );
+    assert_eq!(ok(crashed.lookup(&[0, 1, 999].map(chunk))), vec![None, Some(location(1)), Some(location(999))]);
 
     ok(crashed.apply(&entries(1000..1001)));
     ok(crashed.flush());
     drop(crashed);
     let reopened = open(Open::Reopened);
     assert_eq!(ok(reopened.watermark()), 5);
-    assert_eq!(
-        ok(reopened.lookup(&[999, 1000].map(chunk))),
-        vec![Some(location(999)), Some(location(1000))]
-    );
+    assert_eq!(ok(reopened.lookup(&[999, 1000].map(chunk))), vec![Some(location(999)), Some(location(1000))]);
 }
 
 fn the_watermark_is_never_ahead(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
@@ -186,10 +142,7 @@ fn the_watermark_is_never_ahead(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex
             drop(index);
             index = crashed;
             let found = ok(index.watermark());
-            assert!(
-                (3..=seq).contains(&found),
-                "the watermark is {found} after {seq} packs"
-            );
+            assert!((3..=seq).contains(&found), "the watermark is {found} after {seq} packs");
             assert_all_there(&*index, found);
             for lost in found + 1..=seq {
                 apply_pack(&*index, lost);
@@ -202,9 +155,7 @@ fn the_watermark_is_never_ahead(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex
 const CHUNKS_OF_A_PACK: u64 = 2000;
 
 fn apply_pack(index: &dyn ChunkIndex, seq: u64) {
-    ok(index.apply(&entries(
-        (seq - 1) * CHUNKS_OF_A_PACK..seq * CHUNKS_OF_A_PACK,
-    )));
+    ok(index.apply(&entries((seq - 1) * CHUNKS_OF_A_PACK..seq * CHUNKS_OF_A_PACK)));
     ok(index.set_watermark(seq));
 }
 
@@ -214,9 +165,6 @@ fn assert_all_there(index: &dyn ChunkIndex, seq: u64) {
     for ids in all.chunks(4096) {
         let ids: Vec<_> = ids.iter().copied().map(chunk).collect();
         let found = ok(index.lookup(&ids));
-        assert!(
-            found.iter().all(Option::is_some),
-            "a chunk of the packs up to {seq} is missing"
-        );
+        assert!(found.iter().all(Option::is_some), "a chunk of the packs up to {seq} is missing");
     }
 }

@@ -2,8 +2,8 @@
 
 use super::packs::{doomed, sealed, state};
 use super::samples::{
-    alias_row, cache, cache_row, commit, document_row, log, nar_hash, nar_row, pack, path_row,
-    recipe, recipe_row, store_hash,
+    alias_row, cache, cache_row, commit, document_row, log, nar_hash, nar_row, pack, path_row, recipe, recipe_row,
+    store_hash,
 };
 use super::{Case, ok};
 use crate::{Commit, Error, Meta, Op, PackState, Refusal, Totals};
@@ -34,10 +34,7 @@ fn one(meta: &dyn Meta, commit: Commit) -> Result<(), Refusal> {
 }
 
 fn count(paths: u64) -> Op {
-    Op::Count(Totals {
-        paths,
-        ..Totals::default()
-    })
+    Op::Count(Totals { paths, ..Totals::default() })
 }
 
 fn an_empty_batch(meta: &dyn Meta) {
@@ -50,34 +47,21 @@ fn missing_and_doomed_packs_refuse(meta: &dyn Meta) {
     sealed(meta, [1, 2, 3]);
     doomed(meta, 2);
     let gone = Refusal::PacksGone(vec![pack(2), pack(9)]);
-    assert_eq!(
-        one(meta, commit(&[9, 1, 2, 3, 2], vec![])),
-        Err(gone),
-        "sorted, each once"
-    );
+    assert_eq!(one(meta, commit(&[9, 1, 2, 3, 2], vec![])), Err(gone), "sorted, each once");
     ok(meta.reserve_pack(pack(4), 1));
     ok(meta.forget_pack(pack(4)));
-    assert_eq!(
-        one(meta, commit(&[4], vec![])),
-        Err(Refusal::PacksGone(vec![pack(4)]))
-    );
+    assert_eq!(one(meta, commit(&[4], vec![])), Err(Refusal::PacksGone(vec![pack(4)])));
 }
 
 fn packs_that_only_operations_name_are_checked(meta: &dyn Meta) {
     sealed(meta, [1, 2]);
     doomed(meta, 2);
     let recipe_op = Op::Recipe(recipe(1), recipe_row(&[1, 2]));
-    assert_eq!(
-        one(meta, commit(&[1], vec![recipe_op])),
-        Err(Refusal::PacksGone(vec![pack(2)]))
-    );
+    assert_eq!(one(meta, commit(&[1], vec![recipe_op])), Err(Refusal::PacksGone(vec![pack(2)])));
     assert_eq!(ok(meta.recipe(&recipe(1))), None);
     assert_eq!(ok(meta.recipes_of_pack(pack(1), None, 9)), vec![]);
     let durable = Op::PackDurable(pack(7), 1);
-    assert_eq!(
-        one(meta, commit(&[], vec![durable])),
-        Err(Refusal::PacksGone(vec![pack(7)]))
-    );
+    assert_eq!(one(meta, commit(&[], vec![durable])), Err(Refusal::PacksGone(vec![pack(7)])));
     assert_eq!(ok(meta.pack(pack(7))), None);
 }
 
@@ -132,48 +116,24 @@ fn the_others_of_a_batch_are_applied(meta: &dyn Meta) {
 fn a_condemned_pack_is_revived(meta: &dyn Meta) {
     sealed(meta, [1, 2, 3]);
     for n in [1, 2, 3] {
-        assert!(ok(meta.set_pack_state(
-            pack(n),
-            PackState::Live,
-            PackState::Condemned
-        )));
+        assert!(ok(meta.set_pack_state(pack(n), PackState::Live, PackState::Condemned)));
     }
-    let batch = [
-        commit(&[1], vec![]),
-        commit(&[], vec![Op::Recipe(recipe(1), recipe_row(&[2]))]),
-    ];
+    let batch = [commit(&[1], vec![]), commit(&[], vec![Op::Recipe(recipe(1), recipe_row(&[2]))])];
     assert_eq!(ok(meta.commit(1, &batch)), vec![Ok(()), Ok(())]);
-    assert_eq!(
-        [1, 2, 3].map(|n| state(meta, n)),
-        [PackState::Live, PackState::Live, PackState::Condemned]
-    );
-    assert_eq!(
-        ok(meta.pack(pack(1))).map(|row| row.seq),
-        Some(1),
-        "it keeps its number"
-    );
+    assert_eq!([1, 2, 3].map(|n| state(meta, n)), [PackState::Live, PackState::Live, PackState::Condemned]);
+    assert_eq!(ok(meta.pack(pack(1))).map(|row| row.seq), Some(1), "it keeps its number");
 }
 
 fn a_refused_commit_revives_nothing(meta: &dyn Meta) {
     sealed(meta, [1]);
-    assert!(ok(meta.set_pack_state(
-        pack(1),
-        PackState::Live,
-        PackState::Condemned
-    )));
+    assert!(ok(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned)));
     assert!(one(meta, commit(&[1, 2], vec![])).is_err());
     assert_eq!(state(meta, 1), PackState::Condemned);
 }
 
 fn a_writing_pack_may_be_leaned_on(meta: &dyn Meta) {
     ok(meta.reserve_pack(pack(1), 1));
-    assert_eq!(
-        one(
-            meta,
-            commit(&[1], vec![Op::Recipe(recipe(1), recipe_row(&[1]))])
-        ),
-        Ok(())
-    );
+    assert_eq!(one(meta, commit(&[1], vec![Op::Recipe(recipe(1), recipe_row(&[1]))])), Ok(()));
     assert_eq!(state(meta, 1), PackState::Writing);
 }
 
@@ -198,44 +158,24 @@ fn edges_are_replaced(meta: &dyn Meta) {
 fn edges_are_replaced_within_a_batch(meta: &dyn Meta) {
     sealed(meta, [1, 2, 3]);
     let op = |edges: &[u8]| Op::Recipe(recipe(1), recipe_row(edges));
-    let batch = [
-        commit(&[], vec![op(&[1]), op(&[2])]),
-        commit(&[], vec![op(&[3])]),
-    ];
+    let batch = [commit(&[], vec![op(&[1]), op(&[2])]), commit(&[], vec![op(&[3])])];
     assert_eq!(ok(meta.commit(1, &batch)), vec![Ok(()), Ok(())]);
     assert_eq!(edges(meta), [0, 0, 1]);
     let batch = [commit(&[], vec![op(&[1])]), commit(&[], vec![op(&[3])])];
     assert_eq!(ok(meta.commit(1, &batch)), vec![Ok(()), Ok(())]);
-    assert_eq!(
-        edges(meta),
-        [0, 0, 1],
-        "an edge that was there before and again after stays"
-    );
+    assert_eq!(edges(meta), [0, 0, 1], "an edge that was there before and again after stays");
 }
 
 fn pages_of_recipes(meta: &dyn Meta) {
     sealed(meta, [1, 2]);
-    let ops = [5, 0, 255, 3]
-        .map(|n| Op::Recipe(recipe(n), recipe_row(&[1])))
-        .to_vec();
+    let ops = [5, 0, 255, 3].map(|n| Op::Recipe(recipe(n), recipe_row(&[1]))).to_vec();
     assert_eq!(one(meta, commit(&[], ops)), Ok(()));
-    assert_eq!(
-        one(
-            meta,
-            commit(&[], vec![Op::Recipe(recipe(4), recipe_row(&[2]))])
-        ),
-        Ok(())
-    );
-    let page =
-        |n, after: Option<u8>, limit| ok(meta.recipes_of_pack(pack(n), after.map(recipe), limit));
+    assert_eq!(one(meta, commit(&[], vec![Op::Recipe(recipe(4), recipe_row(&[2]))])), Ok(()));
+    let page = |n, after: Option<u8>, limit| ok(meta.recipes_of_pack(pack(n), after.map(recipe), limit));
     assert_eq!(page(1, None, 2), [recipe(0), recipe(3)]);
     assert_eq!(page(1, Some(3), 2), [recipe(5), recipe(255)]);
     assert_eq!(page(1, Some(255), 2), []);
-    assert_eq!(
-        page(1, Some(4), 9),
-        [recipe(5), recipe(255)],
-        "`after` need not be there"
-    );
+    assert_eq!(page(1, Some(4), 9), [recipe(5), recipe(255)], "`after` need not be there");
     assert_eq!(page(2, None, 9), [recipe(4)]);
     assert_eq!(page(0, None, 9), []);
 }
@@ -244,10 +184,7 @@ fn durable_length_only_grows(meta: &dyn Meta) {
     ok(meta.reserve_pack(pack(1), 1));
     let durable = |bytes| commit(&[], vec![Op::PackDurable(pack(1), bytes)]);
     let length = || ok(meta.pack(pack(1))).map(|row| row.durable_bytes);
-    assert_eq!(
-        ok(meta.commit(1, &[durable(10), durable(30), durable(20)])),
-        vec![Ok(()); 3]
-    );
+    assert_eq!(ok(meta.commit(1, &[durable(10), durable(30), durable(20)])), vec![Ok(()); 3]);
     assert_eq!(length(), Some(30));
     assert_eq!(one(meta, durable(29)), Ok(()));
     assert_eq!(length(), Some(30));
@@ -256,10 +193,7 @@ fn durable_length_only_grows(meta: &dyn Meta) {
 fn durable_length_of_a_sealed_pack_stays(meta: &dyn Meta) {
     sealed(meta, [1]);
     let before = ok(meta.pack(pack(1)));
-    assert_eq!(
-        one(meta, commit(&[], vec![Op::PackDurable(pack(1), 5000)])),
-        Ok(())
-    );
+    assert_eq!(one(meta, commit(&[], vec![Op::PackDurable(pack(1), 5000)])), Ok(()));
     assert_eq!(ok(meta.pack(pack(1))), before);
 }
 
@@ -276,31 +210,18 @@ fn a_later_write_wins(meta: &dyn Meta) {
 }
 
 fn totals_add_up(meta: &dyn Meta) {
-    let one_of_each = Totals {
-        paths: 1,
-        logical_bytes: 2,
-        unique_bytes: 3,
-        stored_bytes: 4,
-    };
+    let one_of_each = Totals { paths: 1, logical_bytes: 2, unique_bytes: 3, stored_bytes: 4 };
     let op = || Op::Count(one_of_each);
     let batch = [commit(&[], vec![op(), op()]), commit(&[], vec![op()])];
     assert_eq!(ok(meta.commit(1, &batch)), vec![Ok(()), Ok(())]);
     assert_eq!(one(meta, commit(&[], vec![op()])), Ok(()));
-    let four = Totals {
-        paths: 4,
-        logical_bytes: 8,
-        unique_bytes: 12,
-        stored_bytes: 16,
-    };
+    let four = Totals { paths: 4, logical_bytes: 8, unique_bytes: 12, stored_bytes: 16 };
     assert_eq!(ok(meta.totals()), four);
 }
 
 fn an_unknown_cache_refuses(meta: &dyn Meta) {
     let refused = Err(Refusal::CacheGone(cache("a")));
-    for op in every_op()
-        .into_iter()
-        .filter(|op| !matches!(op, Op::Recipe(..) | Op::PackDurable(..) | Op::Count(_)))
-    {
+    for op in every_op().into_iter().filter(|op| !matches!(op, Op::Recipe(..) | Op::PackDurable(..) | Op::Count(_))) {
         assert_eq!(one(meta, commit(&[], vec![count(1), op])), refused);
     }
     ok(meta.put_cache(&cache("a"), &cache_row(1)));

@@ -1,8 +1,8 @@
 //! What the store and its caches hold.
 
 use super::samples::{
-    alias_row, cache, cache_row, commit, document_row, log, nar_hash, nar_row, path_row, recipe,
-    recipe_row, store_hash, store_info, token_row,
+    alias_row, cache, cache_row, commit, document_row, log, nar_hash, nar_row, path_row, recipe, recipe_row,
+    store_hash, store_info, token_row,
 };
 use super::{Case, ok};
 use crate::{DocumentKey, DocumentKind, Meta, Op, TokenId, Totals};
@@ -55,12 +55,7 @@ fn fill(meta: &dyn Meta, name: &str, n: u8) {
         Op::Path(to.clone(), store_hash(1), path_row(n, 1000)),
         Op::Path(to.clone(), store_hash(255), path_row(n, 100)),
         Op::Document(to, log("drv"), document_row(n)),
-        Op::Count(Totals {
-            paths: 2,
-            logical_bytes: 1100,
-            unique_bytes: 70,
-            stored_bytes: 7,
-        }),
+        Op::Count(Totals { paths: 2, logical_bytes: 1100, unique_bytes: 70, stored_bytes: 7 }),
     ];
     assert_eq!(ok(meta.commit(1, &[commit(&[], ops)])), vec![Ok(())]);
 }
@@ -73,10 +68,7 @@ fn assert_filled(meta: &dyn Meta, name: &str, n: u8) {
     assert_eq!(ok(meta.nar(&of, &nar_hash(1))), Some(nar_row(n)));
     assert_eq!(ok(meta.alias(&of, "x.nar.xz")), Some(alias_row(n)));
     assert_eq!(ok(meta.path(&of, &store_hash(1))), Some(path_row(n, 1000)));
-    let all = vec![
-        (store_hash(1), path_row(n, 1000)),
-        (store_hash(255), path_row(n, 100)),
-    ];
+    let all = vec![(store_hash(1), path_row(n, 1000)), (store_hash(255), path_row(n, 100))];
     assert_eq!(ok(meta.paths(&of, None, 9)), all);
     assert_eq!(ok(meta.document(&of, &log("drv"))), Some(document_row(n)));
 }
@@ -114,21 +106,9 @@ fn caches_are_apart(meta: &dyn Meta) {
 fn documents_are_apart(meta: &dyn Meta) {
     let a = cache("a");
     ok(meta.put_cache(&a, &cache_row(1)));
-    let kinds = [
-        DocumentKind::Log,
-        DocumentKind::Realisation,
-        DocumentKind::BuildTrace,
-        DocumentKind::DebugInfo,
-    ];
-    let key = |kind| DocumentKey {
-        kind,
-        name: "same!out".to_owned(),
-    };
-    let ops = kinds
-        .iter()
-        .zip(1..)
-        .map(|(kind, n)| Op::Document(a.clone(), key(*kind), document_row(n)))
-        .collect();
+    let kinds = [DocumentKind::Log, DocumentKind::Realisation, DocumentKind::BuildTrace, DocumentKind::DebugInfo];
+    let key = |kind| DocumentKey { kind, name: "same!out".to_owned() };
+    let ops = kinds.iter().zip(1..).map(|(kind, n)| Op::Document(a.clone(), key(*kind), document_row(n))).collect();
     assert_eq!(ok(meta.commit(1, &[commit(&[], ops)])), vec![Ok(())]);
     for (kind, n) in kinds.into_iter().zip(1..) {
         assert_eq!(ok(meta.document(&a, &key(kind))), Some(document_row(n)));
@@ -141,14 +121,7 @@ fn pages_of_paths(meta: &dyn Meta) {
         ok(meta.put_cache(&cache(name), &cache_row(1)));
     }
     let path = |name, n| Op::Path(cache(name), store_hash(n), path_row(n, 1));
-    let ops = vec![
-        path("a", 7),
-        path("a", 0),
-        path("a", 255),
-        path("a", 2),
-        path("aa", 3),
-        path("b", 4),
-    ];
+    let ops = vec![path("a", 7), path("a", 0), path("a", 255), path("a", 2), path("aa", 3), path("b", 4)];
     assert_eq!(ok(meta.commit(1, &[commit(&[], ops)])), vec![Ok(())]);
     let page = |after: Option<u8>, limit| -> Vec<u8> {
         let rows = ok(meta.paths(&cache("a"), after.map(store_hash), limit));
@@ -166,27 +139,14 @@ fn caches_and_tokens_are_listed_in_order(meta: &dyn Meta) {
         ok(meta.put_cache(&cache(name), &cache_row(1)));
     }
     ok(meta.put_cache(&cache("b"), &cache_row(2)));
-    let names: Vec<_> = ok(meta.caches())
-        .into_iter()
-        .map(|(name, row)| (name.to_string(), row.priority))
-        .collect();
-    assert_eq!(
-        names,
-        [
-            ("a".to_owned(), 1),
-            ("a-z".to_owned(), 1),
-            ("b".to_owned(), 2)
-        ]
-    );
+    let names: Vec<_> = ok(meta.caches()).into_iter().map(|(name, row)| (name.to_string(), row.priority)).collect();
+    assert_eq!(names, [("a".to_owned(), 1), ("a-z".to_owned(), 1), ("b".to_owned(), 2)]);
 
     for n in [300, 2, u64::MAX] {
         ok(meta.put_token(&TokenId(n), &token_row(1)));
     }
     ok(meta.put_token(&TokenId(2), &token_row(9)));
-    let tokens: Vec<_> = ok(meta.tokens())
-        .into_iter()
-        .map(|(id, row)| (id.0, row.secret_hash[0]))
-        .collect();
+    let tokens: Vec<_> = ok(meta.tokens()).into_iter().map(|(id, row)| (id.0, row.secret_hash[0])).collect();
     assert_eq!(tokens, [(2, 9), (300, 1), (u64::MAX, 1)]);
     assert_eq!(ok(meta.token(&TokenId(2))), Some(token_row(9)));
 }
@@ -197,17 +157,8 @@ fn deleting_a_cache(meta: &dyn Meta) {
     assert!(ok(meta.delete_cache(&cache("a"))));
     assert_nothing_left(meta, "a");
     assert_filled(meta, "b", 2);
-    assert_eq!(
-        ok(meta.recipe(&recipe(1))),
-        Some(recipe_row(&[])),
-        "recipes stay"
-    );
-    let left = Totals {
-        paths: 2,
-        logical_bytes: 1100,
-        unique_bytes: 140,
-        stored_bytes: 14,
-    };
+    assert_eq!(ok(meta.recipe(&recipe(1))), Some(recipe_row(&[])), "recipes stay");
+    let left = Totals { paths: 2, logical_bytes: 1100, unique_bytes: 140, stored_bytes: 14 };
     assert_eq!(ok(meta.totals()), left);
 
     assert!(!ok(meta.delete_cache(&cache("a"))));

@@ -2,8 +2,7 @@
 
 use super::packs::sealed;
 use super::samples::{
-    cache, cache_row, commit, nar_hash, nar_row, pack, path_row, recipe, recipe_row, store_hash,
-    store_info, token_row,
+    cache, cache_row, commit, nar_hash, nar_row, pack, path_row, recipe, recipe_row, store_hash, store_info, token_row,
 };
 use super::{Open, ok};
 use crate::{Meta, Op, SessionId, TokenId, Totals};
@@ -22,11 +21,7 @@ pub fn durable_meta(open: &mut dyn FnMut(Open) -> Box<dyn Meta>) {
 }
 
 /// Ends an engine and opens what is left.
-fn end_and_open(
-    meta: Box<dyn Meta>,
-    open: &mut dyn FnMut(Open) -> Box<dyn Meta>,
-    end: Open,
-) -> Box<dyn Meta> {
+fn end_and_open(meta: Box<dyn Meta>, open: &mut dyn FnMut(Open) -> Box<dyn Meta>, end: Open) -> Box<dyn Meta> {
     if end == Open::Crashed {
         let crashed = open(end);
         drop(meta);
@@ -61,41 +56,17 @@ fn each_write_is_kept(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, end: Open) {
         Op::Nar(a.clone(), nar_hash(1), nar_row(1)),
         Op::Path(a.clone(), store_hash(1), path_row(1, 10)),
         Op::PackDurable(pack(1), 50),
-        Op::Count(Totals {
-            paths: 1,
-            logical_bytes: 10,
-            ..Totals::default()
-        }),
+        Op::Count(Totals { paths: 1, logical_bytes: 10, ..Totals::default() }),
     ];
     assert_eq!(ok(meta.commit(2, &[commit(&[1], ops)])), vec![Ok(())]);
     meta = end_and_open(meta, open, end);
-    assert_eq!(
-        ok(meta.recipe(&recipe(1))),
-        Some(recipe_row(&[1])),
-        "{end:?}"
-    );
-    assert_eq!(
-        ok(meta.recipes_of_pack(pack(1), None, 9)),
-        [recipe(1)],
-        "{end:?}"
-    );
+    assert_eq!(ok(meta.recipe(&recipe(1))), Some(recipe_row(&[1])), "{end:?}");
+    assert_eq!(ok(meta.recipes_of_pack(pack(1), None, 9)), [recipe(1)], "{end:?}");
     assert_eq!(ok(meta.nar(&a, &nar_hash(1))), Some(nar_row(1)), "{end:?}");
-    assert_eq!(
-        ok(meta.path(&a, &store_hash(1))),
-        Some(path_row(1, 10)),
-        "{end:?}"
-    );
-    assert_eq!(
-        ok(meta.pack(pack(1))).map(|row| row.durable_bytes),
-        Some(50),
-        "{end:?}"
-    );
+    assert_eq!(ok(meta.path(&a, &store_hash(1))), Some(path_row(1, 10)), "{end:?}");
+    assert_eq!(ok(meta.pack(pack(1))).map(|row| row.durable_bytes), Some(50), "{end:?}");
     assert_eq!(ok(meta.totals()).logical_bytes, 10, "{end:?}");
-    assert_eq!(
-        ok(meta.oldest_session(3)),
-        None,
-        "a restart ends every session"
-    );
+    assert_eq!(ok(meta.oldest_session(3)), None, "a restart ends every session");
 }
 
 fn numbers_go_on(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, end: Open) {
@@ -104,11 +75,7 @@ fn numbers_go_on(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, end: Open) {
     let meta = end_and_open(meta, open, end);
     sealed(&*meta, [3]);
     let meta = end_and_open(meta, open, end);
-    assert_eq!(
-        ok(meta.sealed_packs(0, 9)),
-        [(1, pack(1)), (2, pack(2)), (3, pack(3))],
-        "{end:?}"
-    );
+    assert_eq!(ok(meta.sealed_packs(0, 9)), [(1, pack(1)), (2, pack(2)), (3, pack(3))], "{end:?}");
     assert_eq!(ok(meta.seal_pack(pack(2), 0, 0)), 2, "{end:?}");
 }
 
@@ -127,11 +94,7 @@ fn a_deleted_cache_stays_deleted(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, en
     assert_eq!(ok(meta.paths(&a, None, 9)), vec![], "{end:?}");
     assert_eq!(ok(meta.commit(2, &[commit(&[], vec![op()])])), vec![Ok(())]);
     let meta = end_and_open(meta, open, end);
-    assert_eq!(
-        ok(meta.path(&a, &store_hash(1))),
-        Some(path_row(1, 10)),
-        "{end:?}"
-    );
+    assert_eq!(ok(meta.path(&a, &store_hash(1))), Some(path_row(1, 10)), "{end:?}");
 }
 
 fn a_flushed_index_goes_on(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, end: Open) {

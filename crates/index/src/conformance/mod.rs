@@ -35,14 +35,7 @@ pub enum Open {
 /// # Panics
 /// Where the engine breaks the trait's word.
 pub fn meta(fresh: &dyn Fn() -> Box<dyn Meta>) {
-    for case in [
-        packs::CASES,
-        sessions::CASES,
-        commits::CASES,
-        contents::CASES,
-    ]
-    .concat()
-    {
+    for case in [packs::CASES, sessions::CASES, commits::CASES, contents::CASES].concat() {
         case(&*fresh());
     }
 }

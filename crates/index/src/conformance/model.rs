@@ -10,8 +10,8 @@ use proptest::test_runner::{TestCaseError, TestCaseResult};
 
 use super::Open;
 use super::samples::{
-    alias_row, cache, cache_row, chunk, document_row, location, log, nar_hash, nar_row, pack,
-    path_row, recipe, recipe_row, store_hash, token_row,
+    alias_row, cache, cache_row, chunk, document_row, location, log, nar_hash, nar_row, pack, path_row, recipe,
+    recipe_row, store_hash, token_row,
 };
 use crate::memory::{MemoryChunkIndex, MemoryMeta};
 use crate::{ChunkIndex, Commit, Error, Meta, Op, PackState, Result, SessionId, TokenId, Totals};
@@ -76,26 +76,16 @@ pub fn steps(most: usize, ends: bool) -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn state() -> impl Strategy<Value = PackState> {
-    prop_oneof![
-        Just(PackState::Writing),
-        Just(PackState::Live),
-        Just(PackState::Condemned),
-        Just(PackState::Doomed)
-    ]
+    prop_oneof![Just(PackState::Writing), Just(PackState::Live), Just(PackState::Condemned), Just(PackState::Doomed)]
 }
 
 fn a_commit() -> impl Strategy<Value = Commit> {
     let session = proptest::option::weighted(0.2, (0..SESSIONS).prop_map(|n| SessionId(n.into())));
-    (
+    (session, vec((0..PACKS).prop_map(pack), 0..2), vec(an_op(), 0..5)).prop_map(|(session, packs, ops)| Commit {
         session,
-        vec((0..PACKS).prop_map(pack), 0..2),
-        vec(an_op(), 0..5),
-    )
-        .prop_map(|(session, packs, ops)| Commit {
-            session,
-            packs,
-            ops,
-        })
+        packs,
+        ops,
+    })
 }
 
 fn an_op() -> impl Strategy<Value = Op> {
@@ -136,34 +126,18 @@ pub fn meta(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, steps: &[Step]) -> Test
             same("what is left", everything(&*engine), everything(&model))?;
             continue;
         }
-        same(
-            &format!("step {now}, {step:?}"),
-            take(&*engine, now, step),
-            take(&model, now, step),
-        )?;
+        same(&format!("step {now}, {step:?}"), take(&*engine, now, step), take(&model, now, step))?;
     }
-    same(
-        "what can be seen at the end",
-        everything(&*engine),
-        everything(&model),
-    )
+    same("what can be seen at the end", everything(&*engine), everything(&model))
 }
 
 fn same(what: &str, engine: Vec<String>, model: Vec<String>) -> TestCaseResult {
     if engine == model {
         return Ok(());
     }
-    let pairs = engine
-        .iter()
-        .zip(&model)
-        .filter(|(engine, model)| engine != model);
-    let differing: Vec<_> = pairs
-        .map(|(engine, model)| format!("  engine {engine}\n  model  {model}"))
-        .collect();
-    Err(TestCaseError::fail(format!(
-        "{what} differs:\n{}",
-        differing.join("\n")
-    )))
+    let pairs = engine.iter().zip(&model).filter(|(engine, model)| engine != model);
+    let differing: Vec<_> = pairs.map(|(engine, model)| format!("  engine {engine}\n  model  {model}")).collect();
+    Err(TestCaseError::fail(format!("{what} differs:\n{}", differing.join("\n"))))
 }
 
 /// Takes a step and returns the answer as text; of an error, only its kind.
@@ -171,18 +145,14 @@ fn take(meta: &dyn Meta, now: u64, step: &Step) -> Vec<String> {
     let session = |n: u8| SessionId(n.into());
     let said = match step.clone() {
         Step::Reserve(id) => answer(meta.reserve_pack(pack(id), now)),
-        Step::Seal(id, bytes) => {
-            answer(meta.seal_pack(pack(id), bytes.into(), u64::from(bytes) * 2))
-        }
+        Step::Seal(id, bytes) => answer(meta.seal_pack(pack(id), bytes.into(), u64::from(bytes) * 2)),
         Step::Forget(id) => answer(meta.forget_pack(pack(id))),
         Step::SetState(id, from, to) => answer(meta.set_pack_state(pack(id), from, to)),
         Step::Begin(id, lease) => answer(meta.begin_session(session(id), now, now + lease)),
         Step::Renew(id, lease) => answer(meta.renew_session(session(id), now, now + lease)),
         Step::End(id) => answer(meta.end_session(session(id))),
         Step::Commit(batch) => answer(meta.commit(now, &batch)),
-        Step::PutCache(n) => {
-            answer(meta.put_cache(&cache(CACHES[usize::from(n)]), &cache_row(n.into())))
-        }
+        Step::PutCache(n) => answer(meta.put_cache(&cache(CACHES[usize::from(n)]), &cache_row(n.into()))),
         Step::DeleteCache(n) => answer(meta.delete_cache(&cache(CACHES[usize::from(n)]))),
         Step::PutToken(n) => answer(meta.put_token(&TokenId(n.into()), &token_row(n))),
         Step::Flush => answer(meta.flush()),
@@ -196,9 +166,7 @@ fn answer<T: Debug>(result: Result<T>) -> String {
         Ok(value) => format!("{value:?}"),
         Err(Error::Corrupt { .. }) => "corrupt".to_owned(),
         Err(Error::PackInUse { pack, detail }) => format!("pack {pack} in use: {detail}"),
-        Err(
-            error @ (Error::Full | Error::TooNew { .. } | Error::Locked | Error::Engine { .. }),
-        ) => {
+        Err(error @ (Error::Full | Error::TooNew { .. } | Error::Locked | Error::Engine { .. })) => {
             format!("unexpected: {error:?}")
         }
     }
@@ -248,12 +216,7 @@ const CHUNKS: u64 = 12;
 
 /// Returns up to `most` random steps.
 pub fn chunk_steps(most: usize) -> impl Strategy<Value = Vec<ChunkStep>> {
-    let entries = || {
-        vec(
-            ((0..CHUNKS).prop_map(chunk), (0..3_u64).prop_map(location)),
-            0..6,
-        )
-    };
+    let entries = || vec(((0..CHUNKS).prop_map(chunk), (0..3_u64).prop_map(location)), 0..6);
     let step = prop_oneof![
         4 => entries().prop_map(ChunkStep::Apply),
         3 => entries().prop_map(ChunkStep::Forget),
@@ -278,17 +241,9 @@ pub fn chunk_index(engine: &dyn ChunkIndex, steps: &[ChunkStep]) -> TestCaseResu
                 ChunkStep::Watermark(seq) => index.set_watermark(*seq),
                 ChunkStep::Flush => index.flush(),
             };
-            vec![
-                answer(done),
-                answer(index.lookup(&ids)),
-                answer(index.watermark()),
-            ]
+            vec![answer(done), answer(index.lookup(&ids)), answer(index.watermark())]
         };
-        same(
-            &format!("step {number}, {step:?}"),
-            observe(engine),
-            observe(&model),
-        )?;
+        same(&format!("step {number}, {step:?}"), observe(engine), observe(&model))?;
     }
     Ok(())
 }

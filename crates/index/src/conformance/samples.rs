@@ -5,9 +5,8 @@ use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 use crate::{
-    AliasRow, CacheName, CacheRow, Commit, Conflict, ConflictPolicy, Content, DocumentKey,
-    DocumentKind, DocumentRow, Grant, NarRow, Op, PathRow, RecipeRow, ReferencePolicy, StoreInfo,
-    TokenId, TokenRow, Transport, Uploader, Verb,
+    AliasRow, CacheName, CacheRow, Commit, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow,
+    Grant, NarRow, Op, PathRow, RecipeRow, ReferencePolicy, StoreInfo, TokenId, TokenRow, Transport, Uploader, Verb,
 };
 
 /// Returns a pack's id; ordered as `n`.
@@ -49,15 +48,8 @@ pub fn chunk(n: u64) -> ChunkId {
 /// Returns a chunk's location; another for every `n`.
 pub fn location(n: u64) -> ChunkLoc {
     let [low, high, ..] = n.to_le_bytes();
-    let frame = FrameLoc {
-        pack: PackId([low; 16]),
-        offset: n,
-        len: 100 + u32::from(high),
-    };
-    ChunkLoc {
-        frame,
-        index: u16::from(low),
-    }
+    let frame = FrameLoc { pack: PackId([low; 16]), offset: n, len: 100 + u32::from(high) };
+    ChunkLoc { frame, index: u16::from(low) }
 }
 
 /// Returns a store path.
@@ -71,18 +63,8 @@ pub fn store_path(n: u8) -> StorePath {
 
 /// Returns the row of a recipe that needs `edges`.
 pub fn recipe_row(edges: &[u8]) -> RecipeRow {
-    let record = FrameLoc {
-        pack: pack(edges.first().copied().unwrap_or(0)),
-        offset: 4096,
-        len: 300,
-    };
-    RecipeRow {
-        record,
-        length: 1 << 33,
-        chunks: 7,
-        edges: edges.iter().copied().map(pack).collect(),
-        damaged_at: None,
-    }
+    let record = FrameLoc { pack: pack(edges.first().copied().unwrap_or(0)), offset: 4096, len: 300 };
+    RecipeRow { record, length: 1 << 33, chunks: 7, edges: edges.iter().copied().map(pack).collect(), damaged_at: None }
 }
 
 /// Returns a NAR's row.
@@ -98,26 +80,16 @@ pub fn nar_row(n: u8) -> NarRow {
 
 /// Returns the row of an uploader's file name.
 pub fn alias_row(n: u8) -> AliasRow {
-    AliasRow {
-        nar_hash: nar_hash(n),
-        compression: "xz".to_owned(),
-        file_size: 500,
-    }
+    AliasRow { nar_hash: nar_hash(n), compression: "xz".to_owned(), file_size: 500 }
 }
 
 /// Returns a path's row with a NAR of `nar_size` bytes.
 pub fn path_row(n: u8, nar_size: u64) -> PathRow {
-    let uploader = Uploader {
-        token: Some(TokenId(u64::from(n))),
-        builder: "builder".to_owned(),
-    };
+    let uploader = Uploader { token: Some(TokenId(u64::from(n))), builder: "builder".to_owned() };
     let conflict = Conflict {
         nar_hash: nar_hash(n.wrapping_add(1)),
         nar_size: 5,
-        uploader: Uploader {
-            token: None,
-            builder: String::new(),
-        },
+        uploader: Uploader { token: None, builder: String::new() },
         at: 9,
     };
     PathRow {
@@ -136,10 +108,7 @@ pub fn path_row(n: u8, nar_size: u64) -> PathRow {
 
 /// Returns the key of a log.
 pub fn log(name: &str) -> DocumentKey {
-    DocumentKey {
-        kind: DocumentKind::Log,
-        name: name.to_owned(),
-    }
+    DocumentKey { kind: DocumentKind::Log, name: name.to_owned() }
 }
 
 /// Returns a document's row.
@@ -147,21 +116,10 @@ pub fn document_row(n: u8) -> DocumentRow {
     let content = if n.is_multiple_of(2) {
         Content::Inline(vec![n; 20])
     } else {
-        Content::Recipe {
-            recipe: recipe(n),
-            slots: vec![store_hash(n)],
-            length: 10_000,
-        }
+        Content::Recipe { recipe: recipe(n), slots: vec![store_hash(n)], length: 10_000 }
     };
-    let uploader = Uploader {
-        token: None,
-        builder: "operator".to_owned(),
-    };
-    DocumentRow {
-        content,
-        written_at: 11,
-        uploader,
-    }
+    let uploader = Uploader { token: None, builder: "operator".to_owned() };
+    DocumentRow { content, written_at: 11, uploader }
 }
 
 /// Returns a cache's row.
@@ -183,10 +141,7 @@ pub fn cache_row(priority: u32) -> CacheRow {
 
 /// Returns a token's row.
 pub fn token_row(n: u8) -> TokenRow {
-    let grant = Grant {
-        cache: "team-*".to_owned(),
-        verbs: vec![Verb::Pull, Verb::Push],
-    };
+    let grant = Grant { cache: "team-*".to_owned(), verbs: vec![Verb::Pull, Verb::Push] };
     TokenRow {
         secret_hash: [n; 32],
         builder: "ci".to_owned(),
@@ -209,9 +164,5 @@ pub fn store_info(n: u8) -> StoreInfo {
 
 /// Returns a commit outside any session.
 pub fn commit(packs: &[u8], ops: Vec<Op>) -> Commit {
-    Commit {
-        session: None,
-        packs: packs.iter().copied().map(pack).collect(),
-        ops,
-    }
+    Commit { session: None, packs: packs.iter().copied().map(pack).collect(), ops }
 }

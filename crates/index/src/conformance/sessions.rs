@@ -4,13 +4,7 @@ use super::samples::commit;
 use super::{Case, ok};
 use crate::{Commit, Meta, Op, Refusal, SessionId, Totals};
 
-pub(super) const CASES: &[Case] = &[
-    a_lease_ends_on_time,
-    renewing,
-    ending,
-    the_oldest,
-    a_commit_wants_a_live_session,
-];
+pub(super) const CASES: &[Case] = &[a_lease_ends_on_time, renewing, ending, the_oldest, a_commit_wants_a_live_session];
 
 const A: SessionId = SessionId(u128::MAX);
 const B: SessionId = SessionId(1);
@@ -28,10 +22,7 @@ fn renewing(meta: &dyn Meta) {
     assert!(ok(meta.renew_session(A, 19, 30)));
     assert!(ok(meta.renew_session(A, 29, 40)));
     assert!(!ok(meta.renew_session(A, 40, 50)), "its lease is over");
-    assert!(
-        !ok(meta.renew_session(A, 41, 60)),
-        "a refused renewal renews nothing"
-    );
+    assert!(!ok(meta.renew_session(A, 41, 60)), "a refused renewal renews nothing");
 }
 
 fn ending(meta: &dyn Meta) {
@@ -52,32 +43,14 @@ fn the_oldest(meta: &dyn Meta) {
 }
 
 fn a_commit_wants_a_live_session(meta: &dyn Meta) {
-    let under = |session| Commit {
-        session,
-        ..commit(
-            &[],
-            vec![Op::Count(Totals {
-                paths: 1,
-                ..Totals::default()
-            })],
-        )
-    };
+    let under = |session| Commit { session, ..commit(&[], vec![Op::Count(Totals { paths: 1, ..Totals::default() })]) };
     ok(meta.begin_session(A, 10, 20));
     let batch = [under(Some(A)), under(Some(B)), under(None)];
-    assert_eq!(
-        ok(meta.commit(19, &batch)),
-        vec![Ok(()), Err(Refusal::SessionExpired), Ok(())]
-    );
+    assert_eq!(ok(meta.commit(19, &batch)), vec![Ok(()), Err(Refusal::SessionExpired), Ok(())]);
     assert_eq!(ok(meta.totals()).paths, 2);
-    assert_eq!(
-        ok(meta.commit(20, &batch[..1])),
-        vec![Err(Refusal::SessionExpired)]
-    );
+    assert_eq!(ok(meta.commit(20, &batch[..1])), vec![Err(Refusal::SessionExpired)]);
     ok(meta.begin_session(B, 20, 30));
     ok(meta.end_session(B));
-    assert_eq!(
-        ok(meta.commit(21, &batch[1..2])),
-        vec![Err(Refusal::SessionExpired)]
-    );
+    assert_eq!(ok(meta.commit(21, &batch[1..2])), vec![Err(Refusal::SessionExpired)]);
     assert_eq!(ok(meta.totals()).paths, 2);
 }

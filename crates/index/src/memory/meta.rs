@@ -7,9 +7,9 @@ use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
 
 use crate::{
-    AliasRow, CacheName, CacheRow, Commit, DocumentKey, DocumentRow, Error, Meta, NarRow, Op,
-    PackRow, PackSeq, PackState, PathRow, RecipeRow, Refusal, Result, SessionId, Sessions,
-    StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
+    AliasRow, CacheName, CacheRow, Commit, DocumentKey, DocumentRow, Error, Meta, NarRow, Op, PackRow, PackSeq,
+    PackState, PathRow, RecipeRow, Refusal, Result, SessionId, Sessions, StoreInfo, TokenId, TokenRow, Totals,
+    UnixSeconds,
 };
 
 /// A [`Meta`] in memory.
@@ -41,38 +41,21 @@ impl State {
         self.recipes_of(pack, None).next().is_some()
     }
 
-    fn recipes_of(
-        &self,
-        pack: PackId,
-        after: Option<RecipeId>,
-    ) -> impl Iterator<Item = RecipeId> + '_ {
-        let start = after.map_or(std::ops::Bound::Included((pack, RecipeId([0; 32]))), |id| {
-            Excluded((pack, id))
-        });
-        self.edges
-            .range((start, Unbounded))
-            .take_while(move |(of, _)| *of == pack)
-            .map(|(_, recipe)| *recipe)
+    fn recipes_of(&self, pack: PackId, after: Option<RecipeId>) -> impl Iterator<Item = RecipeId> + '_ {
+        let start = after.map_or(std::ops::Bound::Included((pack, RecipeId([0; 32]))), |id| Excluded((pack, id)));
+        self.edges.range((start, Unbounded)).take_while(move |(of, _)| *of == pack).map(|(_, recipe)| *recipe)
     }
 
     /// Says why a commit can't be applied, if it can't.
     fn refusal(&self, commit: &Commit) -> Option<Refusal> {
         let gone: BTreeSet<PackId> = commit
             .leans_on()
-            .filter(|id| {
-                self.packs
-                    .get(id)
-                    .is_none_or(|row| row.state == PackState::Doomed)
-            })
+            .filter(|id| self.packs.get(id).is_none_or(|row| row.state == PackState::Doomed))
             .collect();
         if !gone.is_empty() {
             return Some(Refusal::PacksGone(gone.into_iter().collect()));
         }
-        commit
-            .caches()
-            .find(|cache| !self.caches.contains_key(cache))
-            .cloned()
-            .map(Refusal::CacheGone)
+        commit.caches().find(|cache| !self.caches.contains_key(cache)).cloned().map(Refusal::CacheGone)
     }
 
     fn apply(&mut self, commit: &Commit) {
@@ -154,10 +137,7 @@ impl Meta for MemoryMeta {
     fn seal_pack(&self, id: PackId, stored_bytes: u64, unique_bytes: u64) -> Result<PackSeq> {
         let mut state = self.lock();
         let seq = state.last_seq + 1;
-        let row = state
-            .packs
-            .get_mut(&id)
-            .ok_or_else(|| Error::sealed_unknown(id))?;
+        let row = state.packs.get_mut(&id).ok_or_else(|| Error::sealed_unknown(id))?;
         if let Some(first) = row.seal(id, seq, stored_bytes, unique_bytes)? {
             return Ok(first);
         }
@@ -198,49 +178,24 @@ impl Meta for MemoryMeta {
     fn packs(&self, after: Option<PackId>, limit: usize) -> Result<Vec<(PackId, PackRow)>> {
         let start = after.map_or(Unbounded, Excluded);
         let state = self.lock();
-        Ok(state
-            .packs
-            .range((start, Unbounded))
-            .take(limit)
-            .map(|(id, row)| (*id, row.clone()))
-            .collect())
+        Ok(state.packs.range((start, Unbounded)).take(limit).map(|(id, row)| (*id, row.clone())).collect())
     }
 
     fn sealed_packs(&self, after: PackSeq, limit: usize) -> Result<Vec<(PackSeq, PackId)>> {
         let state = self.lock();
-        Ok(state
-            .sealed
-            .range((Excluded(after), Unbounded))
-            .take(limit)
-            .map(|(seq, id)| (*seq, *id))
-            .collect())
+        Ok(state.sealed.range((Excluded(after), Unbounded)).take(limit).map(|(seq, id)| (*seq, *id)).collect())
     }
 
-    fn recipes_of_pack(
-        &self,
-        pack: PackId,
-        after: Option<RecipeId>,
-        limit: usize,
-    ) -> Result<Vec<RecipeId>> {
+    fn recipes_of_pack(&self, pack: PackId, after: Option<RecipeId>, limit: usize) -> Result<Vec<RecipeId>> {
         Ok(self.lock().recipes_of(pack, after).take(limit).collect())
     }
 
-    fn begin_session(
-        &self,
-        id: SessionId,
-        started_at: UnixSeconds,
-        expires_at: UnixSeconds,
-    ) -> Result<()> {
+    fn begin_session(&self, id: SessionId, started_at: UnixSeconds, expires_at: UnixSeconds) -> Result<()> {
         self.sessions.begin(id, started_at, expires_at);
         Ok(())
     }
 
-    fn renew_session(
-        &self,
-        id: SessionId,
-        now: UnixSeconds,
-        expires_at: UnixSeconds,
-    ) -> Result<bool> {
+    fn renew_session(&self, id: SessionId, now: UnixSeconds, expires_at: UnixSeconds) -> Result<bool> {
         Ok(self.sessions.renew(id, now, expires_at))
     }
 
@@ -253,17 +208,10 @@ impl Meta for MemoryMeta {
         Ok(self.sessions.oldest(now))
     }
 
-    fn commit(
-        &self,
-        now: UnixSeconds,
-        batch: &[Commit],
-    ) -> Result<Vec<std::result::Result<(), Refusal>>> {
+    fn commit(&self, now: UnixSeconds, batch: &[Commit]) -> Result<Vec<std::result::Result<(), Refusal>>> {
         let mut state = self.lock();
         let outcome = |commit: &Commit| {
-            if commit
-                .session
-                .is_some_and(|id| !self.sessions.is_alive(id, now))
-            {
+            if commit.session.is_some_and(|id| !self.sessions.is_alive(id, now)) {
                 return Err(Refusal::SessionExpired);
             }
             state.refusal(commit).map_or(Ok(()), Err)?;
@@ -282,40 +230,22 @@ impl Meta for MemoryMeta {
     }
 
     fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>> {
-        Ok(self
-            .lock()
-            .aliases
-            .get(&(cache.clone(), file_name.to_owned()))
-            .cloned())
+        Ok(self.lock().aliases.get(&(cache.clone(), file_name.to_owned())).cloned())
     }
 
     fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>> {
         Ok(self.lock().paths.get(&(cache.clone(), *hash)).cloned())
     }
 
-    fn paths(
-        &self,
-        cache: &CacheName,
-        after: Option<StoreHash>,
-        limit: usize,
-    ) -> Result<Vec<(StoreHash, PathRow)>> {
+    fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>> {
         let state = self.lock();
-        let of_cache = state
-            .paths
-            .iter()
-            .filter(|((of, hash), _)| of == cache && after.is_none_or(|after| *hash > after));
-        Ok(of_cache
-            .take(limit)
-            .map(|((_, hash), row)| (*hash, row.clone()))
-            .collect())
+        let of_cache =
+            state.paths.iter().filter(|((of, hash), _)| of == cache && after.is_none_or(|after| *hash > after));
+        Ok(of_cache.take(limit).map(|((_, hash), row)| (*hash, row.clone())).collect())
     }
 
     fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>> {
-        Ok(self
-            .lock()
-            .documents
-            .get(&(cache.clone(), key.clone()))
-            .cloned())
+        Ok(self.lock().documents.get(&(cache.clone(), key.clone())).cloned())
     }
 
     fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()> {
@@ -328,12 +258,7 @@ impl Meta for MemoryMeta {
     }
 
     fn caches(&self) -> Result<Vec<(CacheName, CacheRow)>> {
-        Ok(self
-            .lock()
-            .caches
-            .iter()
-            .map(|(name, row)| (name.clone(), row.clone()))
-            .collect())
+        Ok(self.lock().caches.iter().map(|(name, row)| (name.clone(), row.clone())).collect())
     }
 
     fn delete_cache(&self, name: &CacheName) -> Result<bool> {
@@ -344,11 +269,7 @@ impl Meta for MemoryMeta {
         let mut gone = Totals::default();
         state.paths.retain(|(of, _), row| {
             if of == name {
-                gone.add(&Totals {
-                    paths: 1,
-                    logical_bytes: row.nar_size,
-                    ..Totals::default()
-                });
+                gone.add(&Totals { paths: 1, logical_bytes: row.nar_size, ..Totals::default() });
             }
             of != name
         });
@@ -369,12 +290,7 @@ impl Meta for MemoryMeta {
     }
 
     fn tokens(&self) -> Result<Vec<(TokenId, TokenRow)>> {
-        Ok(self
-            .lock()
-            .tokens
-            .iter()
-            .map(|(id, row)| (*id, row.clone()))
-            .collect())
+        Ok(self.lock().tokens.iter().map(|(id, row)| (*id, row.clone())).collect())
     }
 
     fn flush(&self) -> Result<()> {

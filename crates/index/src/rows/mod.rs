@@ -36,32 +36,18 @@ pub trait Row: Serialize + DeserializeOwned {
 
     /// Returns the row's bytes.
     fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![Self::VERSION])
-            .expect("rows hold only types that postcard can write")
+        postcard::to_extend(self, vec![Self::VERSION]).expect("rows hold only types that postcard can write")
     }
 
     /// Reads a row; bytes after its end are an error.
     fn decode(bytes: &[u8]) -> Result<Self, RowError> {
-        let fail = |detail: String| RowError {
-            row: Self::NAME,
-            detail,
-        };
-        let (version, rest) = bytes
-            .split_first()
-            .ok_or_else(|| fail("it is empty".into()))?;
+        let fail = |detail: String| RowError { row: Self::NAME, detail };
+        let (version, rest) = bytes.split_first().ok_or_else(|| fail("it is empty".into()))?;
         if *version != Self::VERSION {
-            return Err(fail(format!(
-                "its version is {version}, and this firn knows {}",
-                Self::VERSION
-            )));
+            return Err(fail(format!("its version is {version}, and this firn knows {}", Self::VERSION)));
         }
-        let (row, rest) =
-            postcard::take_from_bytes(rest).map_err(|error| fail(error.to_string()))?;
-        if rest.is_empty() {
-            Ok(row)
-        } else {
-            Err(fail(format!("{} bytes follow its end", rest.len())))
-        }
+        let (row, rest) = postcard::take_from_bytes(rest).map_err(|error| fail(error.to_string()))?;
+        if rest.is_empty() { Ok(row) } else { Err(fail(format!("{} bytes follow its end", rest.len()))) }
     }
 }
 

@@ -16,16 +16,8 @@ pub struct CacheName(String);
 
 impl CacheName {
     /// Names that routes and programs use themselves.
-    pub const RESERVED: [&'static str; 8] = [
-        "api",
-        "healthz",
-        "readyz",
-        "metrics",
-        "nix-cache-info",
-        "nar",
-        "log",
-        "static",
-    ];
+    pub const RESERVED: [&'static str; 8] =
+        ["api", "healthz", "readyz", "metrics", "nix-cache-info", "nar", "log", "static"];
 
     /// Returns the name.
     pub fn as_str(&self) -> &str {
@@ -40,9 +32,7 @@ impl FromStr for CacheName {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let good = (1..=64).contains(&name.len())
             && plain(name.as_bytes()[0])
-            && name
-                .bytes()
-                .all(|b| plain(b) || matches!(b, b'-' | b'_' | b'.'))
+            && name.bytes().all(|b| plain(b) || matches!(b, b'-' | b'_' | b'.'))
             && !name.ends_with(".narinfo");
         if !good {
             return Err(format!(
@@ -50,9 +40,7 @@ impl FromStr for CacheName {
             ));
         }
         if Self::RESERVED.contains(&name) {
-            return Err(format!(
-                "'{name}' can't be a cache's name: firn uses it in its own URLs"
-            ));
+            return Err(format!("'{name}' can't be a cache's name: firn uses it in its own URLs"));
         }
         Ok(Self(name.to_owned()))
     }
@@ -99,10 +87,6 @@ impl FromStr for TokenId {
             .ok()
             .filter(|_| hex)
             .map(Self)
-            .ok_or_else(|| {
-                format!(
-                    "'{text}' is no token id: give the 16 hex digits that `firnd token list` shows"
-                )
-            })
+            .ok_or_else(|| format!("'{text}' is no token id: give the 16 hex digits that `firnd token list` shows"))
     }
 }

@@ -95,14 +95,7 @@ impl PackRow {
     /// Returns the row of a pack that was reserved at `at`.
     #[must_use]
     pub fn reserved(at: UnixSeconds) -> Self {
-        Self {
-            state: PackState::Writing,
-            reserved_at: at,
-            seq: 0,
-            durable_bytes: 0,
-            stored_bytes: 0,
-            unique_bytes: 0,
-        }
+        Self { state: PackState::Writing, reserved_at: at, seq: 0, durable_bytes: 0, stored_bytes: 0, unique_bytes: 0 }
     }
 
     /// Makes a writing pack live with the number `seq`; of one that was sealed before, changes nothing and returns
@@ -122,18 +115,9 @@ impl PackRow {
         }
         if self.state != PackState::Writing {
             let detail = format!("it is {:?} and is to be sealed", self.state).to_lowercase();
-            return Err(Error::Corrupt {
-                what: format!("the row of pack {id}"),
-                detail,
-            });
+            return Err(Error::Corrupt { what: format!("the row of pack {id}"), detail });
         }
-        *self = Self {
-            state: PackState::Live,
-            seq,
-            stored_bytes,
-            unique_bytes,
-            ..*self
-        };
+        *self = Self { state: PackState::Live, seq, stored_bytes, unique_bytes, ..*self };
         Ok(None)
     }
 
@@ -144,15 +128,9 @@ impl PackRow {
     pub fn may_be_forgotten(&self, id: PackId, has_edge: bool) -> Result<(), Error> {
         match (self.state, has_edge) {
             (PackState::Writing, false) => Ok(()),
-            (PackState::Writing, true) => Err(Error::PackInUse {
-                pack: id,
-                detail: "needed by a recipe",
-            }),
+            (PackState::Writing, true) => Err(Error::PackInUse { pack: id, detail: "needed by a recipe" }),
             (PackState::Live | PackState::Condemned | PackState::Doomed, _) => {
-                Err(Error::PackInUse {
-                    pack: id,
-                    detail: "not being written any more",
-                })
+                Err(Error::PackInUse { pack: id, detail: "not being written any more" })
             }
         }
     }

@@ -1,11 +1,9 @@
 //! RocksDB's engines against the suites, ended cleanly and as a crash would.
 
-mod folders;
-
+use crate::folders::Folders;
 use firn_index::conformance::{self, Open, model};
 use firn_index::{ChunkIndex, Meta};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
-use folders::Folders;
 use proptest::prelude::*;
 
 fn open_meta(folders: &mut Folders, open: Open) -> Box<dyn Meta> {
