@@ -26,7 +26,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("firn-tests", &["firn-nix", "firn-testkit"]),
     (
         "firn-benches",
-        &["firn-nix", "firn-chunk", "firn-pack", "firn-storage", "firn-index", "firn-engine", "firn-server"],
+        &["firn-nix", "firn-chunk", "firn-pack", "firn-storage", "firn-index", "firn-index-rocks", "firn-engine"],
     ),
 ];
 
