@@ -103,8 +103,22 @@ fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
     found
 }
 
-#[test]
-fn a_flipped_byte_is_never_served() -> Result<()> {
+/// Flips a bit of every second pack of a stopped server.
+fn damage_packs(firnd: &Firnd, place: impl Fn(usize) -> usize) {
+    let mut packs: Vec<_> = files(&firnd.data()).into_iter().filter(|(_, len)| *len > 400_000).collect();
+    packs.retain(|(path, _)| !path.components().any(|part| part.as_os_str() == "index"));
+    packs.sort();
+    assert!(packs.len() >= 2, "{packs:?}");
+    for (path, _) in packs.iter().step_by(2) {
+        let mut bytes = fs::read(path).expect("a pack");
+        let at = place(bytes.len());
+        bytes[at] ^= 0x40;
+        fs::write(path, bytes).expect("a pack");
+    }
+}
+
+/// Damages packs at a place that depends on their length; returns how many of six paths that took away for a while.
+fn flip_and_repair(place: impl Fn(usize) -> usize) -> Result<usize> {
     let mut firnd = Firnd::start_with("[store]\npack-size = \"1 MiB\"\n")?;
     let cache = firnd.cache("main", &["--public"])?;
     let packages: Vec<_> = (0..6).map(|seed| Package::new(seed, 900_000)).collect();
@@ -112,23 +126,12 @@ fn a_flipped_byte_is_never_served() -> Result<()> {
         package.upload(&firnd, &cache)?;
     }
     assert!(firnd.terminate()?.success());
-    // Packs are by far the largest files; every second one gets a flipped byte in the middle of a frame.
-    let mut packs: Vec<_> = files(&firnd.data()).into_iter().filter(|(_, len)| *len > 400_000).collect();
-    packs.retain(|(path, _)| !path.components().any(|part| part.as_os_str() == "index"));
-    packs.sort();
-    assert!(packs.len() >= 2, "{packs:?}");
-    for (path, len) in packs.iter().step_by(2) {
-        let mut bytes = fs::read(path).expect("a pack");
-        let middle = usize::try_from(len / 3).expect("a pack is small");
-        bytes[middle] ^= 0x40;
-        fs::write(path, bytes).expect("a pack");
-    }
+    damage_packs(&firnd, place);
     firnd.launch()?;
     let mut damaged = 0;
     for package in &packages {
         let nar = firnd.send(&Request::get(&package.nar_target("main")))?;
-        let good = nar.status == 200 && nar.whole;
-        if good {
+        if nar.status == 200 && nar.whole {
             assert!(nar.body == package.nar, "a wrong NAR was served as whole");
             continue;
         }
@@ -142,7 +145,21 @@ fn a_flipped_byte_is_never_served() -> Result<()> {
         let nar = firnd.send(&Request::get(&package.nar_target("main")))?;
         assert!(nar.status == 200 && nar.whole && nar.body == package.nar, "{}", nar.status);
     }
-    assert!(damaged > 0, "no damage was met");
+    Ok(damaged)
+}
+
+#[test]
+fn a_flipped_byte_is_never_served() -> Result<()> {
+    assert!(flip_and_repair(|len| len / 3)? > 0, "no damage was met");
+    assert!(flip_and_repair(|len| len / 2)? > 0, "no damage was met");
+    // The first frame's header, and the end of the last pages: whether that takes anything away is the format's business.
+    for place in [40, 44, 52, 60] {
+        flip_and_repair(|_| place)?;
+    }
+    for from_end in [1, 9, 40, 200, 1500] {
+        flip_and_repair(|len| len - from_end)?;
+    }
+    flip_and_repair(|_| 3)?;
     Ok(())
 }
 
