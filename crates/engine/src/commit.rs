@@ -161,7 +161,10 @@ fn add_signatures(row: &mut PathRow, signatures: &[String]) {
 
 fn sorted(references: &[StorePath]) -> Vec<StorePath> {
     let mut references = references.to_vec();
-    references.sort_unstable_by_key(StorePath::base_name);
+    references.sort_by_cached_key(StorePath::base_name);
     references.dedup();
     references
 }
+
+#[cfg(test)]
+mod tests;

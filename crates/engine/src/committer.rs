@@ -3,7 +3,7 @@
 //! A group is taken off the queue, its records are appended to the open pack, the pack is synced once, and the index
 //! is once. Decisions that depend on what the cache has (which NAR a path gets) are made here, one after the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -26,6 +26,9 @@ pub(crate) const QUEUE: usize = 1024;
 
 /// Requests that one group takes at most.
 const GROUP: usize = 256;
+
+/// Bytes of records in one frame, unless a single one is longer.
+const RECORD_FRAME_BYTES: usize = 4 << 20;
 
 /// A change to make durable.
 pub(crate) struct Request {
@@ -88,14 +91,29 @@ fn fail(replies: &[SyncSender<Result<PathOutcome>>], error: &Error) {
     }
 }
 
+/// Divides records into runs of which each fits a frame: mostly one, but a row may be long and a group is large.
+fn frames_of(records: &[Vec<u8>]) -> impl Iterator<Item = &[Vec<u8>]> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|record| {
+            bytes += record.len();
+            bytes <= RECORD_FRAME_BYTES
+        });
+        let (run, after) = rest.split_at(fits.count().max(1).min(rest.len()));
+        rest = after;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
 /// One group on its way.
 struct Group<'a> {
     packs: &'a Packs,
     encoder: &'a mut RecordEncoder,
     commits: Vec<Commit>,
     records: Vec<Vec<u8>>,
-    /// Recipes that this group writes, so that two uploads of the same content write one.
-    recipes: BTreeSet<RecipeId>,
+    /// Recipes that this group writes, so that two uploads of the same content store one.
+    recipes: BTreeMap<RecipeId, RecipeRow>,
     /// Paths as they will be after the changes before.
     paths: BTreeMap<(CacheName, StoreHash), PathRow>,
     now: u64,
@@ -108,7 +126,7 @@ impl<'a> Group<'a> {
             encoder,
             commits: Vec::new(),
             records: Vec::new(),
-            recipes: BTreeSet::new(),
+            recipes: BTreeMap::new(),
             paths: BTreeMap::new(),
             now: packs.clock.now(),
         }
@@ -120,14 +138,14 @@ impl<'a> Group<'a> {
         for change in changes {
             outcomes.push(self.prepare(change)?);
         }
-        if !self.records.is_empty() {
-            let frame = self.encoder.records(&self.records)?;
+        for records in frames_of(&self.records) {
+            let frame = self.encoder.records(records)?;
             self.packs.append(&frame)?;
         }
-        if let Some(durable) = self.packs.sync()?
-            && let Some(first) = self.commits.first_mut()
-        {
-            first.ops.push(Op::PackDurable(durable.pack, durable.bytes));
+        if let Some(durable) = self.packs.sync()? {
+            // A commit of its own, behind those that have an outcome: a refusal of one of them must not take it along.
+            let ops = vec![Op::PackDurable(durable.pack, durable.bytes)];
+            self.commits.push(Commit { session: None, packs: Vec::new(), ops });
         }
         let refusals = self.packs.meta.commit(self.now, &self.commits)?;
         let mut refusals = refusals.into_iter();
@@ -172,7 +190,7 @@ impl<'a> Group<'a> {
                 if let Some(mut row) = self.packs.meta.recipe(recipe)?
                     && row.damaged_at.is_none()
                     && row.record == *record
-                    && !self.recipes.contains(recipe)
+                    && !self.recipes.contains_key(recipe)
                 {
                     row.damaged_at = Some(self.now);
                     commit.ops.push(Op::Recipe(*recipe, row));
@@ -189,7 +207,9 @@ impl<'a> Group<'a> {
     /// Adds what a recipe needs: nothing if it is there already, else its record, row and edges.
     fn add_recipe(&mut self, commit: &mut Commit, id: RecipeId, stored: &Stored) -> Result<Result<()>> {
         commit.session = Some(stored.session.id);
-        if self.recipes.contains(&id) {
+        if let Some(row) = self.recipes.get(&id) {
+            // Written once more, so that this commit stands also if the other is refused.
+            commit.ops.push(Op::Recipe(id, row.clone()));
             return Ok(Ok(()));
         }
         let existing = self.packs.meta.recipe(&id)?.filter(|row| row.damaged_at.is_none());
@@ -208,10 +228,9 @@ impl<'a> Group<'a> {
         edges.push(record.pack);
         edges.sort_unstable();
         edges.dedup();
-        commit.packs.clone_from(&edges);
         let row = RecipeRow { record, length: new.length, chunks: new.chunks, edges, damaged_at: None };
-        commit.ops.push(Op::Recipe(id, row));
-        self.recipes.insert(id);
+        commit.ops.push(Op::Recipe(id, row.clone()));
+        self.recipes.insert(id, row);
         Ok(Ok(()))
     }
 
@@ -263,3 +282,6 @@ impl<'a> Group<'a> {
         Ok(self.packs.meta.recipe(&nar.recipe)?.is_some_and(|row| row.damaged_at.is_none()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,7 @@ pub(crate) struct Shared {
 /// A store: takes bytes in and gives them back. Cheap to clone; every method may block on a disk.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Engine {

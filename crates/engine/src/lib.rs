@@ -7,12 +7,18 @@
 //! The order that makes it safe: pack bytes are synced, then the index is, then a path is visible; and no NAR is
 //! committed that was not reproduced once, byte for byte, through the code that serves it.
 
+#[cfg(test)]
+extern crate self as firn_engine;
+
 mod clock;
 mod commit;
 mod committer;
 mod engine;
 mod error;
 mod files;
+#[cfg(test)]
+#[path = "../tests/fixture/mod.rs"]
+mod fixture;
 mod frames;
 mod in_flight;
 mod ingest;

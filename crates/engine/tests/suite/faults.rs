@@ -10,9 +10,9 @@ use firn_storage::{Failure, Fault, Memory, Operation};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
+use crate::fixture::broken::{BrokenChunks, BrokenMeta, When};
 use crate::fixture::{
-    BrokenChunks, BrokenMeta, Fixture, Pushed, When, cache, ingest, is_write_failure, noise, objects, package,
-    package_with, path, push, push_path,
+    Fixture, Pushed, cache, ingest, is_write_failure, noise, objects, package, package_with, path, push, push_path,
 };
 
 /// What a scenario uploads: names with their NARs. Some share chunks, one shares a recipe.
