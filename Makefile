@@ -18,7 +18,7 @@ nix: setup ## Unpack the Nix versions that the tests and the demo use
 	@scripts/nix-for-tests
 
 build: setup ## Build firnd
-	$(CARGO) build --release --locked --bin firnd
+	$(CARGO) build --release --locked --package firn-server --bin firnd
 
 test: nix lint unit ## Run everything: format, lints, documentation, all tests, with real Nix
 
@@ -27,8 +27,8 @@ lint: setup
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
-unit: nix
-	$(CARGO) test --release --locked --workspace --no-fail-fast
+unit: nix build
+	FIRND=$(CARGO_TARGET_DIR)/release/firnd $(CARGO) test --release --locked --workspace --no-fail-fast
 
 demo: build ## Show the whole path with real Nix: build, upload, substitute, verify, sizes
 	@scripts/nix-for-tests 2.26 >&2
