@@ -230,14 +230,13 @@ impl Cutting {
         if let Some(pending) = packs.in_flight.get(&chunk.id) {
             return Ok(Place::Pending(pending));
         }
-        if self.scatter.may_share()
-            && let Some(loc) = packs.chunks.lookup(&[chunk.id])?.into_iter().next().flatten()
-        {
+        let may_share = self.scatter.may_share();
+        if may_share && let Some(loc) = packs.lookup(&chunk.id)? {
             self.scatter.note(Some(loc.frame));
             return Ok(Place::At(loc));
         }
         self.scatter.note(None);
-        let (pending, is_mine) = self.run.take(chunk.id, chunk.data, &packs.in_flight, packs)?;
+        let (pending, is_mine) = self.run.take(chunk.id, chunk.data, may_share, packs)?;
         if is_mine {
             self.stats.new_chunks += 1;
             self.stats.unique_bytes += chunk.data.len() as u64;

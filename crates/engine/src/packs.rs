@@ -120,6 +120,11 @@ impl Packs {
         })
     }
 
+    /// Returns where a chunk lies, if the chunk index knows.
+    pub(crate) fn lookup(&self, id: &ChunkId) -> Result<Option<ChunkLoc>> {
+        Ok(self.chunks.lookup(std::slice::from_ref(id))?.into_iter().next().flatten())
+    }
+
     /// Forgets that chunks are at these places, where they were found to be damaged, so that they are stored again.
     pub(crate) fn forget_chunks(&self, chunks: &[(ChunkId, ChunkLoc)]) -> Result<()> {
         self.in_flight.release(chunks);

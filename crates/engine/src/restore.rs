@@ -170,7 +170,7 @@ impl Restore {
     fn read_elsewhere(&self, chunk: &ChunkRef, bad: ChunkLoc, out: &mut BytesMut, part: Range<usize>) -> Result<bool> {
         let packs = &self.shared.packs;
         packs.forget_chunks(&[(chunk.id, bad)])?;
-        let Some(other) = packs.chunks.lookup(&[chunk.id])?.into_iter().next().flatten() else { return Ok(false) };
+        let Some(other) = packs.lookup(&chunk.id)? else { return Ok(false) };
         match self.shared.frames.get(other.frame, &mut std::iter::empty()) {
             Ok(fetched) => {
                 let data = fetched.first().and_then(|(_, frame)| frame.chunk(other.index, &chunk.id));

@@ -54,30 +54,45 @@ impl Run {
         Arc::new(Self { limit, level, inner: Mutex::new(inner) })
     }
 
-    /// Takes a chunk that the index does not know, unless another ingest has it in hand.
+    /// Takes a chunk, unless another ingest has it in hand or, with `may_share`, the index knows it.
     ///
-    /// Claiming and taking are one step under the run's lock, so that whoever finds the claim finds the chunk too.
+    /// Claiming and taking are one step under the run's lock, so that whoever finds the claim finds the chunk too. The
+    /// index is asked after the claim: a chunk that another ingest had in hand a moment ago is in the index by now.
     pub(crate) fn take(
         self: &Arc<Self>,
         id: ChunkId,
         data: &[u8],
-        in_flight: &InFlight,
+        may_share: bool,
         packs: &Packs,
     ) -> Result<(Arc<Pending>, bool)> {
         let mut inner = self.lock();
         if !inner.data.is_empty() && inner.data.len() + data.len() > self.limit {
             self.store(&mut inner, packs)?;
         }
-        let pending = Arc::new(Pending { run: Arc::clone(self), loc: OnceLock::new() });
-        match in_flight.claim(id, pending) {
-            Claim::Theirs(pending) => Ok((pending, false)),
-            Claim::Mine(pending) => {
-                inner.data.extend_from_slice(data);
-                inner.lens.push(u32::try_from(data.len()).expect("a chunk has at most 256 KiB"));
-                inner.chunks.push((id, Arc::clone(&pending)));
-                Ok((pending, true))
+        let mine = Arc::new(Pending { run: Arc::clone(self), loc: OnceLock::new() });
+        let pending = match packs.in_flight.claim(id, Arc::clone(&mine)) {
+            Claim::Theirs(pending) => return Ok((pending, false)),
+            Claim::Mine(pending) => pending,
+        };
+        if may_share {
+            match packs.lookup(&id) {
+                Ok(None) => {}
+                Ok(Some(loc)) => {
+                    // Whoever found the claim meanwhile finds the place in it.
+                    let _ = pending.loc.set(loc);
+                    packs.in_flight.remove(std::iter::once(&id));
+                    return Ok((pending, false));
+                }
+                Err(error) => {
+                    packs.in_flight.remove(std::iter::once(&id));
+                    return Err(error);
+                }
             }
         }
+        inner.data.extend_from_slice(data);
+        inner.lens.push(u32::try_from(data.len()).expect("a chunk has at most 256 KiB"));
+        inner.chunks.push((id, Arc::clone(&pending)));
+        Ok((pending, true))
     }
 
     /// Stores what the run holds as one frame.

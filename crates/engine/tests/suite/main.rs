@@ -3,6 +3,7 @@
 #[path = "../fixture/mod.rs"]
 mod fixture;
 
+mod concurrency;
 mod damage;
 mod faults;
 mod recovery;
