@@ -3,6 +3,7 @@
 //! Machines are shared and noisy, so the figures are CPU seconds, bytes and counts, and ratios within one run.
 
 mod corpus;
+mod load;
 mod process;
 mod store;
 
@@ -23,10 +24,13 @@ struct Arguments {
 enum Bench {
     /// Store a corpus through the engine and read it back: bytes on disk and CPU seconds by generation
     Store(store::Arguments),
+    /// Drive a real firnd over HTTP: its CPU seconds, latencies, memory and bytes on disk
+    Load(load::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Store(arguments) => store::run(&arguments),
+        Bench::Load(arguments) => load::run(&arguments),
     }
 }

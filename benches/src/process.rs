@@ -26,6 +26,11 @@ pub(crate) fn peak_bytes(process: &str) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
+/// Makes the largest resident set of a process count from now on.
+pub(crate) fn forget_peak(process: &str) -> anyhow::Result<()> {
+    fs::write(format!("/proc/{process}/clear_refs"), "5").context("reset VmHWM")
+}
+
 /// Returns the bytes that a folder takes on the disk, as du counts them.
 pub(crate) fn disk_bytes(folder: &Path) -> anyhow::Result<u64> {
     let mut bytes = 0;

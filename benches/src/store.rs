@@ -71,7 +71,10 @@ fn one(arguments: &Arguments, folder: &Path, data: &Path) -> anyhow::Result<()> 
     let engine = open(data, arguments)?;
     engine.meta().put_cache(&cache(), &cache_row())?;
     println!("corpus {}", folder.file_name().unwrap_or_default().to_string_lossy());
-    println!("{:<12} {:>6} {:>11} {:>10} {:>10} {:>9}", "generation", "paths", "logical MB", "unique MB", "packs MB", "CPU-s/GB");
+    println!(
+        "{:<12} {:>6} {:>11} {:>10} {:>10} {:>9}",
+        "generation", "paths", "logical MB", "unique MB", "packs MB", "CPU-s/GB"
+    );
     let start = cpu_seconds("self")?;
     for generation in entries.chunk_by(|a, b| a.generation == b.generation) {
         let (before, cpu) = (engine.stats()?.totals, cpu_seconds("self")?);
@@ -86,7 +89,10 @@ fn one(arguments: &Arguments, folder: &Path, data: &Path) -> anyhow::Result<()> 
     let (store, index) = (disk_bytes(&data.join("store"))?, disk_bytes(&data.join("index"))?);
     println!(
         "on disk {:.1} MB: packs {:.2}, index {:.2}; peak memory {:.0} MiB",
-        (store + index) as f64 / MB, store as f64 / MB, index as f64 / MB, peak_bytes("self")? as f64 / (1 << 20) as f64
+        (store + index) as f64 / MB,
+        store as f64 / MB,
+        index as f64 / MB,
+        peak_bytes("self")? as f64 / f64::from(1 << 20)
     );
     if !arguments.no_restore {
         read_back(&open(data, arguments)?, &entries)?;

@@ -1,0 +1,253 @@
+//! A real `firnd` under load over loopback: uploads, downloads, narinfos, first bytes, memory.
+//!
+//! The driver is a process of its own, so its CPU does not count; loops are closed and all counts are bounded.
+
+mod client;
+mod latency;
+mod memory;
+mod report;
+mod server;
+mod synthetic;
+mod transfers;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+
+use crate::corpus::{self, Entry};
+use latency::Asked;
+use memory::Crowd;
+use report::{Latencies, Table};
+use server::{Cost, Server, Setup};
+use transfers::Form;
+
+const MB: f64 = 1e6;
+const GB: f64 = 1e9;
+const MIB: f64 = 1_048_576.0;
+/// The caches that the load goes to: the second one is given what the first one has.
+const CACHES: [&str; 2] = ["first", "second"];
+/// How often a NAR is asked for again to see its first byte.
+const REPEATS: usize = 3;
+
+/// Drive a real firnd over HTTP
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Folders of corpora with uncompressed NARs, each with manifest.tsv and cache/
+    #[arg(required = true)]
+    corpora: Vec<PathBuf>,
+    /// The server [default: firnd beside this program]
+    #[arg(long)]
+    firnd: Option<PathBuf>,
+    /// The server's configuration file [default: none]
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The folder for temporary data [default: the system's]
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+    /// How many connections the parallel phases have
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    connections: u16,
+    /// How many narinfos are asked for in each phase of narinfos; 0 leaves these phases out
+    #[arg(long, default_value_t = 20_000)]
+    requests: usize,
+    /// Of how many NARs the first byte is timed in each form; 0 leaves it out
+    #[arg(long, default_value_t = 300)]
+    samples: usize,
+    /// The bytes of the long NAR; 0 leaves it out
+    #[arg(long, default_value_t = 4 << 30)]
+    long_bytes: u64,
+    /// How many transfers run at once with the long NAR
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=1000))]
+    transfers: u16,
+    /// Bytes a second of each of the transfers beside the long NAR
+    #[arg(long, default_value_t = 2_000_000)]
+    pace: u64,
+    /// Don't read everything back at the end to compare it with its hashes
+    #[arg(long)]
+    no_check: bool,
+    /// Record each phase with perf into this folder (costs the server a little)
+    #[arg(long)]
+    perf: Option<PathBuf>,
+}
+
+/// Runs the bench.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let beside = std::env::current_exe()?.with_file_name("firnd");
+    let firnd = arguments.firnd.clone().unwrap_or(beside);
+    ensure!(firnd.is_file(), "there is no {}: build it with `cargo build --release --bin firnd`", firnd.display());
+    let setup = Setup { firnd: &firnd, config: arguments.config.as_deref(), perf: arguments.perf.as_deref() };
+    arguments.corpora.iter().try_for_each(|folder| {
+        let entries = corpus::read(folder)?;
+        ensure!(!entries.is_empty(), "{} is empty", folder.display());
+        one(arguments, &setup, folder, &entries).with_context(|| format!("with the corpus {}", folder.display()))
+    })
+}
+
+fn one(arguments: &Arguments, setup: &Setup<'_>, folder: &Path, entries: &[Entry]) -> anyhow::Result<()> {
+    let logical: u64 = entries.iter().map(|entry| entry.info.nar_size).sum();
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    println!("corpus {name}: {} paths, {:.1} MB\n", entries.len(), logical as f64 / MB);
+    let connections = usize::from(arguments.connections);
+    let mut costs = Table::new(&["phase", "connections", "logical MB", "sent MB", "CPU-s", "CPU-s/GB", "peak MiB"]);
+    let mut disk = Table::new(&["on disk, MB", "connections", "MB"]);
+    if connections > 1 {
+        let temporary = folder_for_data(arguments)?;
+        let server = Server::start(setup, temporary.path(), &CACHES)?;
+        move_all(&server, entries, 1, &mut costs, &mut disk)?;
+        stop(server, 1, &mut disk)?;
+    }
+    let temporary = folder_for_data(arguments)?;
+    let server = Server::start(setup, temporary.path(), &CACHES)?;
+    move_all(&server, entries, connections, &mut costs, &mut disk)?;
+    let mut narinfos =
+        Table::new(&["narinfo", "connections", "requests", "CPU µs/request", "p50 ms", "p99 ms", "p99.9 ms"]);
+    let mut first_bytes = Table::new(&["time to first byte", "requests", "p50 ms", "p90 ms", "p99 ms"]);
+    ask_narinfos(arguments, &server, entries, &mut narinfos)?;
+    ask_first_bytes(arguments, &server, entries, &mut first_bytes)?;
+    if !arguments.no_check {
+        let checked = transfers::check(&server, CACHES[1], entries)?;
+        eprintln!("  {checked} NARs read back in both forms: each has its hash");
+    }
+    println!("{}\n{}\n{}", costs.text(), narinfos.text(), first_bytes.text());
+    if arguments.long_bytes > 0 {
+        // It changes what is on the disk, so that is not looked at again.
+        println!("{}", long(arguments, &server, entries)?.text());
+    } else {
+        stop(server, connections, &mut disk)?;
+    }
+    println!("{}", disk.text());
+    Ok(())
+}
+
+fn folder_for_data(arguments: &Arguments) -> anyhow::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix("firn-load-");
+    match &arguments.scratch {
+        Some(folder) => builder.tempdir_in(folder),
+        None => builder.tempdir(),
+    }
+    .context("make a temporary folder")
+}
+
+/// Uploads a corpus twice, into two caches, and fetches it in both forms.
+fn move_all(
+    server: &Server<'_>,
+    entries: &[Entry],
+    connections: usize,
+    costs: &mut Table,
+    disk: &mut Table,
+) -> anyhow::Result<()> {
+    let logical: u64 = entries.iter().map(|entry| entry.info.nar_size).sum();
+    let mut on_disk = |what: &str| -> anyhow::Result<()> {
+        disk.row(vec![what.to_owned(), connections.to_string(), format!("{:.1}", server.disk_bytes()? as f64 / MB)]);
+        Ok(())
+    };
+    let mut measure = |name: &str, run: &dyn Fn() -> anyhow::Result<u64>| -> anyhow::Result<()> {
+        let (sent, cost) = server.measure(&format!("{name} {connections}"), run)?;
+        costs.row(cost_row(name, connections, logical, sent, cost));
+        Ok(())
+    };
+    on_disk("nothing uploaded")?;
+    measure("upload new", &|| transfers::upload(server, CACHES[0], entries, connections))?;
+    on_disk("the first cache")?;
+    measure("upload known", &|| transfers::upload(server, CACHES[1], entries, connections))?;
+    on_disk("both caches")?;
+    for form in [Form::Identity, Form::Zstd] {
+        let run = || transfers::download(server, CACHES[0], entries, connections, form);
+        measure(&format!("serve {}", form.name()), &run)?;
+    }
+    Ok(())
+}
+
+fn cost_row(name: &str, connections: usize, logical: u64, sent: u64, cost: Cost) -> Vec<String> {
+    vec![
+        name.to_owned(),
+        connections.to_string(),
+        format!("{:.1}", logical as f64 / MB),
+        format!("{:.1}", sent as f64 / MB),
+        format!("{:.2}", cost.cpu),
+        format!("{:.2}", cost.cpu / (logical as f64 / GB)),
+        format!("{:.0}", cost.peak as f64 / MIB),
+    ]
+}
+
+fn stop(server: Server<'_>, connections: usize, disk: &mut Table) -> anyhow::Result<()> {
+    let bytes = server.stop()?;
+    disk.row(vec!["both caches, stopped".to_owned(), connections.to_string(), format!("{:.1}", bytes as f64 / MB)]);
+    Ok(())
+}
+
+fn ask_narinfos(
+    arguments: &Arguments,
+    server: &Server<'_>,
+    entries: &[Entry],
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    if arguments.requests == 0 {
+        return Ok(());
+    }
+    let mut round = 0;
+    for (asked, name) in [(Asked::Known, "known"), (Asked::Unknown, "unknown")] {
+        for connections in counts(arguments) {
+            let run = || latency::narinfos(server, CACHES[0], entries, asked, connections, arguments.requests, round);
+            let (times, cost) = server.measure(&format!("narinfo {name} {connections}"), run)?;
+            let each = cost.cpu / latency::sent(connections, arguments.requests) as f64;
+            let mut row = vec![name.to_owned(), connections.to_string(), times.count().to_string()];
+            row.push(format!("{:.1}", each * 1e6));
+            row.extend([0.5, 0.99, 0.999].map(|share| format!("{:.3}", times.milliseconds(share))));
+            table.row(row);
+            round += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the numbers of connections of phases that are run with one and with several.
+fn counts(arguments: &Arguments) -> Vec<usize> {
+    let mut counts = vec![1, usize::from(arguments.connections)];
+    counts.dedup();
+    counts
+}
+
+fn ask_first_bytes(
+    arguments: &Arguments,
+    server: &Server<'_>,
+    entries: &[Entry],
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    if arguments.samples == 0 {
+        return Ok(());
+    }
+    for form in [Form::Identity, Form::Zstd] {
+        let run = || latency::first_bytes(server, CACHES[0], entries, form, arguments.samples, REPEATS);
+        let (times, _) = server.measure(&format!("first byte {}", form.name()), run)?;
+        let mut row = |what: &str, times: &Latencies| {
+            let mut row = vec![format!("{}, {what}", form.name()), times.count().to_string()];
+            row.extend([0.5, 0.9, 0.99].map(|share| format!("{:.3}", times.milliseconds(share))));
+            table.row(row);
+        };
+        row("not asked for lately", &times.first);
+        row("asked for just before", &times.again);
+    }
+    Ok(())
+}
+
+/// Moves the long NAR in and out beside slow transfers.
+fn long(arguments: &Arguments, server: &Server<'_>, entries: &[Entry]) -> anyhow::Result<Table> {
+    let connections = usize::from(arguments.transfers);
+    let mut table = Table::new(&["long NAR", "transfers", "NAR MB", "peak MiB"]);
+    let crowd = Crowd::new(server, CACHES[0], entries, arguments.long_bytes, connections, arguments.pace)?;
+    let mut measure = |name: &str, run: &dyn Fn() -> anyhow::Result<u64>| -> anyhow::Result<()> {
+        let (bytes, cost) = server.measure(name, run)?;
+        table.row(vec![
+            name.to_owned(),
+            connections.to_string(),
+            format!("{:.0}", bytes as f64 / MB),
+            format!("{:.0}", cost.peak as f64 / MIB),
+        ]);
+        Ok(())
+    };
+    measure("uploaded", &|| crowd.upload())?;
+    measure("served", &|| crowd.download())?;
+    Ok(table)
+}
