@@ -259,7 +259,9 @@ impl Problem {
     pub fn into_response(self) -> Response<Body> {
         let mut text = format!("{}: {}.\n", self.code(), self);
         let hint = self.hint();
-        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES - hint.len() - 2));
+        let room = MAX_TEXT_BYTES - hint.len() - 2;
+        let end = (0..=room.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
         if !text.ends_with('\n') {
             text.push('\n');
         }

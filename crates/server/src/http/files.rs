@@ -120,7 +120,7 @@ fn walk<'a>(listing: &'a Listing, home: &[u8], path: Vec<Vec<u8>>) -> Result<Nod
     let mut here = listing.root();
     let (mut symlinks, mut steps) = (0, 0);
     loop {
-        if let Node::Symlink { target } = here {
+        while let Node::Symlink { target } = here {
             symlinks += 1;
             if symlinks > MAX_SYMLINKS {
                 return Err(Problem::NotFound("a file (its symlinks go round and round)"));

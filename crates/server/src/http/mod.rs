@@ -1,7 +1,7 @@
 //! The HTTP binary cache: a request comes in, a response goes out.
 //!
 //! [`handle`] finds out what the path names ([`route`]), authorises before anything is looked up, and lets the module
-//! of that resource answer: [`narinfo`], [`nar`], [`files`], [`documents`], and [`upload`] for what comes in. Whatever may block runs on
+//! of that resource answer: `narinfo`, `nar`, `files`, `documents`, and `upload` for what comes in. Whatever may block runs on
 //! the pool for blocking work. Sockets, TLS and time limits of connections are the business of [`crate::serve`].
 //!
 //! What must hold of every answer to Nix: no 202, 204, 207, 304, 408 or 429, no `ETag`, no `Content-Encoding`; HEAD

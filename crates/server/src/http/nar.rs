@@ -43,10 +43,10 @@ pub(super) fn find(app: &App, cache: &Cache, name: &NarName, after: After) -> Re
         "zst" => Some(Codec::Zstd),
         _ => None,
     };
-    if let (Some(nar_hash), Some(codec)) = (name.hash(), form) {
-        if let Some(row) = meta.nar(&cache.name, &nar_hash).map_err(failed)? {
-            return Ok(Some(Found { nar_hash, row, codec }));
-        }
+    if let (Some(nar_hash), Some(codec)) = (name.hash(), form)
+        && let Some(row) = meta.nar(&cache.name, &nar_hash).map_err(failed)?
+    {
+        return Ok(Some(Found { nar_hash, row, codec }));
     }
     let Some(alias) = meta.alias(&cache.name, name.file()).map_err(failed)? else { return Ok(None) };
     let Some(row) = meta.nar(&cache.name, &alias.nar_hash).map_err(failed)? else { return Ok(None) };

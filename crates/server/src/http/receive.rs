@@ -301,10 +301,10 @@ impl Reader {
 
 impl BufRead for Reader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.current.is_empty() {
-            if let Some(piece) = self.receive()? {
-                self.current = piece;
-            }
+        if self.current.is_empty()
+            && let Some(piece) = self.receive()?
+        {
+            self.current = piece;
         }
         Ok(&self.current)
     }

@@ -215,16 +215,16 @@ fn take_nar(
         reader.hash();
     }
     let reader = pass_on(app, reader, codec, &outcome, &mut ingest)?;
-    if let (Some(expected), Some(found)) = (name.hash(), reader.file_hash()) {
-        if expected != found {
-            return Err(Problem::FileHash { found: found.to_nix32() });
-        }
+    if let (Some(expected), Some(found)) = (name.hash(), reader.file_hash())
+        && expected != found
+    {
+        return Err(Problem::FileHash { found: found.to_nix32() });
     }
     let ingested = ingest.finish().map_err(|error| failed(app, error, After::Body))?;
-    if let (Some(expected), Codec::Identity) = (name.hash(), codec) {
-        if expected != ingested.nar_hash {
-            return Err(Problem::FileHash { found: ingested.nar_hash.to_nix32() });
-        }
+    if let (Some(expected), Codec::Identity) = (name.hash(), codec)
+        && expected != ingested.nar_hash
+    {
+        return Err(Problem::FileHash { found: ingested.nar_hash.to_nix32() });
     }
     let alias = alias_of(name, codec, &ingested, reader.received());
     app.engine.commit_nar(&cache.name, ingested, alias).map_err(|error| failed(app, error, After::Body))
