@@ -3,9 +3,11 @@
 #[path = "../fixture/mod.rs"]
 mod fixture;
 
+mod budget;
 mod concurrency;
 mod damage;
 mod faults;
+mod paths;
 mod recovery;
 mod round_trip;
 mod sharing;
