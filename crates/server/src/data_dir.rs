@@ -213,7 +213,6 @@ impl DataDir {
     /// Waits a few seconds for a command to be done, and not at all for a server.
     pub fn lock(&self, name: &str) -> Result<Lock, DataError> {
         let until = Instant::now() + LOCK_WAIT;
-        self.make(&self.root)?;
         loop {
             match self.try_lock(name)? {
                 Ok(lock) => return Ok(lock),
@@ -227,6 +226,7 @@ impl DataDir {
 
     /// Tries once; the inner error says who holds it.
     pub fn try_lock(&self, name: &str) -> Result<Result<Lock, Holder>, DataError> {
+        self.make(&self.root)?;
         let path = self.lock_file();
         let io = |doing| {
             let path = path.clone();

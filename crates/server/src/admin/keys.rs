@@ -27,7 +27,7 @@ pub(super) fn changed(
         keys.push(import(text, &keys)?);
     }
     if settings.new_key {
-        keys.push(generate(stem, &keys, entropy)?);
+        keys.push(generate(stem, old.iter().chain(&keys), entropy)?);
     }
     if keys.is_empty() {
         return Err(invalid("remove the last signing key: clients would trust nothing from the cache; add a new one in the same command".to_owned()));
@@ -67,10 +67,9 @@ fn import(text: &str, present: &[String]) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
-fn generate(stem: &str, present: &[String], entropy: &dyn Entropy) -> Result<String, Failure> {
+fn generate<'a>(stem: &str, taken: impl Iterator<Item = &'a String>, entropy: &dyn Entropy) -> Result<String, Failure> {
     // Numbers only go up, so that a removed key's name doesn't come to mean another key.
-    let number =
-        present.iter().filter_map(|key| name_of(key).strip_prefix(stem)?.strip_prefix('-')?.parse::<u32>().ok()).max();
+    let number = taken.filter_map(|key| name_of(key).strip_prefix(stem)?.strip_prefix('-')?.parse::<u32>().ok()).max();
     let name = format!("{stem}-{}", number.unwrap_or(0).saturating_add(1));
     let mut seed = [0; 32];
     seed[..16].copy_from_slice(&entropy.draw().to_le_bytes());

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use firn_chunk::Input;
 use firn_storage::Storage;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -59,9 +58,7 @@ fn probe(app: &App, storage: &dyn Storage) -> Result<(), &'static str> {
     if free.is_some_and(|free| free < app.config.store.min_free.0) {
         return Err("the disk is nearly full");
     }
-    // An upload that is begun and dropped leaves nothing behind.
-    app.engine.ingest(Input::Bytes).map_err(|error| failed("uploads can't be taken")(&error))?;
-    Ok(())
+    app.engine.check_room().map_err(|error| failed("uploads can't be taken")(&error))
 }
 
 fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {

@@ -1,0 +1,290 @@
+//! Commands: the same with and without a running server.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use firn_server::cli::exit;
+use firn_testkit::http::Request;
+
+use crate::support::{Place, firnd, text};
+
+const TOKEN_LENGTH: usize = 69;
+
+/// What an operator does on a first day; the answers must not depend on who executes it.
+fn first_day(place: &Place) {
+    let created = place.json(&["cache", "create", "main", "--public", "--priority", "20"]);
+    assert_eq!(created["name"], "main");
+    assert_eq!(created["public"], true);
+    assert_eq!(created["priority"], 20);
+    assert_eq!(created["on_conflict"], "keep-first");
+    let key = created["public_keys"][0].as_str().expect("a key").to_owned();
+
+    let shown = place.ok(&["cache", "show", "main"]);
+    for part in [
+        "public",
+        "extra-substituters = http://",
+        "/main\n",
+        &format!("extra-trusted-public-keys = {key}"),
+        "keep-first",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let changed = place.json(&["cache", "set", "main", "--private", "--transport", "none", "--new-signing-key"]);
+    assert_eq!(changed["public"], false);
+    assert_eq!(changed["transport"], "none");
+    assert_eq!(changed["public_keys"].as_array().map(Vec::len), Some(2));
+    assert!(place.ok(&["cache", "show", "main"]).contains("machine "), "a private cache needs a netrc line");
+
+    let output = place.run(&[
+        "token",
+        "create",
+        "--grant",
+        "main:push",
+        "--grant",
+        "*:pull",
+        "--name",
+        "b1",
+        "--expires",
+        "30 d",
+    ]);
+    let token = text(&output.stdout);
+    assert!(
+        token.starts_with("firn_") && token.trim_end().len() == TOKEN_LENGTH && token.lines().count() == 1,
+        "{token}"
+    );
+    assert!(!text(&output.stderr).contains(token.trim_end()), "the secret is on standard output only");
+    let tokens = place.json(&["token", "list"]);
+    let id = tokens[0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(tokens[0]["grants"], serde_json::json!(["main:push", "*:pull"]));
+    assert_eq!((&tokens[0]["builder"], &tokens[0]["state"]), (&"b1".into(), &"active".into()));
+    assert!(tokens[0].get("token").is_none() && text(&output.stderr).contains(&id));
+    place.ok(&["token", "revoke", &id]);
+    assert_eq!(place.json(&["token", "list"])[0]["state"], "revoked");
+
+    let status = place.json(&["status"]);
+    for field in
+        ["caches", "active_tokens", "paths", "logical_bytes", "unique_bytes", "stored_bytes", "packs", "index_bytes"]
+    {
+        assert!(status[field].is_u64(), "{field} in {status}");
+    }
+    assert_eq!((&status["caches"], &status["active_tokens"]), (&1.into(), &0.into()));
+
+    assert!(place.ok(&["cache", "list"]).contains("main"));
+    assert!(place.fails(&["cache", "create", "main"], exit::EXISTS.into()).contains("firnd cache set"));
+    place.fails(&["cache", "show", "other"], exit::NOT_FOUND.into());
+    place.fails(&["token", "revoke", "0123456789abcdef"], exit::NOT_FOUND.into());
+    place.fails(&["cache", "create", "Not a name"], exit::USAGE.into());
+    place.fails(&["cache", "delete", "main"], exit::USAGE.into());
+    place.ok(&["cache", "delete", "main", "--yes"]);
+    assert_eq!(place.json(&["cache", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_first_day_without_a_server() {
+    let place = Place::new();
+    first_day(&place);
+    assert_eq!(place.json(&["status"])["running"], false);
+}
+
+#[test]
+fn a_first_day_with_a_server() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    first_day(&place);
+    let status = place.json(&["status"]);
+    assert_eq!((&status["running"], &status["pid"]), (&true.into(), &server.id().into()));
+    server.end();
+}
+
+#[test]
+fn what_was_made_without_a_server_is_served_and_the_reverse() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "before", "--public"]);
+    let server = place.serve(&[]);
+    let info = |name: &str| Request::get(&format!("/{name}/nix-cache-info")).send(server.address()).expect("answers");
+    assert_eq!(info("before").status, 200);
+    assert_ne!(info("during").status, 200);
+    place.ok(&["cache", "create", "during", "--public", "--priority", "7"]);
+    assert!(info("during").text().contains("Priority: 7"));
+    place.ok(&["cache", "set", "during", "--priority", "8"]);
+    assert!(info("during").text().contains("Priority: 8"), "a change counts at once");
+    place.ok(&["cache", "set", "during", "--private"]);
+    assert_eq!(info("during").status, 403);
+    let token = place.ok(&["token", "create", "--grant", "during:pull"]);
+    let pull = || {
+        Request::get("/during/nix-cache-info").token(token.trim_end()).send(server.address()).expect("answers").status
+    };
+    assert_eq!(pull(), 200);
+    let id = token.get(5..21).expect("an id");
+    place.ok(&["token", "revoke", id]);
+    assert_eq!(pull(), 403, "a revocation counts at once");
+    server.end();
+    assert_eq!(place.json(&["cache", "list"]).as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn many_commands_at_once_wait_for_each_other() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "first"]);
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let place = &place;
+            scope.spawn(move || place.ok(&["cache", "create", &format!("c{number}")]));
+        }
+    });
+    assert_eq!(place.json(&["cache", "list"]).as_array().map(Vec::len), Some(7));
+}
+
+#[test]
+fn the_data_directory_is_private() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mode = |path: std::path::PathBuf| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(place.data()), 0o700);
+    assert_eq!(mode(place.data().join("firnd.sock")), 0o600);
+    assert_eq!(mode(place.data().join("lock")), 0o600);
+    assert_eq!(mode(place.data().join("index")), 0o700);
+    server.end();
+    assert!(!place.data().join("firnd.sock").exists(), "an orderly end leaves no socket");
+}
+
+#[test]
+fn a_long_path_to_the_data_directory_is_no_trouble() {
+    let place = Place::new();
+    let data = place.path().join("x".repeat(120)).join("data");
+    let data = data.to_str().expect("UTF-8");
+    let server = crate::support::Server::start(firnd().args(["serve", "--listen", "127.0.0.1:0", "--data", data]));
+    let output = firnd().args(["status", "--json", "--data", data]).output().expect("runs");
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(status["running"], true);
+    server.end();
+}
+
+#[test]
+fn without_a_store_reading_commands_say_so_and_make_none() {
+    let place = Place::new();
+    for command in [&["status"][..], &["cache", "list"], &["cache", "show", "x"], &["token", "list"]] {
+        let said = place.fails(command, exit::NOT_FOUND.into());
+        assert!(said.contains("--data") && said.contains("hint:"), "{said}");
+    }
+    assert!(!place.data().exists());
+}
+
+#[test]
+fn keys_are_imported_from_files() {
+    let place = Place::new();
+    let key = firn_nix::SecretKey::generate("org-1", [9; 32]).expect("a name");
+    let file = place.write("key.secret", format!("{}\n", *key.to_text()));
+    let file = file.to_str().expect("UTF-8");
+    let made = place.json(&["cache", "create", "main", "--signing-key", file, "--host", "cache.example.org"]);
+    assert_eq!(made["public_keys"], serde_json::json!([key.public().to_string()]));
+    assert_eq!(made["host"], "cache.example.org");
+    let bad = place.write("bad.secret", "org-1:tooshort\n");
+    let said =
+        place.fails(&["cache", "create", "bad", "--signing-key", bad.to_str().expect("UTF-8")], exit::USAGE.into());
+    assert!(!said.contains("tooshort"), "what may be a secret is not shown: {said}");
+    let said = place.fails(&["cache", "create", "bad", "--signing-key", "/nonexistent"], exit::USAGE.into());
+    assert!(said.contains("/nonexistent"), "{said}");
+}
+
+#[test]
+fn errors_are_json_when_asked() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    let said = place.fails(&["cache", "show", "other", "--json"], exit::NOT_FOUND.into());
+    let error: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert!(error["error"].as_str().is_some_and(|text| text.starts_with("failed to find the cache 'other'")), "{said}");
+}
+
+#[test]
+fn configurations_are_checked_and_printed() {
+    let place = Place::new();
+    let example = place.ok(&["config", "example"]);
+    let file = place.write("firnd.toml", &example);
+    assert!(place.ok(&["config", "check", "--config", file.to_str().expect("UTF-8")]).contains("good"));
+    assert_eq!(place.json(&["config", "check"])["server"]["listen"][0], "127.0.0.1:8080");
+    let table = [
+        ("[server]\nmax-uploads = 0\n", "server.max-uploads is 0: allowed are 1 to 10000"),
+        ("[server]\nport = 80\n", "unknown field `port`"),
+        ("[server]\ntls-cert = \"none.pem\"\ntls-key = \"none.pem\"\n", "none.pem"),
+    ];
+    for (bad, expected) in table {
+        let file = place.write("bad.toml", bad);
+        let file = file.to_str().expect("UTF-8");
+        for command in [&["config", "check"][..], &["serve"]] {
+            let mut arguments = command.to_vec();
+            arguments.extend(["--config", file]);
+            let said = place.fails(&arguments, exit::CONFIG.into());
+            assert!(said.contains("bad.toml") || said.contains("none.pem"), "names the file: {said}");
+            assert!(said.contains(expected), "{expected} in {said}");
+        }
+    }
+}
+
+#[test]
+fn the_data_directory_comes_from_flag_environment_or_file() {
+    let place = Place::new();
+    let file = place.write("firnd.toml", "[server]\ndata = \"from-file\"\n");
+    let create = |command: &mut std::process::Command| {
+        assert!(command.args(["cache", "create", "main"]).output().expect("runs").status.success());
+    };
+    create(firnd().env("FIRN_CONFIG", &file));
+    assert!(place.path().join("from-file/index").is_dir());
+    create(firnd().env("FIRN_CONFIG", &file).env("FIRN_DATA", place.path().join("from-environment")));
+    assert!(place.path().join("from-environment/index").is_dir());
+    create(firnd().env("FIRN_DATA", "/nonexistent/x").arg("--data").arg(place.path().join("from-flag")));
+    assert!(place.path().join("from-flag/index").is_dir());
+    create(firnd().current_dir(place.path()));
+    assert!(place.path().join("data/index").is_dir());
+}
+
+#[test]
+fn help_is_there_for_everything_and_bad_usage_has_its_code() {
+    let place = Place::new();
+    let commands = [
+        &[][..],
+        &["serve"],
+        &["cache"],
+        &["cache", "create"],
+        &["cache", "list"],
+        &["cache", "show"],
+        &["cache", "set"],
+        &["cache", "delete"],
+        &["token"],
+        &["token", "create"],
+        &["token", "list"],
+        &["token", "revoke"],
+        &["config"],
+        &["config", "check"],
+        &["config", "example"],
+        &["status"],
+    ];
+    for command in commands {
+        let mut arguments = command.to_vec();
+        arguments.push("--help");
+        let help = place.ok(&arguments);
+        assert!(help.contains("--data") && help.contains("--json"), "{command:?}: {help}");
+    }
+    for bad in [
+        &["cahce"][..],
+        &["serve", "--listen", "localhost"],
+        &["token", "create"],
+        &["token", "create", "--grant", "main"],
+    ] {
+        place.fails(bad, exit::USAGE.into());
+    }
+    assert!(place.fails(&["cache", "set", "x", "--public", "--private"], 2).contains("--private"));
+}
+
+#[test]
+fn a_reader_who_goes_away_is_no_error() {
+    let place = Place::new();
+    let mut child = firnd().args(["config", "example"]).stdout(Stdio::piped()).spawn().expect("runs");
+    drop(child.stdout.take());
+    assert!(child.wait().expect("ends").success());
+    // The same where the pipe is closed before anything is written.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = firnd().args(["cache", "create", "x", "--data"]).arg(place.data()).stdout(writer).status();
+    assert!(status.expect("runs").success());
+}

@@ -1,0 +1,6 @@
+//! The program `firnd` as an operator uses it: commands with and without a running server, start, end, TLS.
+
+mod commands;
+mod lifecycle;
+mod support;
+mod tls;
