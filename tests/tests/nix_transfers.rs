@@ -70,6 +70,7 @@ fn a_download_goes_on_after_the_server_was_killed() -> Result<()> {
                 download.join().expect("the thread does not panic")?.done()
             })?;
             assert_eq!(client.dump(&path)?, builder.dump(&path)?, "Nix {} {transport}", nix.version());
+            assert!(firnd.log().contains("status=206"), "it began anew instead of going on\n{}", firnd.log());
         }
     }
     Ok(())
