@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 
 use crate::corpus::{self, Entry};
+use crate::process;
 use latency::Asked;
 use memory::Crowd;
 use report::{Latencies, Table};
@@ -86,7 +87,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn one(arguments: &Arguments, setup: &Setup<'_>, folder: &Path, entries: &[Entry]) -> anyhow::Result<()> {
     let logical: u64 = entries.iter().map(|entry| entry.info.nar_size).sum();
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    println!("corpus {name}: {} paths, {:.1} MB\n", entries.len(), logical as f64 / MB);
+    println!("corpus {name}: {} paths, {:.1} MB", entries.len(), logical as f64 / MB);
+    print_circumstances("before")?;
     let connections = usize::from(arguments.connections);
     let mut costs = Table::new(&["phase", "connections", "logical MB", "sent MB", "CPU-s", "CPU-s/GB", "peak MiB"]);
     let mut disk = Table::new(&["on disk, MB", "connections", "MB"]);
@@ -116,6 +118,14 @@ fn one(arguments: &Arguments, setup: &Setup<'_>, folder: &Path, entries: &[Entry
         stop(server, connections, &mut disk)?;
     }
     println!("{}", disk.text());
+    print_circumstances("after")
+}
+
+/// Prints what helps to compare figures of different machines and hours.
+fn print_circumstances(when: &str) -> anyhow::Result<()> {
+    let (load, processors) = process::load()?;
+    let yardstick = process::yardstick()?;
+    println!("{when}: load average {load} on {processors} processors; SHA-256 takes {yardstick:.2} CPU-s/GB\n");
     Ok(())
 }
 

@@ -99,8 +99,8 @@ pub(crate) fn first_bytes(
 ) -> anyhow::Result<FirstBytes> {
     let mut connection = Connection::open(server.address)?;
     let (mut first, mut again) = (Vec::new(), Vec::new());
-    let step = entries.len().div_ceil(samples.max(1)).max(1);
-    for entry in entries.iter().step_by(step) {
+    let samples = samples.min(entries.len());
+    for entry in (0..samples).filter_map(|sample| entries.get(sample * entries.len() / samples)) {
         let target = form.target(cache, &entry.info);
         let poke = format!("/{cache}/nix-cache-info");
         // The server's threads are awake and the connection has its buffers, as in the middle of a client's work.
