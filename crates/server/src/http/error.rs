@@ -98,14 +98,14 @@ impl Problem {
     pub fn of_engine(error: firn_engine::Error, after: After) -> Self {
         use firn_engine::Error as E;
         match error {
-            E::NotFound { .. } => Self::NotFound("it"),
+            E::NotFound { .. } => Self::NotFound("what was asked for"),
             E::Damaged { .. } => {
                 tracing::error!(
                     error = &error as &dyn StdError,
                     "stored bytes are damaged: upload the path again to repair it"
                 );
                 match after {
-                    After::Headers => Self::NotFound("it"),
+                    After::Headers => Self::NotFound("what was asked for"),
                     After::Body => Self::Damaged,
                 }
             }

@@ -7,8 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use firn_engine::{Restore, ZstdRestore};
+use bytes::{Bytes, BytesMut};
+use firn_engine::{Restore, TRANSPORT_FRAME_BYTES, ZstdRestore};
 use firn_index::NarRow;
 use firn_nix::Sha256;
 use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
@@ -23,8 +23,10 @@ use super::{Caching, PATIENCE, Want, failed, notice, ok, permit, work};
 use crate::app::App;
 use crate::caches::Cache;
 
-/// How much is restored at a time: a client holds two such pieces.
+/// How much is restored before the first byte is sent.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
+/// How much is restored at a time after that: a client holds two such pieces. Each costs two changes of threads.
+const LATER_BYTES: usize = 1 << 20;
 const CONTENT_TYPE: &str = "application/x-nix-nar";
 
 /// A NAR, and the form in which a name wants it.
@@ -68,10 +70,9 @@ pub(super) async fn get(
 }
 
 fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Response<Body>, Problem> {
-    let absent = Problem::NotFound("this NAR");
-    let found = find(app, cache, name, After::Headers)?.ok_or(absent.clone())?;
+    let found = find(app, cache, name, After::Headers)?.ok_or(Problem::NotFound("this NAR"))?;
     let caching = Caching::Immutable.of(cache);
-    let opened = match found.codec {
+    let mut response = match found.codec {
         Codec::Identity => identity(app, &found.row, 0..found.row.nar_size, want),
         Codec::Zstd => zstd(app, &found, want),
         Codec::Xz
@@ -82,8 +83,7 @@ fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Res
         | Codec::Lzip
         | Codec::Lzma
         | Codec::Compress => encoded(app, &found).map(|body| ok(body, CONTENT_TYPE, caching.clone())),
-    };
-    let mut response = opened.map_err(|problem| if problem == Problem::NotFound("it") { absent } else { problem })?;
+    }?;
     let headers = response.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
     headers.insert(http::header::CACHE_CONTROL, caching);
@@ -179,7 +179,7 @@ pub(super) struct Identity {
 
 impl Source for Identity {
     fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        self.restore.next(PIECE_BYTES).map_err(|error| broken(&self.app, error))
+        self.restore.next(LATER_BYTES).map_err(|error| broken(&self.app, error))
     }
 }
 
@@ -192,15 +192,18 @@ struct Zstd {
 
 impl Source for Zstd {
     fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        if self.left == 0 {
-            return Ok(None);
+        let mut piece = BytesMut::new();
+        // Four frames at most: as much of the NAR as a piece of the other form.
+        for _ in 0..LATER_BYTES / TRANSPORT_FRAME_BYTES {
+            if self.left == 0 {
+                break;
+            }
+            let Some(mut frame) = self.restore.next().map_err(|error| broken(&self.app, error))? else { break };
+            frame.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= frame.len() as u64;
+            piece.extend_from_slice(&frame);
         }
-        let piece = self.restore.next().map_err(|error| broken(&self.app, error))?;
-        Ok(piece.map(|mut piece| {
-            piece.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= piece.len() as u64;
-            piece
-        }))
+        Ok(Some(piece.freeze()).filter(|piece| !piece.is_empty()))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Between the two is a queue of at most [`QUEUE_BYTES`]. A body that breaks off or stands still is an error on the
 //! blocking side, never an end: what was begun there is abandoned.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,8 +22,10 @@ use super::expects_continue;
 
 /// The most bytes between the connection and the one who reads them.
 const QUEUE_BYTES: u32 = 1 << 20;
-/// The most pieces there, however small.
-const QUEUE_PIECES: usize = 256;
+/// The most batches there, however small.
+const QUEUE_BATCHES: usize = 16;
+/// How much is gathered before it is passed on; a quarter of the queue, so that both sides can work at once.
+const BATCH_BYTES: usize = 256 << 10;
 /// How much of a refused upload is read and thrown away. A connection that is closed on a client that still sends takes
 /// the answer with it, and Nix would try again.
 const DRAIN_BYTES: u64 = 64 << 20;
@@ -152,7 +155,7 @@ where
         T: Send + 'static,
         F: FnOnce(Reader) -> Result<T, Problem> + Send + 'static,
     {
-        let (sender, receiver) = mpsc::channel(QUEUE_PIECES);
+        let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
         let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
         let reader = Reader::new(receiver, Arc::clone(&room), limit);
         let mut work = tokio::task::spawn_blocking(move || work(reader));
@@ -169,19 +172,31 @@ where
         done.unwrap_or_else(|_| Err(Problem::internal(&crate::app::Panicked, After::Body)))
     }
 
+    /// Passes the body on in batches: each wakes a thread, and connections give bytes in small pieces.
     async fn pump(&mut self, sender: &mpsc::Sender<Message>, room: &Semaphore) {
         loop {
-            let message = match self.next().await {
-                Ok(Some(piece)) => {
-                    let Ok(permits) = room.acquire_many(weight(&piece)).await else { return };
-                    permits.forget();
-                    Message::Piece(piece)
+            let (mut batch, mut batch_bytes) = (Vec::new(), 0);
+            let end = loop {
+                match self.next().await {
+                    Ok(Some(piece)) => {
+                        let Ok(permits) = room.acquire_many(weight(&piece)).await else { return };
+                        permits.forget();
+                        batch_bytes += piece.len();
+                        batch.push(piece);
+                        if batch_bytes >= BATCH_BYTES {
+                            break None;
+                        }
+                    }
+                    Ok(None) => break Some(Message::End),
+                    Err(failure) => break Some(Message::Failure(failure)),
                 }
-                Ok(None) => Message::End,
-                Err(failure) => Message::Failure(failure),
             };
-            let is_last = !matches!(message, Message::Piece(_));
-            if sender.send(message).await.is_err() || is_last {
+            if !batch.is_empty() && sender.send(Message::Pieces(batch.into())).await.is_err() {
+                return;
+            }
+            if let Some(end) = end {
+                // Nobody listens any more: the reader was told by the closed queue.
+                let _ = sender.send(end).await;
                 return;
             }
         }
@@ -207,7 +222,7 @@ fn weight(piece: &Bytes) -> u32 {
 }
 
 enum Message {
-    Piece(Bytes),
+    Pieces(VecDeque<Bytes>),
     End,
     Failure(Failure),
 }
@@ -217,6 +232,8 @@ pub(super) struct Reader {
     receiver: mpsc::Receiver<Message>,
     room: Arc<Semaphore>,
     current: Bytes,
+    /// What came together with it.
+    next: VecDeque<Bytes>,
     is_over: bool,
     limit: u64,
     received: u64,
@@ -227,7 +244,7 @@ pub(super) struct Reader {
 impl Reader {
     fn new(receiver: mpsc::Receiver<Message>, room: Arc<Semaphore>, limit: u64) -> Self {
         let (current, failure) = (Bytes::new(), Arc::default());
-        Self { receiver, room, current, is_over: false, limit, received: 0, hasher: None, failure }
+        Self { receiver, room, current, next: VecDeque::new(), is_over: false, limit, received: 0, hasher: None, failure }
     }
 
     /// Hashes what is read from now on, together with what was peeked at.
@@ -276,26 +293,25 @@ impl Reader {
         if self.is_over {
             return Ok(None);
         }
-        match self.receiver.blocking_recv() {
-            Some(Message::Piece(piece)) => {
-                self.room.add_permits(weight(&piece) as usize);
-                self.received += piece.len() as u64;
-                if self.received > self.limit {
-                    let limit = self.limit;
-                    return Err(self.fail(Failure::TooLarge { limit }));
-                }
-                if let Some(hasher) = &mut self.hasher {
-                    hasher.update(&piece);
-                }
-                Ok(Some(piece))
+        if self.next.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(Message::Pieces(pieces)) => self.next = pieces,
+                Some(Message::End) => self.is_over = true,
+                Some(Message::Failure(failure)) => return Err(self.fail(failure)),
+                None => return Err(self.fail(Failure::BrokenOff)),
             }
-            Some(Message::End) => {
-                self.is_over = true;
-                Ok(None)
-            }
-            Some(Message::Failure(failure)) => Err(self.fail(failure)),
-            None => Err(self.fail(Failure::BrokenOff)),
         }
+        let Some(piece) = self.next.pop_front() else { return Ok(None) };
+        self.room.add_permits(weight(&piece) as usize);
+        self.received += piece.len() as u64;
+        if self.received > self.limit {
+            let limit = self.limit;
+            return Err(self.fail(Failure::TooLarge { limit }));
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&piece);
+        }
+        Ok(Some(piece))
     }
 }
 
