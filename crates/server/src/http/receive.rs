@@ -1,6 +1,6 @@
 //! Request bodies: from the async side, where they arrive, to the blocking side, where they are decoded and stored.
 //!
-//! Between the two is a queue of at most [`QUEUE_BYTES`]. A body that breaks off or stands still is an error on the
+//! Between the two is a queue of at most [`QUEUE_BYTES`], with a batch of [`BATCH_BYTES`] in the making on each side. A body that breaks off or stands still is an error on the
 //! blocking side, never an end: what was begun there is abandoned.
 
 use std::collections::VecDeque;
@@ -179,8 +179,6 @@ where
             let end = loop {
                 match self.next().await {
                     Ok(Some(piece)) => {
-                        let Ok(permits) = room.acquire_many(weight(&piece)).await else { return };
-                        permits.forget();
                         batch_bytes += piece.len();
                         batch.push(piece);
                         if batch_bytes >= BATCH_BYTES {
@@ -191,8 +189,13 @@ where
                     Err(failure) => break Some(Message::Failure(failure)),
                 }
             };
-            if !batch.is_empty() && sender.send(Message::Pieces(batch.into())).await.is_err() {
-                return;
+            if !batch.is_empty() {
+                let weight = weight(batch_bytes);
+                let Ok(permits) = room.acquire_many(weight).await else { return };
+                permits.forget();
+                if sender.send(Message::Pieces { pieces: batch.into(), weight }).await.is_err() {
+                    return;
+                }
             }
             if let Some(end) = end {
                 // Nobody listens any more: the reader was told by the closed queue.
@@ -217,12 +220,12 @@ where
     }
 }
 
-fn weight(piece: &Bytes) -> u32 {
-    u32::try_from(piece.len()).unwrap_or(u32::MAX).min(QUEUE_BYTES)
+fn weight(batch_bytes: usize) -> u32 {
+    u32::try_from(batch_bytes).unwrap_or(u32::MAX).min(QUEUE_BYTES)
 }
 
 enum Message {
-    Pieces(VecDeque<Bytes>),
+    Pieces { pieces: VecDeque<Bytes>, weight: u32 },
     End,
     Failure(Failure),
 }
@@ -295,14 +298,16 @@ impl Reader {
         }
         if self.next.is_empty() {
             match self.receiver.blocking_recv() {
-                Some(Message::Pieces(pieces)) => self.next = pieces,
+                Some(Message::Pieces { pieces, weight }) => {
+                    self.room.add_permits(weight as usize);
+                    self.next = pieces;
+                }
                 Some(Message::End) => self.is_over = true,
                 Some(Message::Failure(failure)) => return Err(self.fail(failure)),
                 None => return Err(self.fail(Failure::BrokenOff)),
             }
         }
         let Some(piece) = self.next.pop_front() else { return Ok(None) };
-        self.room.add_permits(weight(&piece) as usize);
         self.received += piece.len() as u64;
         if self.received > self.limit {
             let limit = self.limit;
