@@ -37,7 +37,7 @@ pub enum Problem {
     Forbidden,
     #[error("{0}")]
     TokenRefused(Denial),
-    #[error("an upload needs a token: {0}")]
+    #[error("{0}")]
     Unauthorised(Denial),
     #[error("the token does not permit uploads to this cache")]
     NotGranted,
