@@ -7,6 +7,7 @@ mod access_log;
 mod connection;
 mod health;
 mod listen;
+mod open_files;
 mod logging;
 mod shutdown;
 #[cfg(test)]
@@ -83,6 +84,8 @@ pub fn run(config: Config, data: &DataDir, json: bool) -> Result<(), ServeError>
     let lock = data.lock(SERVER)?;
     let tls = tls::Tls::from_config(&config.server)?;
     let store = data.open_store(lock, &config.store)?;
+    let mut config = config;
+    open_files::provide(&mut config.server);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(config.server.max_uploads.saturating_add(BLOCKING_THREADS))

@@ -64,10 +64,11 @@ fn status_text(status: &Status) -> String {
         _ => "not running".to_owned(),
     };
     let on_disk = stored_bytes.saturating_add(*index_bytes);
-    // Nothing stored has no ratio.
-    let ratio = logical_bytes.saturating_mul(100).checked_div(on_disk).map_or_else(String::new, |percent| {
-        format!(": {}.{:02} times smaller than logical", percent / 100, percent % 100)
-    });
+    // Nothing uploaded has no ratio.
+    let ratio = match logical_bytes.saturating_mul(100).checked_div(on_disk) {
+        Some(percent) if *paths > 0 => format!(": {}.{:02} times smaller than logical", percent / 100, percent % 100),
+        _ => String::new(),
+    };
     let free = status.free_bytes.map_or_else(|| "unknown".to_owned(), output::bytes);
     output::pairs(&[
         ("server", server),

@@ -293,7 +293,7 @@ fn view_text(view: &CacheView) -> String {
     }
     if !view.public {
         text.push_str(&format!(
-            "for the netrc file that nix.conf names as netrc-file:\n  machine {} password TOKEN\n",
+            "for the netrc file that nix.conf names as netrc-file:\n  machine {} login firn password TOKEN\n",
             host_of(&view.url)
         ));
     }

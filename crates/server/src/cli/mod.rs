@@ -38,9 +38,8 @@ Administration works while the server runs and when it doesn't.
 Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 data directory in use,
 5 not found, 6 exists already, 7 shutdown forced by a second signal.";
 
-/// A binary cache for Nix that stores every piece once.
 #[derive(Debug, Parser)]
-#[command(name = "firnd", version, about, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "firnd", version, about = "A binary cache for Nix that stores every piece once", after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
 struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -50,12 +49,13 @@ struct Arguments {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Global {
     /// The data directory [default: the configuration's, or ./data]
-    #[arg(long, global = true, env = "FIRN_DATA", value_name = "DIR")]
+    #[arg(long, global = true, env = "FIRN_DATA", hide_env_values = true, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The configuration file; without one, built-in defaults hold
-    #[arg(long, global = true, env = "FIRN_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "FIRN_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON: one line with stable field names
     #[arg(long, global = true)]

@@ -30,7 +30,7 @@ A grant is CACHE:VERB[,VERB]…; the verbs are
 and in CACHE '*' stands for any characters. All grants of a token that match count.
 
 Clients send it as a password: in the netrc file that nix.conf names as netrc-file,
-  machine cache.example.org password firn_…
+  machine cache.example.org login firn password firn_…
 
 Examples:
   firnd token create --grant main:push --name builder-1 > token

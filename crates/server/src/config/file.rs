@@ -1,6 +1,8 @@
 //! Reading the file, and checking what its syntax can't.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,12 +67,13 @@ impl Config {
     /// Reads and checks a file. Relative paths in it count from its own folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let read = |source| ConfigError::Read { path: path.to_owned(), source };
-        let found = std::fs::metadata(path).map_err(read)?;
-        if found.len() > MAX_FILE_BYTES {
-            let detail = format!("it has {} bytes, and at most {MAX_FILE_BYTES} are read", found.len());
+        let mut text = String::new();
+        let file = File::open(path).map_err(read)?;
+        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(read)?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            let detail = format!("it is longer than {MAX_FILE_BYTES} bytes");
             return Err(ConfigError::Syntax { path: path.to_owned(), detail });
         }
-        let text = std::fs::read_to_string(path).map_err(read)?;
         let mut config = Self::parse(&text).map_err(|detail| ConfigError::Syntax { path: path.to_owned(), detail })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for place in

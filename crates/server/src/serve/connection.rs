@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::access_log::{Logged, Record};
 use super::health;
 use super::tls::Tls;
-use super::watch::{Activity, Limits, Watched};
+use super::watch::{Activity, Limits, Overrun, Watched};
 use crate::app::App;
 
 /// Requests that an h2 connection has open at once. Nix asks for 25 at once, and more where it is told to.
@@ -111,17 +111,23 @@ impl Server {
         });
         let mut connection = pin!(self.protocol.serve_connection(TokioIo::new(stream), service));
         let mut watchdog = pin!(activity.overrun());
-        let mut stopping = false;
+        let mut ending = false;
         let ended = loop {
             tokio::select! {
                 result = connection.as_mut() => break result.err().map(|error| error.to_string()),
-                why = &mut watchdog => break Some(why.to_owned()),
+                why = watchdog.as_mut() => match why {
+                    // An h2 client is told first, so that it doesn't send a request into nothing.
+                    Overrun::Idle if !ending => {
+                        watchdog.set(activity.overrun());
+                    }
+                    why => break Some(format!("{why:?} limit")),
+                },
                 () = self.abort.cancelled() => break Some("the server ends".to_owned()),
-                () = self.stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
-                }
+                () = self.stop.cancelled(), if !ending => {}
             }
+            // Whatever came to here asks for an orderly end.
+            ending = true;
+            connection.as_mut().graceful_shutdown();
         };
         if let Some(why) = ended {
             tracing::debug!(%peer, why, "a connection was broken off");

@@ -30,6 +30,17 @@ pub(super) struct Limits {
     pub(super) idle: Duration,
 }
 
+/// A limit that a connection has overrun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overrun {
+    /// A request's headers took too long.
+    Header,
+    /// The client takes nothing of what is sent.
+    Body,
+    /// There was no request for too long.
+    Idle,
+}
+
 /// What a connection is doing. Moments are milliseconds since it began, plus one; zero means that it is not doing that.
 #[derive(Debug)]
 pub(super) struct Activity {
@@ -97,26 +108,26 @@ impl Activity {
     }
 
     /// Returns which limit is overrun, if any.
-    fn look(&self) -> Option<&'static str> {
+    fn look(&self) -> Option<Overrun> {
         let now = self.now();
         let over = |since: &AtomicU64, limit: Duration| {
             let since = since.load(Ordering::Relaxed);
             since != 0 && Duration::from_millis(now.saturating_sub(since)) >= limit
         };
         if over(&self.blocked_since, self.limits.body) {
-            return Some("the client takes nothing of what is sent");
+            return Some(Overrun::Body);
         }
         if self.requests.load(Ordering::Relaxed) > 0 {
             return None;
         }
         if over(&self.header_since, self.limits.header) {
-            return Some("a request's headers took too long");
+            return Some(Overrun::Header);
         }
-        over(&self.idle_since, self.limits.idle).then_some("idle for too long")
+        over(&self.idle_since, self.limits.idle).then_some(Overrun::Idle)
     }
 
     /// Waits until a limit is overrun, and returns which.
-    pub(super) async fn overrun(&self) -> &'static str {
+    pub(super) async fn overrun(&self) -> Overrun {
         let shortest = self.limits.header.min(self.limits.body).min(self.limits.idle);
         let pause = (shortest / 4).clamp(LOOK_EVERY.0, LOOK_EVERY.1);
         loop {

@@ -248,3 +248,18 @@ fn several_addresses_are_all_served() {
     let log = server.end();
     assert!(log.contains("127.0.0.2:"), "{log}");
 }
+
+#[test]
+fn a_low_limit_of_open_files_is_raised_or_said() {
+    let place = Place::new();
+    let shell = |limits: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("{limits} && exec \"$0\" serve --listen 127.0.0.1:0 --data \"$1\"")]);
+        command.arg(env!("CARGO_BIN_EXE_firnd")).arg(place.data());
+        Server::start(&mut command)
+    };
+    let log = shell("ulimit -S -n 256").end();
+    assert!(!log.contains("open files"), "the hard limit leaves room: {log}");
+    let log = shell("ulimit -n 2000").end();
+    assert!(log.contains("open_files=2000") && log.contains("fits=464"), "{log}");
+}
