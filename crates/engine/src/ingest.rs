@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use firn_chunk::{Chunk, Chunker, Input, Recipe, RecipeId};
+use firn_chunk::{Chunk, ChunkId, Chunker, Input, Recipe, RecipeId};
 use firn_index::{SessionId, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
-use firn_pack::ChunkLoc;
+use firn_pack::{ChunkLoc, FrameLoc};
 use sha2::Digest;
 
 use crate::engine::Shared;
@@ -13,11 +13,14 @@ use crate::placement::Placement;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
 use crate::run::{Pending, Run};
-use crate::scatter::Scatter;
+use crate::scatter::{Scatter, follows};
 use crate::{Error, Result};
 
 /// Bytes that the verification restores at a time.
 const VERIFY_BYTES: usize = 1 << 20;
+
+/// Scattered chunks in a row that are worth to be stored again.
+const MIN_GATHERED: usize = 4;
 
 /// One upload being taken in. Memory is bounded: a frame's worth of new chunks, the chunker's buffer, and some 80 bytes
 /// for each chunk of the input.
@@ -39,12 +42,23 @@ struct Cutting {
     run: Arc<Run>,
     places: Vec<Place>,
     scatter: Scatter,
+    /// Chunks whose places are not decided yet, at most [`MIN_GATHERED`] and one.
+    held: Vec<Held>,
+    /// Whether the chunks before those were stored again.
+    is_gathering: bool,
     stats: IngestStats,
 }
 
 enum Place {
     At(ChunkLoc),
     Pending(Arc<Pending>),
+}
+
+/// A chunk that is stored, but far from the one before it: those behind it decide whether it is stored again.
+struct Held {
+    id: ChunkId,
+    data: Vec<u8>,
+    loc: ChunkLoc,
 }
 
 /// What an ingest did.
@@ -135,6 +149,8 @@ impl Ingest {
                 run,
                 places: Vec::new(),
                 scatter: Scatter::default(),
+                held: Vec::new(),
+                is_gathering: false,
                 stats: IngestStats::default(),
             },
             session: Session::begin(shared)?,
@@ -216,35 +232,65 @@ impl Ingest {
 impl Cutting {
     /// Finds or makes a place for the next chunk. The first failure is kept, and everything after it skipped.
     fn take(&mut self, chunk: &Chunk<'_>, failed: &mut Option<Error>) {
-        if failed.is_some() {
-            return;
-        }
-        match self.place(chunk) {
-            Ok(place) => self.places.push(place),
-            Err(error) => *failed = Some(error),
+        if failed.is_none() {
+            *failed = self.place(chunk).err();
         }
     }
 
-    fn place(&mut self, chunk: &Chunk<'_>) -> Result<Place> {
+    fn place(&mut self, chunk: &Chunk<'_>) -> Result<()> {
         let packs = &self.shared.packs;
-        if let Some(pending) = packs.in_flight.get(&chunk.id) {
-            return Ok(Place::Pending(pending));
+        let pending = packs.in_flight.get(&chunk.id);
+        let loc = match &pending {
+            Some(pending) => pending.loc(),
+            None => packs.lookup(&chunk.id)?,
+        };
+        let frame = loc.map(|loc| loc.frame);
+        let is_lone = pending.is_none() && frame.is_some_and(|frame| !self.scatter.may_share(frame));
+        self.scatter.note(frame);
+        self.place_held(frame, is_lone)?;
+        match (pending, loc) {
+            (Some(pending), _) => self.places.push(Place::Pending(pending)),
+            (None, Some(loc)) if is_lone => self.held.push(Held { id: chunk.id, data: chunk.data.to_vec(), loc }),
+            (None, Some(loc)) => self.places.push(Place::At(loc)),
+            (None, None) => self.store(chunk.id, chunk.data, true)?,
         }
-        let may_share = self.scatter.may_share();
-        if may_share && let Some(loc) = packs.lookup(&chunk.id)? {
-            self.scatter.note(Some(loc.frame));
-            return Ok(Place::At(loc));
+        Ok(())
+    }
+
+    /// Decides about the chunks that are held, now that it is known where the next one was found, and whether it is one
+    /// of those that should be stored again.
+    fn place_held(&mut self, next: Option<FrameLoc>, is_lone: bool) -> Result<()> {
+        let in_order = self.held.pop_if(|last| next.is_some_and(|next| follows(last.loc.frame, next)));
+        // Too few of them would be as scattered in their new place, and be stored again by every later upload.
+        let is_worth_it = self.is_gathering || self.held.len() >= MIN_GATHERED;
+        if is_lone && in_order.is_none() && !is_worth_it {
+            return Ok(());
         }
-        self.scatter.note(None);
-        let (pending, is_mine) = self.run.take(chunk.id, chunk.data, may_share, packs)?;
+        self.is_gathering = is_lone && in_order.is_none();
+        for held in std::mem::take(&mut self.held) {
+            if is_worth_it {
+                self.store(held.id, &held.data, false)?;
+            } else {
+                self.places.push(Place::At(held.loc));
+            }
+        }
+        self.places.extend(in_order.map(|held| Place::At(held.loc)));
+        Ok(())
+    }
+
+    /// Stores a chunk, unless another upload has it in hand; with `may_share`, also unless the index knows it by now.
+    fn store(&mut self, id: ChunkId, data: &[u8], may_share: bool) -> Result<()> {
+        let (pending, is_mine) = self.run.take(id, data, may_share, &self.shared.packs)?;
         if is_mine {
             self.stats.new_chunks += 1;
-            self.stats.unique_bytes += chunk.data.len() as u64;
+            self.stats.unique_bytes += data.len() as u64;
         }
-        Ok(Place::Pending(pending))
+        self.places.push(Place::Pending(pending));
+        Ok(())
     }
 
     fn settle(&mut self) -> Result<Placement> {
+        self.place_held(None, false)?;
         self.run.flush(&self.shared.packs)?;
         let mut placement = Placement::default();
         for place in self.places.drain(..) {

@@ -1,10 +1,11 @@
 //! What is stored once, and what is visible when.
 
-use firn_chunk::{Input, RecipeId};
-use firn_engine::{Clock as _, DocumentContent, Error, IngestStats};
+use firn_chunk::{Chunker, Input, RecipeId};
+use firn_engine::{Clock as _, DocumentContent, Engine, Error, IngestStats};
 use firn_index::{AliasRow, Content, DocumentKey, DocumentKind, Refusal};
 use firn_nix::StorePath;
 use firn_testkit::nar::Node;
+use firn_testkit::random::Random;
 
 use crate::fixture::{
     Fixture, Pushed, cache, ingest, ingest_as, noise, objects, package, package_with, path, push, push_path, uploader,
@@ -157,7 +158,7 @@ fn documents_are_inline_up_to_4_kib_and_chunks_above() {
     let engine = Fixture::new().open();
     let key = DocumentKey { kind: DocumentKind::Log, name: "abc.drv".to_owned() };
     for len in [0, 4096, 4097, 300_000] {
-        let bytes = firn_testkit::random::Random::new(3).text(len);
+        let bytes = Random::new(3).text(len);
         let content = DocumentContent::Inline(bytes.clone());
         engine.commit_document(&cache(), key.clone(), content, uploader("b")).unwrap();
         let row = engine.meta().document(&cache(), &key).unwrap().unwrap();
@@ -192,4 +193,38 @@ fn totals_are_what_the_packs_hold() {
     assert_eq!(closed.totals.stored_bytes, objects(&*fixture.storage).iter().map(|(_, len)| len).sum::<u64>());
     assert_eq!((closed.totals.paths, closed.totals.logical_bytes), (1, pushed.bytes.len() as u64));
     assert_eq!(closed.chunks_in_flight, 0);
+}
+
+/// Returns a NAR each of whose chunks lies in another frame, where another upload stored it.
+fn scattered(engine: &Engine) -> Vec<u8> {
+    let (mut contents, mut seed) = (Vec::new(), 0);
+    for _ in 0..60 {
+        let file = Random::new(seed).noise(600_000);
+        push(engine, &Node::file(file.clone()).encode()).unwrap();
+        let (mut chunker, mut chunks) = (Chunker::new(Input::Bytes), Vec::new());
+        chunker.push(&file, &mut |chunk| chunks.push(chunk.data.to_vec())).unwrap();
+        chunker.finish(&mut |chunk| chunks.push(chunk.data.to_vec())).unwrap();
+        contents.extend_from_slice(&chunks[0]);
+        // The cut is made again where the same byte comes behind it.
+        let behind = chunks[1][0];
+        seed = (seed + 1..).find(|&seed| Random::new(seed).noise(1)[0] == behind).unwrap();
+    }
+    Node::file(contents).encode()
+}
+
+#[test]
+fn what_was_gathered_again_is_not_gathered_another_time() {
+    let engine = Fixture::new().open();
+    let nar = scattered(&engine);
+    let first = ingest(&engine, &nar).unwrap();
+    assert!(first.stats.unique_bytes > 300_000, "scattered chunks are stored again: {:?}", first.stats);
+    let pushed = Pushed::of(&first, &nar);
+    engine.commit_nar(&cache(), first, None).unwrap();
+    for _ in 0..3 {
+        let again = ingest(&engine, &nar).unwrap();
+        assert!(again.stats.known_recipe);
+        assert_eq!(again.stats.unique_bytes, 0, "a known recipe stores nothing: {:?}", again.stats);
+        engine.commit_nar(&cache(), again, None).unwrap();
+    }
+    pushed.check(&engine).unwrap();
 }
