@@ -14,8 +14,8 @@ use crate::options::{self, ChunkIndexOptions};
 /// The key of the watermark: shorter than any chunk's.
 const WATERMARK: &[u8] = b"watermark";
 
-/// How many ids are looked up in one call of RocksDB's.
-const LOOKUP_IDS: usize = 4096;
+/// How many ids are looked up in one call of RocksDB's, which keeps a block of 8 KiB in memory for each that it finds.
+const LOOKUP_IDS: usize = 256;
 
 /// [`ChunkIndex`] in a RocksDB database of its own.
 ///
@@ -75,20 +75,6 @@ impl RocksChunkIndex {
         options.disable_wal(true);
         database::write(&self.db, &[self.family()], batch, options, "write to the chunk index")
     }
-
-    /// Looks up at most [`LOOKUP_IDS`] ids.
-    fn lookup_some(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkLoc>>> {
-        let mut order: Vec<usize> = (0..ids.len()).collect();
-        order.sort_unstable_by_key(|at| ids[*at]);
-        let keys = order.iter().map(|at| &ids[*at].0);
-        let values = self.db.batched_multi_get_cf(self.family(), keys, true);
-        let mut found = vec![None; ids.len()];
-        for (at, value) in order.into_iter().zip(values) {
-            let value = value.map_err(failed("look up chunks"))?;
-            found[at] = value.map(|value| location(&ids[at], &value)).transpose()?;
-        }
-        Ok(found)
-    }
 }
 
 fn location(id: &ChunkId, value: &DBPinnableSlice<'_>) -> Result<ChunkLoc> {
@@ -100,9 +86,17 @@ fn location(id: &ChunkId, value: &DBPinnableSlice<'_>) -> Result<ChunkLoc> {
 
 impl ChunkIndex for RocksChunkIndex {
     fn lookup(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkLoc>>> {
-        let mut found = Vec::with_capacity(ids.len());
-        for some in ids.chunks(LOOKUP_IDS) {
-            found.extend(self.lookup_some(some)?);
+        // In order, so that what lies in one block is looked up together.
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_unstable_by_key(|at| ids[*at]);
+        let mut found = vec![None; ids.len()];
+        for some in order.chunks(LOOKUP_IDS) {
+            let keys = some.iter().map(|at| &ids[*at].0);
+            let values = self.db.batched_multi_get_cf(self.family(), keys, true);
+            for (at, value) in some.iter().zip(values) {
+                let value = value.map_err(failed("look up chunks"))?;
+                found[*at] = value.map(|value| location(&ids[*at], &value)).transpose()?;
+            }
         }
         Ok(found)
     }
@@ -119,13 +113,10 @@ impl ChunkIndex for RocksChunkIndex {
     fn forget(&self, entries: &[(ChunkId, ChunkLoc)]) -> Result<()> {
         let _writer = self.lock();
         let mut batch = WriteBatch::default();
-        for some in entries.chunks(LOOKUP_IDS) {
-            let ids: Vec<ChunkId> = some.iter().map(|(id, _)| *id).collect();
-            let known = self.lookup_some(&ids)?;
-            for ((id, location), known) in some.iter().zip(known) {
-                if known == Some(*location) {
-                    batch.delete(id.0);
-                }
+        let ids: Vec<ChunkId> = entries.iter().map(|(id, _)| *id).collect();
+        for ((id, location), known) in entries.iter().zip(self.lookup(&ids)?) {
+            if known == Some(*location) {
+                batch.delete(id.0);
             }
         }
         self.write(&batch)

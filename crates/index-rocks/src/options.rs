@@ -27,7 +27,8 @@ impl Default for MetaOptions {
 
 /// How a [`crate::RocksChunkIndex`] uses memory.
 ///
-/// The bound is `cache_bytes` + twice `write_buffer_bytes` + some hundred bytes for each of its files.
+/// The bound is `cache_bytes` + twice `write_buffer_bytes` + 2 MiB for each look-up under way + some hundred bytes for
+/// each of its files.
 #[derive(Debug, Clone)]
 pub struct ChunkIndexOptions {
     /// Size of the cache of blocks, uncompressed, with their indexes and filters.

@@ -7,6 +7,20 @@
 //!
 //! Both are synchronous and may block on a disk; callers keep them off async threads. [`memory`] holds
 //! engines for tests; with the feature `conformance`, a module of that name holds the suites that every engine must pass.
+//!
+//! ```
+//! use firn_index::memory::MemoryMeta;
+//! use firn_index::{Commit, Meta, Op, Totals};
+//!
+//! # fn main() -> Result<(), firn_index::Error> {
+//! let meta = MemoryMeta::new();
+//! let ops = vec![Op::Count(Totals { unique_bytes: 7, ..Totals::default() })];
+//! let outcomes = meta.commit(0, &[Commit { session: None, packs: vec![], ops }])?;
+//! assert_eq!(outcomes, [Ok(())]);
+//! assert_eq!(meta.totals()?.unique_bytes, 7);
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

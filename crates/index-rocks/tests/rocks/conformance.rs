@@ -42,7 +42,7 @@ fn chunk_index_is_durable_as_promised() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn meta_does_as_the_model(steps in model::steps(60, true)) {

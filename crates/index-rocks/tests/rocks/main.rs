@@ -4,3 +4,4 @@ mod conformance;
 mod faults;
 mod folders;
 mod processes;
+mod sizes;

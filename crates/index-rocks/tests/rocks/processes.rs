@@ -20,7 +20,7 @@ fn meta(folder: &Path) -> Result<RocksMeta, Error> {
 }
 
 fn chunks(folder: &Path) -> Result<RocksChunkIndex, Error> {
-    RocksChunkIndex::open(folder, &ChunkIndexOptions { write_buffer_bytes: 64 << 10, ..ChunkIndexOptions::default() })
+    RocksChunkIndex::open(folder, &ChunkIndexOptions { write_buffer_bytes: 256 << 10, ..ChunkIndexOptions::default() })
 }
 
 /// Returns the arguments that make this program run one of its ignored tests.

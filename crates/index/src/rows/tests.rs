@@ -89,3 +89,57 @@ fn totals_stop_at_their_ends() {
     sum.subtract(&Totals { logical_bytes: 3, ..most });
     assert_eq!((sum.paths, sum.logical_bytes), (0, 0));
 }
+
+/// Returns bytes as hex digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Rows that were written stay readable: a change here is a new version of the row.
+#[test]
+fn encodings_stay() {
+    let pack = PackRow {
+        state: PackState::Live,
+        seq: 300,
+        durable_bytes: 1,
+        stored_bytes: 2,
+        unique_bytes: 3,
+        reserved_at: 4,
+    };
+    let written = [
+        (pack.encode(), "010104ac02010203"),
+        (alias_row(1).encode(), &["01", &"01".repeat(32), "02787af403"].concat()),
+        (
+            nar_row(1).encode(),
+            &["01", &"01".repeat(32), "02", &"01".repeat(20), &"02".repeat(20), "e90714901c"].concat(),
+        ),
+        (
+            recipe_row(&[1, 2]).encode(),
+            &["01", &"01".repeat(16), "8020ac02", "8080808020", "07", "02", &"01".repeat(16), &"02".repeat(16), "00"]
+                .concat(),
+        ),
+        (path_row(1, 300).encode(), PATH_ROW),
+        (document_row(2).encode(), "01001402020202020202020202020202020202020202020b00086f70657261746f72"),
+        (
+            cache_row(1).encode(),
+            "0101010a2f6e69782f73746f72650001010105613a6b65790108623a73656372657400010d63616368652e6578616d706c6501",
+        ),
+        (token_row(1).encode(), &["01", &"01".repeat(32), "02636901067465616d2d2a02000103010400"].concat()),
+        (
+            store_info(1).encode(),
+            "0101266e61722d666173746364632d76323032302f31363338342d36353533362d3236323134342f310101",
+        ),
+    ];
+    for (bytes, expected) in written {
+        assert_eq!(hex(&bytes), expected);
+    }
+}
+
+const PATH_ROW: &str = "012a30303130303130303130303130303130303130303130303130303130303130302d7061636b6167652d31\
+    0101010101010101010101010101010101010101010101010101010101010101ac02\
+    022a30303130303130303130303130303130303130303130303130303130303130302d7061636b6167652d31\
+    2a30303230303230303230303230303230303230303230303230303230303230302d7061636b6167652d32\
+    012a30303330303330303330303330303330303330303330303330303330303330302d7061636b6167652d33\
+    0001126b65792d313a63326c6e626d463064584a6c0a0101076275696c646572\
+    010202020202020202020202020202020202020202020202020202020202020202050000\
+    09";
