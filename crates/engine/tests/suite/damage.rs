@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use firn_chunk::{ChunkId, Chunker, Input};
-use firn_engine::{Engine, Error, Options};
-use firn_index::ChunkIndex;
+use firn_engine::{Engine, Error, Options, PathUpload};
 use firn_index::memory::MemoryChunkIndex;
+use firn_index::{ChunkIndex, ReferencePolicy};
 use firn_storage::{Failure, Fault, Memory, Meter, Operation, Storage};
 use firn_testkit::nar::Node;
+use firn_testkit::random::Random;
 
 use crate::fixture::{
-    Fixture, Pushed, ingest, noise, objects, package, package_with, path, push, push_path, restore, upload_again,
+    Fixture, Pushed, cache, ingest, noise, objects, package, package_with, path, push, push_path, restore, upload_again,
 };
 
 /// A store in memory whose bytes can be damaged, with an open engine.
@@ -369,10 +370,43 @@ fn a_damaged_path_stays_until_its_nar_comes_again() {
     let store = store.reopened();
     store.damage_at(0.5);
     store.assert_damaged(&pushed);
-    let row = |store: &Store| store.engine.meta().path(&crate::fixture::cache(), &path("tool").hash()).unwrap();
+    let row = |store: &Store| store.engine.meta().path(&cache(), &path("tool").hash()).unwrap();
     assert!(row(&store).is_some());
     push_path(&store.engine, "tool", &pushed.bytes).unwrap();
     assert_eq!(row(&store).unwrap().nar_hash, pushed.nar_hash);
     pushed.check(&store.engine).unwrap();
     assert_eq!(store.engine.stats().unwrap().totals.paths, 1);
+}
+
+#[test]
+fn a_listing_needs_only_the_structure() {
+    let store = Store::new();
+    let large = Node::file(Random::new(1).noise(6_000_000));
+    let tree = Node::directory([("a", Node::file("a")), ("b", large), ("c", Node::file("c"))]);
+    let pushed = push(&store.engine, &tree.encode()).unwrap();
+    let store = store.reopened();
+    store.damage_at(0.5);
+    let listing = store.engine.listing(&pushed.recipe, &pushed.slots).unwrap();
+    assert_eq!(listing.entry_count(), 4);
+    store.damage_at(0.01);
+    let engine = store.fixture.open();
+    assert!(matches!(engine.listing(&pushed.recipe, &pushed.slots), Err(Error::Damaged { .. })));
+    assert!(!engine.is_restorable(&pushed.recipe).unwrap());
+}
+
+#[test]
+fn references_can_not_be_looked_for_in_what_is_damaged() {
+    let store = Store::new();
+    push_path(&store.engine, "bash", &package(7, 1_000)).unwrap();
+    let pushed = push(&store.engine, &noise(1, 3_000_000)).unwrap();
+    let store = store.reopened();
+    store.damage_at(0.9);
+    let upload = PathUpload {
+        references: vec![path("bash")],
+        references_policy: ReferencePolicy::Strict,
+        ..pushed.as_path("tool")
+    };
+    assert!(matches!(store.engine.commit_path(&cache(), upload), Err(Error::Damaged { .. })));
+    assert!(store.engine.meta().path(&cache(), &path("tool").hash()).unwrap().is_none());
+    assert!(!store.engine.is_restorable(&pushed.recipe).unwrap());
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use firn_engine::{Engine, Error};
 use firn_index::{PackRow, PackState, StoreInfo};
 use firn_pack::{Footer, PackBuilder, PackId};
-use firn_storage::{Memory, Meter, Storage};
+use firn_storage::{Disk, Memory, Meter, Storage};
 
+use crate::fixture::broken::{BrokenMeta, When};
 use crate::fixture::{Fixture, Pushed, ingest, noise, objects, package, push};
 
 fn store() -> (Memory, Fixture) {
@@ -243,4 +244,47 @@ fn the_open_pack_can_be_read_before_and_after_its_sync() {
     pushed.check(&engine).unwrap();
     assert_eq!(packs(&fixture)[0].1.state, PackState::Writing);
     assert!(packs(&fixture)[0].1.durable_bytes > 2_000_000);
+}
+
+#[test]
+fn an_index_that_fails_while_the_store_is_opened_leaves_it_as_it_was() {
+    for when in [When::Before, When::After] {
+        for n in 0.. {
+            let (memory, fixture, pushed) = killed();
+            let broken = Arc::new(BrokenMeta::new(Arc::clone(&fixture.meta)));
+            broken.plan(None, n, when);
+            let opened = Fixture { meta: broken.clone(), ..fixture.clone() }.try_open();
+            if !broken.fired() {
+                assert!(n > 3, "opening asks the index more than {n} times");
+                break;
+            }
+            assert!(matches!(opened.err(), Some(Error::Index(_))), "{when:?} {n}");
+            check_sealed(&memory, &fixture, &fixture.open(), &pushed, &format!("{when:?} {n}"));
+        }
+    }
+}
+
+#[test]
+fn a_real_disk_keeps_what_memory_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |fixture: &Fixture| fixture.over(Disk::open(folder.path()).unwrap());
+    let (_, fixture) = store();
+    let first = open(&fixture);
+    let engine = first.open();
+    let pushed: Vec<_> = (1..4).map(|seed| push(&engine, &package(seed, 30_000)).unwrap()).collect();
+    // Killed: nothing is closed.
+    drop((engine, first));
+
+    let second = open(&fixture);
+    let engine = second.open();
+    let disk = Arc::clone(&second.storage);
+    check_sealed(&*disk, &second, &engine, &pushed, "on a disk");
+    engine.close().unwrap();
+    drop((engine, disk, second));
+    let third = open(&fixture).without_chunk_index();
+    let engine = third.open();
+    for pushed in &pushed {
+        pushed.check(&engine).unwrap();
+        assert_eq!(ingest(&engine, &pushed.bytes).unwrap().stats.new_chunks, 0);
+    }
 }

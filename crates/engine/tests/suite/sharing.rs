@@ -2,7 +2,7 @@
 
 use firn_chunk::{Chunker, Input, RecipeId};
 use firn_engine::{Clock as _, DocumentContent, Engine, Error, IngestStats};
-use firn_index::{AliasRow, Content, DocumentKey, DocumentKind, Refusal};
+use firn_index::{AliasRow, Content, DocumentKey, DocumentKind, PackState, Refusal};
 use firn_nix::StorePath;
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
@@ -227,4 +227,37 @@ fn what_was_gathered_again_is_not_gathered_another_time() {
         engine.commit_nar(&cache(), again, None).unwrap();
     }
     pushed.check(&engine).unwrap();
+}
+
+/// What an upload leans on may be taken away until it is committed, and the commit finds out.
+#[test]
+fn a_commit_revives_a_condemned_pack_and_is_refused_for_a_doomed_one() {
+    for is_doomed in [false, true] {
+        let fixture = Fixture::new();
+        let engine = fixture.open();
+        let nar = package(1, 100_000);
+        drop(ingest(&engine, &nar).unwrap());
+        engine.close().unwrap();
+        let (pack, _) = fixture.meta.packs(None, 1).unwrap().remove(0);
+
+        let engine = fixture.open();
+        let ingested = ingest(&engine, &nar).unwrap();
+        assert_eq!((ingested.stats.new_chunks, ingested.stats.known_recipe), (0, false));
+        let pushed = Pushed::of(&ingested, &nar);
+        assert!(fixture.meta.set_pack_state(pack, PackState::Live, PackState::Condemned).unwrap());
+        if is_doomed {
+            assert!(fixture.meta.set_pack_state(pack, PackState::Condemned, PackState::Doomed).unwrap());
+        }
+        let outcome = engine.commit_nar(&cache(), ingested, None);
+        let state = fixture.meta.pack(pack).unwrap().unwrap().state;
+        if is_doomed {
+            assert!(matches!(outcome, Err(Error::Refused(Refusal::PacksGone(gone))) if gone == [pack]));
+            assert!(matches!(pushed.check(&engine), Err(Error::NotFound { .. })));
+            assert_eq!(state, PackState::Doomed);
+        } else {
+            outcome.unwrap();
+            pushed.check(&engine).unwrap();
+            assert_eq!(state, PackState::Live);
+        }
+    }
 }
