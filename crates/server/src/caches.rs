@@ -126,3 +126,99 @@ impl Caches {
         caches
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_index::memory::MemoryMeta;
+
+    use super::*;
+
+    fn row(seed: u8) -> CacheRow {
+        let key = SecretKey::generate("key-1", [seed; 32]).expect("a name");
+        CacheRow {
+            public: true,
+            priority: 30,
+            store_dir: "/nix/store".to_owned(),
+            transport: Default::default(),
+            on_conflict: Default::default(),
+            references: Default::default(),
+            trusted_keys: Vec::new(),
+            signing_keys: vec![key.to_text().to_string()],
+            at_root: false,
+            host: None,
+            created_at: 1,
+        }
+    }
+
+    fn name(text: &str) -> CacheName {
+        text.parse().expect("a name")
+    }
+
+    #[test]
+    fn a_change_gives_a_new_generation_and_leaves_the_others() {
+        let meta = MemoryMeta::new();
+        meta.put_cache(&name("a"), &row(1)).expect("written");
+        meta.put_cache(&name("b"), &row(2)).expect("written");
+        let caches = Caches::load(&meta).expect("read");
+        let (a, b) = (caches.get(&name("a")).expect("there"), caches.get(&name("b")).expect("there"));
+        meta.put_cache(&name("a"), &CacheRow { priority: 1, ..row(1) }).expect("written");
+        caches.refresh(&meta).expect("read");
+        let changed = caches.get(&name("a")).expect("there");
+        assert_eq!(changed.row.priority, 1);
+        assert!(changed.generation > a.generation.max(b.generation));
+        assert!(Arc::ptr_eq(&b, &caches.get(&name("b")).expect("there")));
+        // Deleted and made again as it was: what was remembered of the first must not count for the second.
+        meta.delete_cache(&name("b")).expect("deleted");
+        caches.refresh(&meta).expect("read");
+        assert!(caches.get(&name("b")).is_none());
+        meta.put_cache(&name("b"), &row(2)).expect("written");
+        caches.refresh(&meta).expect("read");
+        assert!(caches.get(&name("b")).expect("there").generation > changed.generation);
+        assert_eq!(caches.all().iter().map(|cache| cache.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn hosts_match_whatever_their_port_and_case() {
+        let meta = MemoryMeta::new();
+        let hosted = CacheRow { host: Some("cache.example.org".to_owned()), at_root: true, ..row(1) };
+        let caches = Caches::load(&meta).expect("read");
+        assert!(caches.by_host("cache.example.org").is_none() && caches.at_root().is_none());
+        meta.put_cache(&name("a"), &hosted).expect("written");
+        caches.refresh(&meta).expect("read");
+        for host in ["cache.example.org", "Cache.Example.ORG", "cache.example.org:8080"] {
+            assert!(caches.by_host(host).is_some(), "{host}");
+        }
+        for host in ["", "example.org", "cache.example.org.", "[::1]:8080", "cache.example.org:x", ":"] {
+            assert!(caches.by_host(host).is_none(), "{host}");
+        }
+        assert_eq!(caches.at_root().map(|cache| cache.name.clone()), Some(name("a")));
+    }
+
+    #[test]
+    fn a_row_that_is_corrupt_is_an_error_and_the_earlier_ones_stay() {
+        let meta = MemoryMeta::new();
+        meta.put_cache(&name("a"), &row(1)).expect("written");
+        let caches = Caches::load(&meta).expect("read");
+        let broken = CacheRow { signing_keys: vec!["key-1:nonsense".to_owned()], priority: 1, ..row(1) };
+        meta.put_cache(&name("a"), &broken).expect("written");
+        let error = caches.refresh(&meta).expect_err("corrupt").to_string();
+        assert!(error.contains("cache 'a'") && !error.contains("nonsense"), "{error}");
+        assert_eq!(caches.get(&name("a")).expect("there").row.priority, 30);
+    }
+
+    #[test]
+    fn every_key_signs() {
+        let meta = MemoryMeta::new();
+        let second = SecretKey::generate("key-2", [9; 32]).expect("a name").to_text().to_string();
+        let mut both = row(1);
+        both.signing_keys.push(second);
+        meta.put_cache(&name("a"), &both).expect("written");
+        let cache = Caches::load(&meta).expect("read").get(&name("a")).expect("there");
+        let (keys, signatures) = (cache.public_keys(), cache.sign("1;x"));
+        assert_eq!((keys.len(), signatures.len()), (2, 2));
+        for (key, signature) in keys.iter().zip(&signatures) {
+            assert!(key.verify(b"1;x", &signature.parse().expect("a signature")));
+            assert!(!key.verify(b"1;y", &signature.parse().expect("a signature")));
+        }
+    }
+}
