@@ -287,7 +287,8 @@ impl Engine {
         })
     }
 
-    /// Ends the committer, seals the open pack and flushes the indexes. Later writes fail; reads go on.
+    /// Ends the committer, seals the open pack and flushes the indexes. Later writes fail; reads go on. Closing again does
+    /// nothing.
     pub fn close(&self) -> Result<()> {
         drop(self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         let thread = self.shared.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -296,9 +297,11 @@ impl Engine {
         {
             return Err(Error::Internal("close the store: the committer had panicked".to_owned()));
         }
-        self.shared.packs.close()?;
+        // A pack that can't be sealed now is sealed at the next start; the indexes must not suffer from it.
+        let sealed = self.shared.packs.close();
         self.shared.packs.meta.flush()?;
-        Ok(self.shared.packs.chunks.flush()?)
+        self.shared.packs.chunks.flush()?;
+        sealed
     }
 
     fn submit(&self, change: Change) -> Result<PathOutcome> {

@@ -42,6 +42,7 @@ pub(crate) struct State {
     unsealed: Option<Sealed>,
     /// Why writing stopped, for good.
     stopped: Option<String>,
+    is_closed: bool,
 }
 
 struct Open {
@@ -105,9 +106,13 @@ impl Packs {
 
     /// Seals the open pack, if it has a frame, and ends all writing.
     pub(crate) fn close(&self) -> Result<()> {
+        if self.lock().is_closed {
+            return Ok(());
+        }
         let mut state = self.usable()?;
         self.tell_index(&mut state)?;
         self.seal(&mut state)?;
+        state.is_closed = true;
         state.stopped = Some("the store is closed".to_owned());
         Ok(())
     }

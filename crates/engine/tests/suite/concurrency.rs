@@ -8,7 +8,7 @@ use firn_engine::{Engine, PathOutcome};
 use firn_index::memory::MemoryChunkIndex;
 use firn_index::{ChunkIndex, PackSeq, Result};
 use firn_pack::ChunkLoc;
-use firn_storage::Memory;
+use firn_storage::{Memory, Meter};
 use firn_testkit::nar::Node;
 
 use crate::fixture::{Fixture, Pushed, cache, ingest, noise, objects, package, path, push, push_path};
@@ -223,4 +223,17 @@ fn readers_and_writers_of_everything_at_once() {
         assert!(engine.meta().path(&cache(), &path(&format!("path-{n}")).hash()).unwrap().is_some());
         pushed.check(&engine).unwrap();
     }
+}
+
+#[test]
+fn readers_of_the_same_frames_read_them_once() {
+    let meter = Meter::new(Arc::new(Memory::new()));
+    let fixture = Fixture::on(Arc::new(meter.clone()));
+    let engine = fixture.open();
+    let pushed = push(&engine, &noise(1, 5_500_000)).unwrap();
+    engine.close().unwrap();
+    let engine = fixture.open();
+    let before = meter.counts();
+    at_once(16, |_| pushed.check(&engine).unwrap());
+    assert_eq!(meter.counts().since(&before).reads, 1 + 6, "a recipe and six frames");
 }

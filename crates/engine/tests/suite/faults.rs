@@ -350,5 +350,24 @@ fn after_closing_nothing_is_written_and_everything_read() {
     drop(late);
     assert_eq!(objects(&memory), before);
     pushed.check(&engine).unwrap();
+    engine.close().unwrap();
+    pushed.check(&fixture.open()).unwrap();
+}
+
+#[test]
+fn closing_flushes_the_indexes_also_when_the_pack_can_not_be_sealed() {
+    let memory = Memory::new();
+    let fixture = fixture(&memory);
+    let meta = Arc::new(BrokenMeta::new(Arc::clone(&fixture.meta)));
+    let chunks = Arc::new(BrokenChunks::new(Arc::clone(&fixture.chunks)));
+    let fault = Fault::new(Arc::new(memory.clone()));
+    let broken = Fixture { meta: meta.clone(), chunks: chunks.clone(), ..fixture.over(fault.clone()) };
+    let engine = broken.open();
+    let pushed = push(&engine, &package(1, 40_000)).unwrap();
+    fault.plan(Some(Operation::Sync), 0, Failure::Io);
+    chunks.plan(Some("flush"), 0, When::After);
+    assert!(matches!(engine.close(), Err(Error::Index(_))));
+    assert!(fault.fired() && chunks.fired(), "both were tried");
+    assert!(matches!(engine.close(), Err(Error::WritesStopped(_))));
     pushed.check(&fixture.open()).unwrap();
 }
