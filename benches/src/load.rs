@@ -147,38 +147,66 @@ fn move_all(
     costs: &mut Table,
     disk: &mut Table,
 ) -> anyhow::Result<()> {
-    let logical: u64 = entries.iter().map(|entry| entry.info.nar_size).sum();
     let mut on_disk = |what: &str| -> anyhow::Result<()> {
         disk.row(vec![what.to_owned(), connections.to_string(), format!("{:.1}", server.disk_bytes()? as f64 / MB)]);
         Ok(())
     };
-    let mut measure = |name: &str, run: &dyn Fn() -> anyhow::Result<u64>| -> anyhow::Result<()> {
-        let (sent, cost) = server.measure(&format!("{name} {connections}"), run)?;
-        costs.row(cost_row(name, connections, logical, sent, cost));
-        Ok(())
+    let mut row = |moved: &Moved| costs.row(moved.row(connections));
+    let measure = |name: String, entries: &[Entry], run: &dyn Fn(&[Entry]) -> anyhow::Result<u64>| {
+        let (sent, cost) = server.measure(&format!("{name} {connections}"), || run(entries))?;
+        anyhow::Ok(Moved { name, logical: entries.iter().map(|entry| entry.info.nar_size).sum(), sent, cost })
     };
     on_disk("nothing uploaded")?;
-    measure("upload new", &|| transfers::upload(server, CACHES[0], entries, connections))?;
+    // The first generation is all new; those that follow are like it, for the most part.
+    let first = entries.chunk_by(|a, b| a.generation == b.generation).next().unwrap_or_default();
+    let rest = &entries[first.len()..];
+    let upload = |entries: &[Entry]| transfers::upload(server, CACHES[0], entries, connections);
+    let new = measure(format!("upload {}", first.first().map_or("", |entry| &entry.generation)), first, &upload)?;
+    row(&new);
+    if !rest.is_empty() {
+        let later = measure("upload what follows".to_owned(), rest, &upload)?;
+        row(&later);
+        row(&new.and(&later, "upload, all"));
+    }
     on_disk("the first cache")?;
-    measure("upload known", &|| transfers::upload(server, CACHES[1], entries, connections))?;
+    let again = |entries: &[Entry]| transfers::upload(server, CACHES[1], entries, connections);
+    row(&measure("upload again".to_owned(), entries, &again)?);
     on_disk("both caches")?;
     for form in [Form::Identity, Form::Zstd] {
-        let run = || transfers::download(server, CACHES[0], entries, connections, form);
-        measure(&format!("serve {}", form.name()), &run)?;
+        let fetch = |entries: &[Entry]| transfers::download(server, CACHES[0], entries, connections, form);
+        row(&measure(format!("serve {}", form.name()), entries, &fetch)?);
     }
     Ok(())
 }
 
-fn cost_row(name: &str, connections: usize, logical: u64, sent: u64, cost: Cost) -> Vec<String> {
-    vec![
-        name.to_owned(),
-        connections.to_string(),
-        format!("{:.1}", logical as f64 / MB),
-        format!("{:.1}", sent as f64 / MB),
-        format!("{:.2}", cost.cpu),
-        format!("{:.2}", cost.cpu / (logical as f64 / GB)),
-        format!("{:.0}", cost.peak as f64 / MIB),
-    ]
+/// What was moved, and what that cost.
+struct Moved {
+    name: String,
+    /// The bytes of the NARs.
+    logical: u64,
+    /// The bytes of the bodies.
+    sent: u64,
+    cost: Cost,
+}
+
+impl Moved {
+    fn and(&self, other: &Self, name: &str) -> Self {
+        let cost = Cost { cpu: self.cost.cpu + other.cost.cpu, peak: self.cost.peak.max(other.cost.peak) };
+        let (logical, sent) = (self.logical + other.logical, self.sent + other.sent);
+        Self { name: name.to_owned(), logical, sent, cost }
+    }
+
+    fn row(&self, connections: usize) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            connections.to_string(),
+            format!("{:.1}", self.logical as f64 / MB),
+            format!("{:.1}", self.sent as f64 / MB),
+            format!("{:.2}", self.cost.cpu),
+            format!("{:.2}", self.cost.cpu / (self.logical as f64 / GB)),
+            format!("{:.0}", self.cost.peak as f64 / MIB),
+        ]
+    }
 }
 
 fn stop(server: Server<'_>, connections: usize, disk: &mut Table) -> anyhow::Result<()> {

@@ -7,8 +7,8 @@ mod access_log;
 mod connection;
 mod health;
 mod listen;
-mod open_files;
 mod logging;
+mod open_files;
 mod shutdown;
 #[cfg(test)]
 mod tests;

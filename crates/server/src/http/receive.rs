@@ -247,7 +247,17 @@ pub(super) struct Reader {
 impl Reader {
     fn new(receiver: mpsc::Receiver<Message>, room: Arc<Semaphore>, limit: u64) -> Self {
         let (current, failure) = (Bytes::new(), Arc::default());
-        Self { receiver, room, current, next: VecDeque::new(), is_over: false, limit, received: 0, hasher: None, failure }
+        Self {
+            receiver,
+            room,
+            current,
+            next: VecDeque::new(),
+            is_over: false,
+            limit,
+            received: 0,
+            hasher: None,
+            failure,
+        }
     }
 
     /// Hashes what is read from now on, together with what was peeked at.
