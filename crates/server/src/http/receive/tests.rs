@@ -74,12 +74,14 @@ async fn refuses_what_is_too_large() {
 
 #[tokio::test]
 async fn breaks_off_for_the_reader_when_it_is_dropped() {
+    // A whole batch: less would wait for more.
+    static PIECE: [u8; super::BATCH_BYTES] = [0; super::BATCH_BYTES];
     let (told, tell) = std::sync::mpsc::channel();
-    let mut waiting = Incoming::new(body(&[b"ab"], false), &HeaderMap::new(), Duration::from_secs(1000));
-    let feed = waiting.feed(100, move |mut reader| {
+    let mut waiting = Incoming::new(body(&[PIECE.as_slice()], false), &HeaderMap::new(), Duration::from_secs(1000));
+    let feed = waiting.feed(1 << 30, move |mut reader| {
         let outcome = reader.outcome();
-        assert_eq!(reader.peek(1).unwrap(), b"ab");
-        let error = reader.peek(3).unwrap_err();
+        assert_eq!(reader.peek(1).unwrap(), PIECE);
+        let error = reader.peek(PIECE.len() + 1).unwrap_err();
         told.send(outcome.explain(&error, Codec::Xz)).unwrap();
         Ok(())
     });
