@@ -69,7 +69,7 @@ fn open(data: &Path, arguments: &Arguments) -> anyhow::Result<Engine> {
 fn one(arguments: &Arguments, folder: &Path, data: &Path) -> anyhow::Result<()> {
     let entries = corpus::read(folder)?;
     let engine = open(data, arguments)?;
-    engine.meta().put_cache(&cache(), &cache_row())?;
+    engine.meta().put_cache(&cache(), &CacheRow { public: true, ..CacheRow::new(0) })?;
     println!("corpus {}", folder.file_name().unwrap_or_default().to_string_lossy());
     println!(
         "{:<12} {:>6} {:>11} {:>10} {:>10} {:>9}",
@@ -115,22 +115,6 @@ fn print_row(name: &str, before: &Totals, after: &Totals, cpu: f64) {
 
 fn cache() -> CacheName {
     "bench".parse().expect("it is a name")
-}
-
-fn cache_row() -> CacheRow {
-    CacheRow {
-        public: true,
-        priority: 30,
-        store_dir: "/nix/store".to_owned(),
-        transport: Default::default(),
-        on_conflict: Default::default(),
-        references: Default::default(),
-        trusted_keys: Vec::new(),
-        signing_keys: Vec::new(),
-        at_root: false,
-        host: None,
-        created_at: 0,
-    }
 }
 
 fn push(engine: &Engine, entry: &Entry) -> anyhow::Result<()> {

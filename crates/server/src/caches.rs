@@ -135,19 +135,7 @@ mod tests {
 
     fn row(seed: u8) -> CacheRow {
         let key = SecretKey::generate("key-1", [seed; 32]).expect("a name");
-        CacheRow {
-            public: true,
-            priority: 30,
-            store_dir: "/nix/store".to_owned(),
-            transport: Default::default(),
-            on_conflict: Default::default(),
-            references: Default::default(),
-            trusted_keys: Vec::new(),
-            signing_keys: vec![key.to_text().to_string()],
-            at_root: false,
-            host: None,
-            created_at: 1,
-        }
+        CacheRow { public: true, signing_keys: vec![key.to_text().to_string()], ..CacheRow::new(1) }
     }
 
     fn name(text: &str) -> CacheName {

@@ -20,3 +20,15 @@ pub mod config;
 pub mod data_dir;
 pub mod http;
 pub mod serve;
+
+/// Returns an error with its sources, as one line.
+pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

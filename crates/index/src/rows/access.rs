@@ -1,3 +1,5 @@
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::UnixSeconds;
@@ -37,8 +39,8 @@ pub enum ReferencePolicy {
     Any,
 }
 
-/// A cache: its settings and keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A cache: its settings and keys. Its `Debug` form leaves out the secret keys.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheRow {
     /// Whether anyone may pull without a token.
     pub public: bool,
@@ -62,6 +64,44 @@ pub struct CacheRow {
     pub host: Option<String>,
     /// When it was made.
     pub created_at: UnixSeconds,
+}
+
+impl CacheRow {
+    /// Returns a private cache of `/nix/store` with every setting as it is when nobody says otherwise, and no keys.
+    pub fn new(created_at: UnixSeconds) -> Self {
+        Self {
+            public: false,
+            // Before cache.nixos.org, which says 40: a cache of one's own is nearer.
+            priority: 30,
+            store_dir: "/nix/store".to_owned(),
+            transport: Transport::default(),
+            on_conflict: ConflictPolicy::default(),
+            references: ReferencePolicy::default(),
+            trusted_keys: Vec::new(),
+            signing_keys: Vec::new(),
+            at_root: false,
+            host: None,
+            created_at,
+        }
+    }
+}
+
+impl fmt::Debug for CacheRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheRow")
+            .field("public", &self.public)
+            .field("priority", &self.priority)
+            .field("store_dir", &self.store_dir)
+            .field("transport", &self.transport)
+            .field("on_conflict", &self.on_conflict)
+            .field("references", &self.references)
+            .field("trusted_keys", &self.trusted_keys)
+            .field("signing_keys", &self.signing_keys.len())
+            .field("at_root", &self.at_root)
+            .field("host", &self.host)
+            .field("created_at", &self.created_at)
+            .finish()
+    }
 }
 
 /// What a token may do to a cache.

@@ -53,20 +53,8 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
     }
 }
 
-/// Returns an error with its sources, as one line.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
 fn store(error: impl StdError + 'static) -> Failure {
-    Failure::Store { detail: chain(&error) }
+    Failure::Store { detail: crate::error_chain(&error) }
 }
 
 fn invalid(detail: String) -> Failure {
@@ -85,20 +73,10 @@ impl Admin<'_> {
         }
         let mut settings = settings.clone();
         settings.new_key |= settings.add_keys.is_empty();
-        let fresh = CacheRow {
-            public: false,
-            // Before cache.nixos.org, which says 40: this cache is nearer.
-            priority: 30,
-            store_dir: settings.store_dir.take().unwrap_or_else(|| "/nix/store".to_owned()),
-            transport: Default::default(),
-            on_conflict: Default::default(),
-            references: Default::default(),
-            trusted_keys: Vec::new(),
-            signing_keys: Vec::new(),
-            at_root: false,
-            host: None,
-            created_at: self.now,
-        };
+        let mut fresh = CacheRow::new(self.now);
+        if let Some(store_dir) = settings.store_dir.take() {
+            fresh.store_dir = store_dir;
+        }
         check_store_dir(&fresh.store_dir)?;
         let row = self.changed(&name, fresh, &settings)?;
         self.write_cache(&name, &row)?;

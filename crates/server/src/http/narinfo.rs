@@ -207,19 +207,7 @@ mod tests {
     use crate::caches::Caches;
 
     fn row() -> CacheRow {
-        CacheRow {
-            public: true,
-            priority: 30,
-            store_dir: "/nix/store".into(),
-            transport: Transport::Zstd,
-            on_conflict: ConflictPolicy::KeepFirst,
-            references: ReferencePolicy::Strict,
-            trusted_keys: vec![],
-            signing_keys: vec![],
-            at_root: false,
-            host: None,
-            created_at: 0,
-        }
+        CacheRow { public: true, ..CacheRow::new(0) }
     }
 
     /// Returns a cache, and the same one after a change.

@@ -23,6 +23,7 @@ use super::route::NarName;
 use super::{PATIENCE, failed, nar, permit, taken, work};
 use crate::app::App;
 use crate::caches::Cache;
+use crate::error_chain;
 
 /// How long an upload waits for its turn whose client has sent its body already: it can't be told to come again. Nix gives
 /// up after 300 s.
@@ -107,8 +108,8 @@ impl Upload<'_> {
         work(self.app, After::Body, move || {
             let _turn = turn;
             let text = decode_all(&text, encoding, limit)?;
-            let info =
-                NarInfo::parse(&text, &cache.row.store_dir).map_err(|error| Problem::BadNarInfo(chain(&error)))?;
+            let info = NarInfo::parse(&text, &cache.row.store_dir)
+                .map_err(|error| Problem::BadNarInfo(error_chain(&error)))?;
             if info.store_path.hash() != hash {
                 return Err(Problem::WrongPath { found: info.store_path.to_string() });
             }
@@ -155,7 +156,7 @@ impl Upload<'_> {
         let text = decode_all(&text, encoding, MAX_CACHE_INFO_LEN as u64)?;
         let malformed = |detail: String| Problem::BadDocument(detail);
         let text = std::str::from_utf8(&text).map_err(|error| malformed(error.to_string()))?;
-        let info: CacheInfo = text.parse().map_err(|error| malformed(chain(&error)))?;
+        let info: CacheInfo = text.parse().map_err(|error| malformed(error_chain(&error)))?;
         match info.store_dir {
             Some(other) if other != self.cache.row.store_dir => {
                 Err(Problem::StoreDir(self.cache.row.store_dir.clone()))
@@ -168,18 +169,6 @@ impl Upload<'_> {
 /// Returns how long a file may be whose NAR has at most `nar_limit` bytes: noise grows a little when it is compressed.
 fn file_limit(nar_limit: u64) -> u64 {
     nar_limit.saturating_add(nar_limit / 16).saturating_add(1 << 20)
-}
-
-/// Returns an error's message with those of its sources.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// Decodes a body in memory; more than `limit` bytes of output are refused.

@@ -72,19 +72,8 @@ pub(crate) struct World {
 }
 
 pub(crate) fn cache_row() -> CacheRow {
-    CacheRow {
-        public: true,
-        priority: 30,
-        store_dir: "/nix/store".into(),
-        transport: Transport::Zstd,
-        on_conflict: ConflictPolicy::KeepFirst,
-        references: ReferencePolicy::Strict,
-        trusted_keys: vec![],
-        signing_keys: vec![SecretKey::generate("test-1", [5; 32]).unwrap().to_text().to_string()],
-        at_root: false,
-        host: None,
-        created_at: 1,
-    }
+    let key = SecretKey::generate("test-1", [5; 32]).unwrap();
+    CacheRow { public: true, signing_keys: vec![key.to_text().to_string()], ..CacheRow::new(1) }
 }
 
 impl World {

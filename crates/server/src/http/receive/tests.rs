@@ -85,7 +85,7 @@ async fn breaks_off_for_the_reader_when_it_is_dropped() {
         told.send(outcome.explain(&error, Codec::Xz)).unwrap();
         Ok(())
     });
-    // Long enough to begin: the reader has its first piece or will find it in the queue.
+    // Long enough to begin: the reader has its first batch or will find it in the queue.
     let _ = tokio::time::timeout(Duration::from_millis(20), feed).await.unwrap_err();
     let problem = tokio::task::spawn_blocking(move || tell.recv()).await.unwrap().unwrap();
     assert_eq!(problem, Problem::BrokenOff);
@@ -106,7 +106,7 @@ async fn queues_no_more_than_it_says() {
     // Nobody reads: the queue fills, and nothing more is taken from the connection.
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut feed).await.is_err());
     let queued = taken.load(Ordering::SeqCst);
-    assert!(queued <= QUEUE_BYTES as usize + PIECE.len(), "{queued}");
+    assert!(queued <= QUEUE_BYTES as usize + BATCH_BYTES + PIECE.len(), "{queued}");
     go.send(()).unwrap();
     assert_eq!(feed.await.unwrap().len(), 10_000_000);
 }
