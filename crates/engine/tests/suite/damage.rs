@@ -410,3 +410,41 @@ fn references_can_not_be_looked_for_in_what_is_damaged() {
     assert!(store.engine.meta().path(&cache(), &path("tool").hash()).unwrap().is_none());
     assert!(!store.engine.is_restorable(&pushed.recipe).unwrap());
 }
+
+/// A frame that is whole and right, and another one: what a disk makes that writes to the wrong place.
+#[test]
+fn another_frame_in_the_place_of_one_is_damage() {
+    let store = Store::new();
+    let [first, second] = [1, 2].map(|seed| push(&store.engine, &noise(seed, 10_000)).unwrap());
+    let store = store.reopened();
+    let (name, len) = store.packs()[0].clone();
+    let pack = store.memory.read(&name, 0, len as usize).unwrap();
+    let at = |pushed: &Pushed| {
+        let chunk = chunk_ids(&pushed.bytes);
+        let loc = store.fixture.chunks.lookup(&chunk).unwrap()[0].unwrap();
+        loc.frame.offset as usize..loc.frame.offset as usize + loc.frame.len as usize
+    };
+    let (to, from) = (at(&first), at(&second));
+    assert_eq!(to.len(), from.len());
+    for (to, from) in to.zip(from) {
+        store.memory.damage(&name, to, pack[to] ^ pack[from]).unwrap();
+    }
+    second.check(&store.engine).unwrap();
+    store.assert_damaged(&first);
+    assert_eq!(upload_again(&store.engine, &first.bytes), 1);
+    first.check(&store.engine).unwrap();
+}
+
+/// The chunk index is only a hint: what it says is checked before anything leans on it.
+#[test]
+fn a_chunk_index_that_points_to_another_chunk_is_found_out() {
+    let store = Store::new();
+    let known = push(&store.engine, &noise(1, 10_000)).unwrap();
+    let loc = store.fixture.chunks.lookup(&chunk_ids(&known.bytes)).unwrap()[0].unwrap();
+    let nar = noise(2, 10_000);
+    let wrong: Vec<_> = chunk_ids(&nar).into_iter().map(|id| (id, loc)).collect();
+    store.fixture.chunks.apply(&wrong).unwrap();
+    assert_eq!(upload_again(&store.engine, &nar), 2);
+    push(&store.engine, &nar).unwrap().check(&store.engine).unwrap();
+    known.check(&store.engine).unwrap();
+}

@@ -135,7 +135,11 @@ fn any_failing_storage_call_is_survived() {
             let may_stop = operation == Operation::Sync || (operation, failure) == (Operation::Append, Failure::Late);
             match push(&engine, &package(9, 20_000)) {
                 Ok(pushed) => pushed.check(&engine).unwrap(),
-                Err(error) => assert!(may_stop && matches!(error, Error::WritesStopped(_)), "{error:?}: {}", what()),
+                Err(error) => {
+                    assert!(may_stop && matches!(error, Error::WritesStopped(_)), "{error:?}: {}", what());
+                    let is_told = matches!(engine.check_room(), Err(Error::WritesStopped(_)));
+                    assert!(is_told, "who asks beforehand must be told: {}", what());
+                }
             }
             let left = fixture.over(LEFT[n as usize % 3].of(&memory));
             let engine = left.open();
@@ -237,6 +241,12 @@ fn any_failing_index_call_is_survived() {
 
 #[test]
 fn any_failing_chunk_index_call_is_survived_and_leaves_nothing_out() {
+    let unique_bytes = |engine: &Engine| engine.stats().unwrap().totals.unique_bytes;
+    let whole = {
+        let engine = fixture(&Memory::new()).open();
+        run(&engine);
+        unique_bytes(&engine)
+    };
     for when in [When::Before, When::After] {
         let tried = for_every_n(|n| {
             let what = || format!("{when:?} call {n} of the chunk index");
@@ -253,6 +263,7 @@ fn any_failing_chunk_index_call_is_survived_and_leaves_nothing_out() {
                 push(&engine, &nar).unwrap();
             }
             engine.close().unwrap();
+            assert_eq!(unique_bytes(&engine), whole, "nothing may be stored twice: {}", what());
             // Whatever the packs hold must be known.
             let engine = fixture.open();
             for nar in uploads().into_values() {
