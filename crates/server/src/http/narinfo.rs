@@ -201,7 +201,7 @@ fn render(row: &PathRow, cache: &Cache) -> String {
 #[cfg(test)]
 mod tests {
     use firn_index::memory::MemoryMeta;
-    use firn_index::{CacheRow, ConflictPolicy, Meta as _, ReferencePolicy, Uploader};
+    use firn_index::{CacheRow, Meta as _, Uploader};
 
     use super::*;
     use crate::caches::Caches;

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use firn_engine::{Clock, Engine, Entropy, Options};
 use firn_index::memory::{MemoryChunkIndex, MemoryMeta};
-use firn_index::{
-    CacheRow, ConflictPolicy, Grant, Meta as _, ReferencePolicy, TokenId, TokenRow, Transport, UnixSeconds, Verb,
-};
+use firn_index::{CacheRow, Grant, Meta as _, TokenId, TokenRow, Transport, UnixSeconds, Verb};
 use firn_nix::{SecretKey, Sha256, StorePath};
 use firn_server::app::App;
 use firn_server::auth::Token;
