@@ -296,6 +296,11 @@ impl Meta for RocksMeta {
         self.row(Family::Path, &key, format_args!("path {hash} of cache '{cache}'"))
     }
 
+    fn path_may_exist(&self, cache: &CacheName, hash: &StoreHash) -> bool {
+        // Asks memtables, and filters that are in memory; reads no file.
+        self.db.key_may_exist_cf(self.family(Family::Path), keys::of_cache(cache, &hash.0))
+    }
+
     fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>> {
         let (first, to) = keys::cache_range(cache);
         let from = after.map_or(first, |hash| keys::after(&keys::of_cache(cache, &hash.0)));

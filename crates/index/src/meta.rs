@@ -205,6 +205,8 @@ pub trait Meta: Send + Sync {
     fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>>;
     /// Returns a path of a cache.
     fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>>;
+    /// Returns whether a cache may have a path, from memory alone: `false` is certain, `true` is not. Never blocks.
+    fn path_may_exist(&self, cache: &CacheName, hash: &StoreHash) -> bool;
     /// Returns up to `limit` paths of a cache in hash order, after `after`.
     fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>>;
     /// Returns a document of a cache.

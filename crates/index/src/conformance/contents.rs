@@ -68,6 +68,7 @@ fn assert_filled(meta: &dyn Meta, name: &str, n: u8) {
     assert_eq!(ok(meta.nar(&of, &nar_hash(1))), Some(nar_row(n)));
     assert_eq!(ok(meta.alias(&of, "x.nar.xz")), Some(alias_row(n)));
     assert_eq!(ok(meta.path(&of, &store_hash(1))), Some(path_row(n, 1000)));
+    assert!(meta.path_may_exist(&of, &store_hash(1)), "what exists may exist");
     let all = vec![(store_hash(1), path_row(n, 1000)), (store_hash(255), path_row(n, 100))];
     assert_eq!(ok(meta.paths(&of, None, 9)), all);
     assert_eq!(ok(meta.document(&of, &log("drv"))), Some(document_row(n)));

@@ -237,6 +237,10 @@ impl Meta for MemoryMeta {
         Ok(self.lock().paths.get(&(cache.clone(), *hash)).cloned())
     }
 
+    fn path_may_exist(&self, cache: &CacheName, hash: &StoreHash) -> bool {
+        self.lock().paths.contains_key(&(cache.clone(), *hash))
+    }
+
     fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>> {
         let state = self.lock();
         let of_cache =

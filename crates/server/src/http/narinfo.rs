@@ -139,6 +139,8 @@ impl Narinfos {
 pub(super) async fn get(app: &Arc<App>, cache: &Arc<Cache>, hash: StoreHash) -> Result<Response<Body>, Problem> {
     let text = match app.http.narinfos.get(cache, &hash) {
         Some(kept) => kept,
+        // Most questions are about paths that somebody else has; they are not worth a change of threads.
+        None if !app.engine.meta().path_may_exist(&cache.name, &hash) => None,
         None => {
             let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
             super::work(app, After::Headers, move || look_up(&shared, &cache, &hash)).await?
