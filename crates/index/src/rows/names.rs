@@ -36,11 +36,11 @@ impl FromStr for CacheName {
             && !name.ends_with(".narinfo");
         if !good {
             return Err(format!(
-                "'{name}' can't be a cache's name: use 1 to 64 of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit"
+                "name a cache '{name}': use 1 to 64 of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit"
             ));
         }
         if Self::RESERVED.contains(&name) {
-            return Err(format!("'{name}' can't be a cache's name: firn uses it in its own URLs"));
+            return Err(format!("name a cache '{name}': firn uses it in its own URLs"));
         }
         Ok(Self(name.to_owned()))
     }
@@ -87,6 +87,6 @@ impl FromStr for TokenId {
             .ok()
             .filter(|_| hex)
             .map(Self)
-            .ok_or_else(|| format!("'{text}' is no token id: give the 16 hex digits that `firnd token list` shows"))
+            .ok_or_else(|| format!("find the token '{text}': give the 16 hex digits that `firnd token list` shows"))
     }
 }
