@@ -16,8 +16,20 @@ pub struct CacheName(String);
 
 impl CacheName {
     /// Names that routes and programs use themselves.
-    pub const RESERVED: [&'static str; 8] =
-        ["api", "healthz", "readyz", "metrics", "nix-cache-info", "nar", "log", "static"];
+    pub const RESERVED: [&'static str; 12] = [
+        "api",
+        "build-trace-v2",
+        "debuginfo",
+        "healthz",
+        "log",
+        "metrics",
+        "nar",
+        "nix-cache-info",
+        "readyz",
+        "realisations",
+        "serve",
+        "static",
+    ];
 
     /// Returns the name.
     pub fn as_str(&self) -> &str {
