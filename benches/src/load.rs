@@ -9,6 +9,7 @@ mod report;
 mod server;
 mod synthetic;
 mod transfers;
+mod yardstick;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,7 @@ use memory::Crowd;
 use report::{Latencies, Table};
 use server::{Cost, Server, Setup};
 use transfers::Form;
+use yardstick::Yardstick;
 
 const MB: f64 = 1e6;
 const GB: f64 = 1e9;
@@ -124,8 +126,10 @@ fn one(arguments: &Arguments, setup: &Setup<'_>, folder: &Path, entries: &[Entry
 /// Prints what helps to compare figures of different machines and hours.
 fn print_circumstances(when: &str) -> anyhow::Result<()> {
     let (load, processors) = process::load()?;
-    let yardstick = process::yardstick()?;
-    println!("{when}: load average {load} on {processors} processors; SHA-256 takes {yardstick:.2} CPU-s/GB\n");
+    let Yardstick { sha256, zstd } = yardstick::measure()?;
+    println!(
+        "{when}: load average {load} on {processors} processors; in CPU-s/GB, SHA-256 takes {sha256:.2} and zstd {zstd:.2}\n"
+    );
     Ok(())
 }
 

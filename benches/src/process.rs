@@ -51,14 +51,3 @@ pub(crate) fn load() -> anyhow::Result<(f64, usize)> {
     let first = text.split_whitespace().next().context("read /proc/loadavg")?;
     Ok((first.parse()?, std::thread::available_parallelism()?.get()))
 }
-
-/// Returns the CPU seconds that SHA-256 takes for a gigabyte here and now: other figures can be compared with it.
-pub(crate) fn yardstick() -> anyhow::Result<f64> {
-    const ROUNDS: usize = 1024;
-    let block = vec![7; 1 << 20];
-    let before = cpu_seconds("self")?;
-    for _ in 0..ROUNDS {
-        std::hint::black_box(firn_nix::Sha256::of(std::hint::black_box(&block)));
-    }
-    Ok((cpu_seconds("self")? - before) / ((ROUNDS * block.len()) as f64 / 1e9))
-}
