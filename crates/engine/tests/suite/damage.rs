@@ -448,3 +448,21 @@ fn a_chunk_index_that_points_to_another_chunk_is_found_out() {
     push(&store.engine, &nar).unwrap().check(&store.engine).unwrap();
     known.check(&store.engine).unwrap();
 }
+
+#[test]
+fn that_the_last_frame_is_gone_is_known_before_the_first_byte() {
+    let store = Store::new();
+    let nar = noise(1, 3_000_000);
+    drop(ingest(&store.engine, &nar).unwrap());
+    let store = store.reopened();
+    let (chunks, len) = store.packs()[0].clone();
+    // Its recipe comes into another pack, and is whole.
+    let pushed = push(&store.engine, &nar).unwrap();
+    assert_eq!(store.packs().len(), 2);
+    drop(store.memory.resume(&chunks, len - 100_000).unwrap());
+    let opened = store.engine.restore(&pushed.recipe, &pushed.slots, 0..1);
+    assert!(matches!(opened.err(), Some(Error::Damaged { .. })));
+    store.assert_damaged(&pushed);
+    assert_eq!(upload_again(&store.engine, &nar), 1);
+    pushed.check(&store.engine).unwrap();
+}
