@@ -269,7 +269,7 @@ fn connect(server: SocketAddr) -> anyhow::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{Ipv4Addr, Shutdown, TcpListener};
 
     /// Answers the requests on one connection, in order.
     fn serve(answers: Vec<&'static str>) -> SocketAddr {
@@ -288,6 +288,9 @@ mod tests {
                 }
                 client.write_all(answer.as_bytes()).expect("an open connection");
             }
+            // Closing with bytes unread would reset the connection under a client that still sends.
+            let _ = client.shutdown(Shutdown::Write);
+            let _ = io::copy(&mut client, &mut io::sink());
         });
         address
     }
