@@ -1,0 +1,3 @@
+//! firn: the client.
+
+fn main() {}

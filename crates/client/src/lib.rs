@@ -1,0 +1,1 @@
+//! Push as a library.

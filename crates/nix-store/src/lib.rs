@@ -1,0 +1,1 @@
+//! A builder's Nix store.
