@@ -134,6 +134,7 @@ fn push(engine: &Engine, entry: &Entry) -> anyhow::Result<()> {
         nar_hash: info.nar_hash,
         nar_size: info.nar_size,
         references: info.references.iter().cloned().collect(),
+        elsewhere: Vec::new(),
         deriver: info.deriver.clone(),
         ca: info.ca.as_ref().map(ToString::to_string),
         signatures: info.signatures.iter().map(ToString::to_string).collect(),

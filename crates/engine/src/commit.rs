@@ -23,6 +23,8 @@ pub struct PathUpload {
     pub nar_size: u64,
     /// What it refers to.
     pub references: Vec<StorePath>,
+    /// References that another binary cache is proven to have: they need not be in this one.
+    pub elsewhere: Vec<StorePath>,
     /// The derivation that made it.
     pub deriver: Option<StorePath>,
     /// Its content address, as the narinfo spells it.

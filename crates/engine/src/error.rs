@@ -51,6 +51,26 @@ pub enum Error {
     /// A path claims references whose store hash does not occur in its NAR.
     #[error("commit the path: {} that it claims to refer to do not occur in its NAR, first {}", count(.0.len()), first(.0))]
     ForeignReferences(Vec<StorePath>),
+    /// A frame that was pushed is not one, or is over a limit. What came before it was stored.
+    #[error("store the frame at byte {offset}: {detail}")]
+    BadFrame {
+        /// Where it begins in the body.
+        offset: u64,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A recipe that was pushed is not one, or does not suit what was said of it.
+    #[error("read the recipe: {detail}")]
+    BadRecipe {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The store does not know a recipe, or what it knows is damaged: send its encoding.
+    #[error("find the recipe: it must be sent")]
+    RecipeUnknown,
+    /// Chunks of a recipe are not there: for each, in the recipe's order, whether it must be sent.
+    #[error("find {} of the recipe's {} chunks: they must be sent", .0.iter().filter(|missing| **missing).count(), .0.len())]
+    MissingChunks(Vec<bool>),
     /// The store can't be used by this program.
     #[error("open the store: {0}")]
     Unusable(String),

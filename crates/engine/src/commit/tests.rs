@@ -11,6 +11,7 @@ fn upload(nar: u8) -> PathUpload {
         nar_hash: Sha256([nar; 32]),
         nar_size: 100 + u64::from(nar),
         references: vec![path("b"), path("a"), path("b")],
+        elsewhere: Vec::new(),
         deriver: None,
         ca: None,
         signatures: vec!["key:two".to_owned(), "key:one".to_owned()],

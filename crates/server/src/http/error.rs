@@ -125,6 +125,10 @@ impl Problem {
                 first: paths.first().map(ToString::to_string).unwrap_or_default(),
             },
             E::Refused(_) => Self::Outdated,
+            // The push API answers these itself.
+            E::BadFrame { .. } | E::BadRecipe { .. } | E::RecipeUnknown | E::MissingChunks(_) => {
+                Self::internal(&error, after)
+            }
             E::WritesStopped(_) | E::Unusable(_) | E::Index(_) | E::Storage(_) | E::Internal(_) => {
                 Self::internal(&error, after)
             }

@@ -294,6 +294,7 @@ fn commit_narinfo(app: &App, cache: &Cache, info: NarInfo, uploader: Uploader) -
         nar_hash: *nar_hash,
         nar_size: *nar_size,
         references,
+        elsewhere: Vec::new(),
         deriver: info.deriver.clone(),
         ca: info.ca.as_ref().map(|ca| ca.as_str().to_owned()),
         signatures,
