@@ -1,3 +1,7 @@
-//! firn: the client.
+//! The program `firn`; everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    firn_cli::main(std::env::args_os())
+}

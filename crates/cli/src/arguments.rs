@@ -1,0 +1,99 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser};
+
+use crate::commands::Command;
+use crate::context::Context;
+use crate::output::Output;
+use crate::{exit, logging};
+
+const EXAMPLES: &str = "\
+Examples:
+  firn login https://cache.example.org/main < token     check a token and keep it
+  firn use https://cache.example.org/main               have Nix substitute from the cache
+  firn push ./result                                    push a build and what it needs
+  firn watch-store main                                 push everything that this machine builds
+  firn doctor                                           check the whole chain
+
+CACHE is a URL, or a name in $XDG_CONFIG_HOME/firn/config.toml or /etc/firn/config.toml; without one,
+the configuration's default-cache. Its token is the first of --token-file, FIRN_TOKEN, the
+configuration's, and the one in Nix's netrc file.
+
+Exit codes: 0 done, 1 a part was not done, 2 usage, 3 server, 4 configuration, 5 Nix or its store,
+6 agent, 70 not built in, 130 interrupted.";
+
+#[derive(Debug, Parser)]
+#[command(name = "firn", version, about = "Push what Nix builds to a firn cache, sending only what it lacks", after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+struct Global {
+    /// The only configuration file that counts
+    #[arg(long, global = true, env = "FIRN_CONFIG", hide_env_values = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON with stable field names on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+/// Runs a command line; the first argument is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A reader who went away early is no error here either.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::DONE });
+        }
+    };
+    let Arguments { global, command } = arguments;
+    let output = Output::new(global.json, global.quiet);
+    logging::start(global.verbose, global.quiet, global.json);
+    let context = Context { output, config_file: global.config };
+    match command.run(&context) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        for command in Arguments::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+        }
+    }
+}
