@@ -1,1 +1,3 @@
 //! Push as a library.
+
+pub mod queue;
