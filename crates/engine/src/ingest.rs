@@ -109,14 +109,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn begin(shared: &Arc<Shared>) -> Result<Self> {
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Result<Self> {
         let (now, lease) = (shared.packs.clock.now(), shared.options.session_lease_seconds);
         let id = SessionId(shared.packs.entropy.draw());
         shared.packs.meta.begin_session(id, now, now.saturating_add(lease))?;
         Ok(Self { shared: Arc::clone(shared), id, renew_at: now.saturating_add(lease / 2) })
     }
 
-    fn renew(&mut self) -> Result<()> {
+    pub(crate) fn renew(&mut self) -> Result<()> {
         let (now, lease) = (self.shared.packs.clock.now(), self.shared.options.session_lease_seconds);
         if now < self.renew_at {
             return Ok(());

@@ -30,6 +30,7 @@ mod recipes;
 mod records;
 mod recovery;
 mod restore;
+mod reuse;
 mod run;
 mod scatter;
 mod transport;

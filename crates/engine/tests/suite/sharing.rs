@@ -8,7 +8,8 @@ use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
 use crate::fixture::{
-    Fixture, Pushed, cache, ingest, ingest_as, noise, objects, package, package_with, path, push, push_path, uploader,
+    Fixture, Pushed, cache, cache_row, ingest, ingest_as, noise, objects, package, package_with, path, push, push_path,
+    uploader,
 };
 
 #[test]
@@ -260,4 +261,33 @@ fn a_commit_revives_a_condemned_pack_and_is_refused_for_a_doomed_one() {
             assert_eq!(state, PackState::Live);
         }
     }
+}
+
+#[test]
+fn a_nar_that_a_cache_has_need_not_be_taken_in_again() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let nar = package(1, 700_000);
+    let caches = ["other".parse().unwrap(), cache()];
+    engine.meta().put_cache(&caches[0], &cache_row()).unwrap();
+    let first = push(&engine, &nar).unwrap();
+    assert!(engine.reuse(&caches[..1], &first.nar_hash).unwrap().is_none(), "it is in the other cache only");
+    assert!(engine.reuse(&caches, &firn_nix::Sha256([9; 32])).unwrap().is_none());
+
+    let again = engine.reuse(&caches, &first.nar_hash).unwrap().expect("the cache has it");
+    assert_eq!((again.recipe, &again.slots, again.length), (first.recipe, &first.slots, nar.len() as u64));
+    engine.commit_nar(&caches[0], again, None).unwrap();
+    assert_eq!(engine.meta().nar(&caches[0], &first.nar_hash).unwrap().map(|row| row.recipe), Some(first.recipe));
+}
+
+#[test]
+fn a_reused_nar_whose_session_ran_out_is_refused() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let first = push(&engine, &package(1, 10_000)).unwrap();
+    let mut again = engine.reuse(&[cache()], &first.nar_hash).unwrap().expect("the cache has it");
+    fixture.clock.advance(fixture.options.session_lease_seconds + 1);
+    assert!(matches!(again.renew(), Err(Error::Refused(Refusal::SessionExpired))));
+    let committed = engine.commit_nar(&cache(), again, None);
+    assert!(matches!(committed, Err(Error::Refused(Refusal::SessionExpired))), "{committed:?}");
 }

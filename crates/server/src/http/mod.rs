@@ -13,6 +13,7 @@ mod documents;
 pub mod error;
 mod files;
 mod home;
+mod known;
 mod nar;
 mod narinfo;
 pub mod range;

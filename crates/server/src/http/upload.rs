@@ -11,7 +11,7 @@ use bytes::Bytes;
 use firn_chunk::Input;
 use firn_engine::{Ingest, Ingested, PathOutcome, PathUpload};
 use firn_index::{AliasRow, CacheRow, Uploader};
-use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, StoreHash};
+use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, Sha256, StoreHash};
 use http::Response;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -20,7 +20,7 @@ use super::codec::{Codec, decoder};
 use super::error::{After, Problem};
 use super::receive::{Incoming, Outcome, Reader};
 use super::route::NarName;
-use super::{PATIENCE, failed, nar, permit, taken, work};
+use super::{PATIENCE, failed, known, nar, permit, taken, work};
 use crate::app::App;
 use crate::caches::Cache;
 use crate::error_chain;
@@ -61,13 +61,13 @@ impl Upload<'_> {
         permit(&self.app.uploads, patience, after).await.map(Some)
     }
 
-    /// Begins to take in bytes, before the body is touched: a full disk is told then.
-    pub(super) async fn begin<B>(&self, input: Input, body: &Incoming<B>) -> Result<Ingest, Problem>
+    /// Refuses what there is no room for, before the body is touched.
+    async fn check_room<B>(&self, body: &Incoming<B>) -> Result<(), Problem>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
         let (app, after) = (Arc::clone(self.app), body.after());
-        work(self.app, after, move || app.engine.ingest(input).map_err(|error| failed(&app, error, after))).await
+        work(self.app, after, move || app.engine.check_room().map_err(|error| failed(&app, error, after))).await
     }
 
     /// Takes a NAR.
@@ -84,11 +84,11 @@ impl Upload<'_> {
         // NARs are worth a turn whatever their length: they may grow.
         let patience = if body.after() == After::Headers { PATIENCE } else { LONG_PATIENCE };
         let turn = permit(&self.app.uploads, patience, body.after()).await?;
-        let ingest = self.begin(Input::Nar, body).await?;
+        self.check_room(body).await?;
         let (app, cache) = (Arc::clone(self.app), Arc::clone(self.cache));
         body.feed(limit, move |reader| {
             let _turn = turn;
-            take_nar(&app, &cache, &name, codec, ingest, reader)
+            take_nar(&app, &cache, &name, codec, reader)
         })
         .await?;
         Ok(taken())
@@ -183,14 +183,8 @@ pub(super) fn decode_all(body: &Bytes, codec: Codec, limit: u64) -> Result<Bytes
 }
 
 /// Reads a NAR's file to its end, and commits the NAR under the file's name.
-fn take_nar(
-    app: &App,
-    cache: &Cache,
-    name: &NarName,
-    codec: Option<Codec>,
-    mut ingest: Ingest,
-    mut reader: Reader,
-) -> Result<(), Problem> {
+fn take_nar(app: &App, cache: &Cache, name: &NarName, codec: Option<Codec>, mut reader: Reader) -> Result<(), Problem> {
+    let fail = |error| failed(app, error, After::Body);
     let outcome = reader.outcome();
     let codec = match codec {
         Some(codec) => codec,
@@ -199,24 +193,36 @@ fn take_nar(
             Codec::sniff(head)?
         }
     };
-    // Of a NAR that is not compressed, the engine makes the same hash.
-    if codec != Codec::Identity {
+    let known = known::find(app, cache, name, codec)?;
+    // Of a new NAR that is not compressed, the engine makes the same hash.
+    if known.is_some() || codec != Codec::Identity {
         reader.hash();
     }
-    let reader = pass_on(app, reader, codec, &outcome, &mut ingest)?;
-    if let (Some(expected), Some(found)) = (name.hash(), reader.file_hash())
-        && expected != found
-    {
-        return Err(Problem::FileHash { found: found.to_nix32() });
-    }
-    let ingested = ingest.finish().map_err(|error| failed(app, error, After::Body))?;
-    if let (Some(expected), Codec::Identity) = (name.hash(), codec)
-        && expected != ingested.nar_hash
-    {
-        return Err(Problem::FileHash { found: ingested.nar_hash.to_nix32() });
-    }
+    let ingested = match known {
+        Some(mut known) => {
+            known::read_out(app, &mut reader, |error| outcome.explain(&error, codec), &mut known)?;
+            check_file(name, reader.file_hash())?;
+            known
+        }
+        None => {
+            let mut ingest = app.engine.ingest(Input::Nar).map_err(fail)?;
+            reader = pass_on(app, reader, codec, &outcome, &mut ingest)?;
+            check_file(name, reader.file_hash())?;
+            let ingested = ingest.finish().map_err(fail)?;
+            check_file(name, Some(ingested.nar_hash).filter(|_| codec == Codec::Identity))?;
+            ingested
+        }
+    };
     let alias = alias_of(name, codec, &ingested, reader.received());
-    app.engine.commit_nar(&cache.name, ingested, alias).map_err(|error| failed(app, error, After::Body))
+    app.engine.commit_nar(&cache.name, ingested, alias).map_err(fail)
+}
+
+/// Checks a file's hash, if it is known, against the one that its name says.
+fn check_file(name: &NarName, found: Option<Sha256>) -> Result<(), Problem> {
+    match (name.hash(), found) {
+        (Some(expected), Some(found)) if expected != found => Err(Problem::FileHash { found: found.to_nix32() }),
+        _ => Ok(()),
+    }
 }
 
 /// Decodes the whole body into an ingest and returns the reader, at its end.

@@ -192,3 +192,38 @@ fn takes_chunked_bodies() {
     stream.write_all(b"0\r\n\r\n").unwrap();
     assert_eq!(read_answer(&stream, false).unwrap().status, 200);
 }
+
+#[test]
+fn takes_what_another_cache_has_by_its_hash_alone() {
+    for codec in Codec::ALL {
+        let world = World::new();
+        let package = Package::new(7, 400_000);
+        let name = world.put_nar("pub", &package.nar, codec);
+        let before = world.stored_bytes();
+        assert_eq!(world.put_nar("priv", &package.nar, codec), name);
+        let answer = world.put(&format!("/priv/{}.narinfo", package.hash()), package.narinfo(&name, codec.name()));
+        assert_eq!(answer.status, 200, "{codec:?}: {}", answer.text());
+        let served = world.get(&format!("/priv/nar/{}.nar", package.nar_hash().to_nix32()));
+        assert!(served.body == package.nar, "{codec:?}");
+        assert!(world.stored_bytes() - before < 2000, "{codec:?}: records of some hundred bytes");
+    }
+}
+
+#[test]
+fn refuses_another_file_under_the_name_of_a_known_one() {
+    for codec in [Codec::Identity, Codec::Zstd, Codec::Xz] {
+        let world = World::new();
+        let package = Package::new(8, 200_000);
+        let name = world.put_nar("pub", &package.nar, codec);
+        let other = encode(codec, &Package::new(9, 200_000).nar);
+        let longer = [&encode(codec, &package.nar)[..], b"\0"].concat();
+        for body in [&other[..], &other[..1000], &longer] {
+            // A cut body may be no whole file of its kind before it is another one.
+            let answer = world.put(&format!("/priv/nar/{name}"), body);
+            assert_eq!((answer.status, code(&answer).as_str()), (400, "file-hash-mismatch"), "{codec:?}");
+        }
+        let narinfo = world.put(&format!("/priv/{}.narinfo", package.hash()), package.narinfo(&name, codec.name()));
+        assert_eq!((narinfo.status, code(&narinfo).as_str()), (400, "nar-missing"), "{codec:?}");
+        assert_eq!(world.put_nar("priv", &package.nar, codec), name);
+    }
+}
