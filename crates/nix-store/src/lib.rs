@@ -1,1 +1,36 @@
-//! A builder's Nix store.
+//! Reads a builder's Nix store: its database, its daemon, its files.
+//!
+//! Everything blocks, nothing is written to the store, and whatever goes wrong says what is to be done. [`Database`] lists and looks
+//! up valid paths, [`dump`] turns one into its NAR, and [`resolve`] finds out which one a user means.
+//!
+//! ```no_run
+//! use std::io::sink;
+//! use std::path::Path;
+//!
+//! use firn_nix_store::{Database, Location, dump, resolve};
+//!
+//! # fn main() -> firn_nix_store::Result<()> {
+//! let location = Location::from_env()?;
+//! let path = resolve(&location, Path::new("./result"))?;
+//! let database = Database::open(&location)?;
+//! for info in database.closure(&[path])?.paths {
+//!     let dumped = dump(&location, &info.path, &mut sink())?;
+//!     assert_eq!(dumped.bytes, info.nar_size);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod database;
+mod dump;
+mod error;
+mod location;
+mod path_info;
+mod resolve;
+
+pub use database::{Database, DbIdentity, MAX_PAGE};
+pub use dump::{Dumped, dump};
+pub use error::{Error, Result};
+pub use location::Location;
+pub use path_info::{PathInfo, Selection, UnreadableRow};
+pub use resolve::resolve;

@@ -1,0 +1,140 @@
+//! What can go wrong with somebody else's store.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::UnreadableRow;
+
+/// Says what could not be read of a Nix store, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The environment names a store that cannot be read here.
+    #[error("use {variable}={value:?}: {why}")]
+    Environment {
+        /// The variable.
+        variable: &'static str,
+        /// What it says.
+        value: String,
+        /// Why that is of no use.
+        why: &'static str,
+    },
+    /// A path that a user gave leads to no store path.
+    #[error("find the store path of {path:?}: {why}", path = .path)]
+    NotInStore {
+        /// What the user gave.
+        path: PathBuf,
+        /// Where it leads instead.
+        why: String,
+    },
+    /// The file system refused something that is not part of a dump.
+    #[error("{doing} {path:?}", path = .path)]
+    Io {
+        /// What was tried, as in "read".
+        doing: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+
+    /// There is no Nix database.
+    #[error("open the Nix database {path:?}: it does not exist (is this the right store? see NIX_REMOTE and NIX_STATE_DIR)", path = .path)]
+    NoDatabase {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The database may not be read by this user, or only after a recovery that this user may not do.
+    #[error("read the Nix database {path:?}: run as root, or go through the Nix daemon", path = .path)]
+    Denied {
+        /// Where it is.
+        path: PathBuf,
+        /// What SQLite or the system said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Somebody held a lock on the database for longer than we wait; try again.
+    #[error("read the Nix database {path:?}: another program keeps it locked; try again when it is done", path = .path)]
+    Locked {
+        /// Where it is.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The database has another layout than the one that is known.
+    #[error("read the Nix database {path:?}: its schema is {found}, only 10 is known; a newer firn may read it", path = .path)]
+    Schema {
+        /// Where it is.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+    /// The database is damaged, or no database.
+    #[error("read the Nix database {path:?}: it is damaged; `nix-store --verify` may say more", path = .path)]
+    Corrupt {
+        /// Where it is.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// Another file has taken the database's place since it was opened: ids may mean other paths. Open it again.
+    #[error("read the Nix database {path:?}: it was replaced since it was opened; open it again", path = .path)]
+    Replaced {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The one row that was asked for makes no sense.
+    #[error("read the Nix database {path:?}: the row of {}: {}", .row.path, .row.why, path = .path)]
+    UnreadableRow {
+        /// Where the database is.
+        path: PathBuf,
+        /// The row.
+        row: UnreadableRow,
+    },
+    /// SQLite failed otherwise.
+    #[error("read the Nix database {path:?}", path = .path)]
+    Database {
+        /// Where it is.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+
+    /// A file of a store path is not there, or no longer: it was deleted, or the store is damaged. The database tells which.
+    #[error("dump {path:?}: it is not there, or was deleted meanwhile", path = .path)]
+    Vanished {
+        /// The file, directory or symlink.
+        path: PathBuf,
+    },
+    /// A file of a store path changed while it was read.
+    #[error("dump {path:?}: {why}; store paths never change, so look at who writes there", path = .path)]
+    Changed {
+        /// The file, directory or symlink.
+        path: PathBuf,
+        /// What was seen.
+        why: &'static str,
+    },
+    /// A file of a store path cannot be read: permissions or the disk.
+    #[error("dump {path:?}: it cannot be read", path = .path)]
+    Unreadable {
+        /// The file, directory or symlink.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A store path holds what no NAR can: a device, a socket, directories nested too deeply.
+    #[error("dump {path:?}: {why}", path = .path)]
+    NotArchivable {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        why: String,
+    },
+    /// Whoever takes the NAR refused it; the store is not at fault.
+    #[error("hand on a NAR")]
+    Sink {
+        /// What the writer said.
+        source: io::Error,
+    },
+}
+
+/// A result of reading a Nix store.
+pub type Result<T> = std::result::Result<T, Error>;

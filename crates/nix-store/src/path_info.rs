@@ -1,0 +1,59 @@
+//! What a store knows of its paths.
+
+use firn_nix::{Sha256, StorePath};
+
+/// What a store has recorded of a valid path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathInfo {
+    /// The row's id. It grows with every registration and is never used again; 0 where the daemon was asked, who has none.
+    pub id: i64,
+    /// The path.
+    pub path: StorePath,
+    /// The SHA-256 of its NAR.
+    pub nar_hash: Sha256,
+    /// The length of its NAR in bytes, at least 1.
+    pub nar_size: u64,
+    /// When it was registered here, in seconds since 1970; earlier is 0.
+    pub registered_at: u64,
+    /// The derivation that built it, as far as known. It need not be valid.
+    pub deriver: Option<StorePath>,
+    /// Whether it was built here, and not copied.
+    pub ultimate: bool,
+    /// Signatures as `name:base64`, not checked.
+    pub signatures: Vec<String>,
+    /// The content address, as Nix spells it, not checked.
+    pub ca: Option<String>,
+    /// The paths that it refers to, sorted, itself included if it does.
+    pub references: Vec<StorePath>,
+}
+
+/// A row of the database that makes no [`PathInfo`]. It keeps nobody from the other rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableRow {
+    /// The row's id.
+    pub id: i64,
+    /// The path as the database has it, cut to 512 bytes.
+    pub path: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// The answer to a question about several paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// What was found.
+    pub paths: Vec<PathInfo>,
+    /// What was asked for by name and is not valid.
+    pub absent: Vec<StorePath>,
+    /// What was found and makes no sense.
+    pub unreadable: Vec<UnreadableRow>,
+}
+
+impl Selection {
+    /// Returns the highest id found, readable or not: where to go on after a page. `None` if nothing was.
+    #[must_use]
+    pub fn last_id(&self) -> Option<i64> {
+        let ids = self.paths.iter().map(|info| info.id);
+        ids.chain(self.unreadable.iter().map(|row| row.id)).max()
+    }
+}
