@@ -53,6 +53,7 @@ pub use code::{Class, Code, ErrorAnswer};
 pub use commit::{Commit, CommitHead, CommitWriter, Full, PathItem, Proof, Uploaded};
 pub use endpoint::{Endpoint, PREFIX, ROOT_CACHE};
 pub use error::{Error, Result};
+pub use firn_chunk::ChunkerId;
 pub use frames::FramesTaken;
 pub use ids::{WireId, decode_ids, encode_ids};
 pub use limits::Limits;
