@@ -111,6 +111,11 @@ impl Nix {
         self.version
     }
 
+    /// Returns the folder of its programs, for `PATH`.
+    pub fn programs(&self) -> &std::path::Path {
+        &self.programs
+    }
+
     /// Creates a new machine with an empty store and default [`Settings`].
     pub fn store(&self) -> Result<Store> {
         Store::new(self, &Settings::default())
