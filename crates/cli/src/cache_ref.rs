@@ -54,10 +54,20 @@ impl CacheUrl {
         }
     }
 
+    /// Returns where Nix finds it: the cache at the root is below no name.
+    pub(crate) fn substituter(&self) -> &str {
+        if self.name() == ROOT_CACHE { self.server() } else { &self.text }
+    }
+
     /// Returns the host name, as netrc files have it: without a port, and an IPv6 address without brackets.
     pub(crate) fn host(&self) -> &str {
         let host = self.url.host_str().expect("http and https URLs have a host");
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    }
+
+    /// Returns the port, also when the URL leaves it to the scheme.
+    pub(crate) fn port(&self) -> u16 {
+        self.url.port_or_known_default().unwrap_or(443)
     }
 
     /// Says if what is sent there can be read on the way.

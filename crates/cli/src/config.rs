@@ -27,7 +27,7 @@ use crate::cache_ref::{CacheUrl, Token, TokenSource};
 use crate::private_file;
 
 /// The configuration of the whole machine.
-const SYSTEM_FILE: &str = "/etc/firn/config.toml";
+pub(crate) const SYSTEM_FILE: &str = "/etc/firn/config.toml";
 
 /// The longest name of a cache in the configuration, in bytes.
 const MAX_NAME_LEN: usize = 64;

@@ -34,8 +34,17 @@ impl Context {
     /// netrc file has for the host. Having none is no error: a public cache can be read without.
     pub(crate) fn cache(&self, argument: Option<&str>, token_file: Option<&Path>) -> Result<CacheRef, Failure> {
         let config = self.config()?;
-        let mut cache = cache_ref::resolve(&config, argument)?;
-        cache.token = cache_ref::find_token(&config, &cache, token_file, NixSettings::netrc_file)?;
+        Self::cache_of(&config, argument, token_file)
+    }
+
+    /// Does what [`Self::cache`] does, with a configuration that was read before.
+    pub(crate) fn cache_of(
+        config: &Config,
+        argument: Option<&str>,
+        token_file: Option<&Path>,
+    ) -> Result<CacheRef, Failure> {
+        let mut cache = cache_ref::resolve(config, argument)?;
+        cache.token = cache_ref::find_token(config, &cache, token_file, NixSettings::netrc_file)?;
         Ok(cache)
     }
 }

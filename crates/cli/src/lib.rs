@@ -6,17 +6,23 @@
 
 #![allow(dead_code, reason = "commands that use the rest are being built")]
 
+mod access;
 mod arguments;
 mod cache_ref;
 mod commands;
 mod config;
 mod context;
+mod doctor;
 pub mod exit;
 mod failure;
 mod logging;
 mod netrc;
+mod nix_conf;
 mod nix_settings;
 mod output;
 mod private_file;
+mod probe;
+mod program;
+mod trust;
 
 pub use arguments::main;

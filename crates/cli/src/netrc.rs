@@ -31,6 +31,12 @@ pub(crate) fn password(text: &str, host: &str) -> Option<String> {
     found.password.as_ref().map(|word| word.text.clone().into_owned())
 }
 
+/// Returns the login name of the host's first entry by name.
+pub(crate) fn login(text: &str, host: &str) -> Option<String> {
+    let entries = entries(text);
+    find(&entries, host)?.login.as_ref().map(|word| word.text.clone().into_owned())
+}
+
 /// Says if the file has an entry for the host by name.
 pub(crate) fn has_entry(text: &str, host: &str) -> bool {
     find(&entries(text), host).is_some()

@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::{env, io};
 
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Kind};
+use crate::program;
 
 /// Where Nix is, when it is not on `PATH`.
 const PLACES: [&str; 2] = ["/run/current-system/sw/bin", "/nix/var/nix/profiles/default/bin"];
@@ -33,8 +34,11 @@ pub(crate) enum View {
 impl NixSettings {
     /// Asks Nix.
     pub(crate) fn load(view: View) -> Result<Self, Failure> {
-        let nix = program().ok_or_else(no_nix)?;
-        let shown = show(&nix, view, &["config", "show", "--json"])?.or(show(&nix, view, &["show-config", "--json"])?);
+        let nix = find_program().ok_or_else(no_nix)?;
+        let mut shown = show(&nix, view, &["config", "show", "--json"])?;
+        if shown.is_none() {
+            shown = show(&nix, view, &["show-config", "--json"])?;
+        }
         let unreadable = || Failure::new(Kind::Store, format!("read Nix's settings from {}", nix.display()));
         match shown {
             Some(Value::Object(values)) => Ok(Self { values }),
@@ -62,6 +66,20 @@ impl NixSettings {
         }
     }
 
+    /// Says if a setting that is true or false has this value.
+    pub(crate) fn is(&self, name: &str, value: bool) -> bool {
+        self.value(name).and_then(Value::as_bool) == Some(value)
+    }
+
+    /// Makes settings of JSON as Nix prints it.
+    #[cfg(test)]
+    pub(crate) fn of(values: Value) -> Self {
+        match values {
+            Value::Object(values) => Self { values },
+            other => panic!("{other} is no object"),
+        }
+    }
+
     fn value(&self, name: &str) -> Option<&Value> {
         self.values.get(name)?.get("value")
     }
@@ -69,18 +87,15 @@ impl NixSettings {
 
 /// Returns the version that Nix says it is, like `2.26.3`.
 pub(crate) fn version() -> Result<String, Failure> {
-    let nix = program().ok_or_else(no_nix)?;
-    let output = Command::new(&nix)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()
+    let nix = find_program().ok_or_else(no_nix)?;
+    let ran = program::run(Command::new(&nix).arg("--version"))
         .map_err(|error| Failure::doing(Kind::Store, format!("run {}", nix.display()), error))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&ran.stdout);
     Ok(text.trim().rsplit(' ').next().unwrap_or_default().to_owned())
 }
 
 /// Returns Nix's program.
-pub(crate) fn program() -> Option<PathBuf> {
+pub(crate) fn find_program() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(PLACES.iter().map(PathBuf::from));
     folders.map(|folder| folder.join("nix")).find(|file| is_program(file))
@@ -101,9 +116,8 @@ fn show(nix: &Path, view: View, arguments: &[&str]) -> Result<Option<Value>, Fai
     if view == View::Daemon {
         command.env("NIX_USER_CONF_FILES", "").env_remove("NIX_CONFIG");
     }
-    let output = command.stdin(Stdio::null()).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(serde_json::from_slice(&output.stdout).ok()),
+    match program::run(&mut command) {
+        Ok(ran) if ran.status.success() => Ok(serde_json::from_slice(&ran.stdout).ok()),
         Ok(_) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(no_nix()),
         Err(error) => Err(Failure::doing(Kind::Store, format!("run {}", nix.display()), error)),

@@ -87,6 +87,16 @@ impl Output {
         self.data(&format!("{line}\n"))
     }
 
+    /// Writes names and values, two columns, to standard output.
+    pub(crate) fn pairs(&self, rows: &[(&str, String)]) -> Result<(), Failure> {
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let line = |(name, value): &(&str, String)| {
+            let gap = " ".repeat(width - name.len());
+            format!("{}{gap}  {value}\n", self.out.paint(Paint::Strong, name))
+        };
+        self.data(&rows.iter().map(line).collect::<String>())
+    }
+
     /// Writes a line for people to standard error; left out with `--json` and `--quiet`.
     pub(crate) fn note(&self, line: &str) {
         if !self.json && !self.quiet {

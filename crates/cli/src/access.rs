@@ -1,0 +1,69 @@
+//! What a server says of a cache and of a token, in words and in JSON.
+
+use firn_api::CacheDescription;
+use firn_nix::PublicKey;
+use jiff::Timestamp;
+
+use crate::cache_ref::CacheRef;
+use crate::failure::{Failure, Kind};
+use crate::probe::{Probe, clean};
+
+/// Asks the server about the cache, and checks that what comes back can be shown and written into files.
+pub(crate) async fn describe(cache: &CacheRef) -> Result<CacheDescription, Failure> {
+    let doing = format!("ask about the cache {}", cache.url);
+    let probe = Probe::new(&cache.url, cache.token.as_ref())?;
+    match probe.cache().await {
+        Ok(description) => Ok(checked(description)),
+        Err(trouble) => {
+            let failure = trouble.into_failure(&doing);
+            Err(match (&failure.hint, &cache.token) {
+                (None, None) => failure.hint("give a token: `firn login` keeps one, or --token-file, or FIRN_TOKEN"),
+                _ => failure,
+            })
+        }
+    }
+}
+
+/// Returns the description without what could break a line or a terminal.
+fn checked(mut description: CacheDescription) -> CacheDescription {
+    for text in
+        [&mut description.name, &mut description.store_dir, &mut description.transport, &mut description.builder]
+    {
+        *text = clean(text);
+    }
+    description
+}
+
+/// Returns the cache's public keys, which have to be keys: they go into `nix.conf`.
+pub(crate) fn public_keys(description: &CacheDescription) -> Result<Vec<String>, Failure> {
+    let parse = |text: &String| {
+        let key: PublicKey = text.parse().map_err(|error| {
+            Failure::doing(Kind::Server, format!("read the public key '{}' of the cache", clean(text)), error)
+        })?;
+        Ok(key.to_string())
+    };
+    description.public_keys.iter().map(parse).collect()
+}
+
+/// Says what the token may do.
+pub(crate) fn rights(description: &CacheDescription) -> &'static str {
+    match (description.can_pull, description.can_push) {
+        (true, true) => "pull and push",
+        (true, false) => "pull",
+        (false, true) => "push",
+        (false, false) => "do nothing",
+    }
+}
+
+/// Says when the token expires.
+pub(crate) fn expiry(description: &CacheDescription, now: Timestamp) -> String {
+    let Some(at) = description.token_expires_at.and_then(timestamp) else { return "does not expire".to_owned() };
+    let days = (at.as_second() - now.as_second()) / 86_400;
+    let shown = at.strftime("%Y-%m-%d %H:%M UTC");
+    if at <= now { format!("expired at {shown}") } else { format!("expires at {shown}, in {days} days") }
+}
+
+/// Returns a time of the server's, if there is such a time.
+pub(crate) fn timestamp(seconds: u64) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(seconds).ok()?).ok()
+}

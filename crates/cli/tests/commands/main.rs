@@ -1,0 +1,6 @@
+//! The program `firn` as its users run it: against a scripted server, with a scripted Nix and with real ones.
+
+mod doctor;
+mod login;
+mod support;
+mod use_cache;
