@@ -2,17 +2,20 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
-use firn_index::{ChunkIndex, Error, PackSeq, Result};
+use firn_index::{CacheName, ChunkIndex, Error, PackSeq, Result, SeenId};
 use firn_pack::ChunkLoc;
 use rocksdb::{Cache, ColumnFamily, DB, DBPinnableSlice, WriteBatch, WriteOptions};
 
 use crate::database;
 use crate::errors::failed;
-use crate::keys::{decode_location, encode_location};
+use crate::keys::{decode_location, encode_location, seen_key, seen_range};
 use crate::options::{self, ChunkIndexOptions};
 
 /// The key of the watermark: shorter than any chunk's.
 const WATERMARK: &[u8] = b"watermark";
+
+/// The column family of what caches have seen.
+const SEEN: &str = "seen";
 
 /// How many ids are looked up in one call of RocksDB's, which keeps a block of 8 KiB in memory for each that it finds.
 const LOOKUP_IDS: usize = 256;
@@ -21,7 +24,7 @@ const LOOKUP_IDS: usize = 256;
 ///
 /// It has no write-ahead log. Entries and the watermark are in one column family, whose write buffers RocksDB writes
 /// out in the order in which they were filled: after a crash it holds some prefix of all writes, so that the
-/// watermark can't be ahead of the entries.
+/// watermark can't be ahead of the entries. What caches have seen is in a column family of its own.
 pub struct RocksChunkIndex {
     db: DB,
     cache: Cache,
@@ -38,24 +41,35 @@ impl RocksChunkIndex {
     pub fn open(folder: &Path, options: &ChunkIndexOptions) -> Result<Self> {
         let cache = options::block_cache(options.cache_bytes);
         let settings = options::chunk_database(&cache, options);
-        let db = database::open(&folder.join("chunks"), &settings, &[], &settings)?;
+        let families = [SEEN];
+        let db =
+            database::open(&folder.join("chunks"), &settings, &settings, &families, &options::seen_family(&cache))?;
         Ok(Self { db, cache, writer: Mutex::new(()) })
     }
 
     /// Returns about how much memory it holds.
     pub fn memory_bytes(&self) -> u64 {
         let beside = ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"];
-        let beside: u64 = beside.iter().map(|name| self.property(name)).sum();
+        let beside: u64 = beside.iter().map(|name| self.property(name).saturating_add(self.seen_property(name))).sum();
         beside.saturating_add(u64::try_from(self.cache.get_usage()).unwrap_or(u64::MAX))
     }
 
     /// Merges everything that was written so far into as few bytes as it can be; takes seconds per million chunks.
     pub fn compact(&self) {
         self.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        self.db.compact_range_cf(self.seen_family(), None::<&[u8]>, None::<&[u8]>);
     }
 
     fn property(&self, name: &str) -> u64 {
         self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+
+    fn seen_property(&self, name: &str) -> u64 {
+        self.db.property_int_value_cf(self.seen_family(), name).ok().flatten().unwrap_or(0)
+    }
+
+    fn seen_family(&self) -> &ColumnFamily {
+        self.db.cf_handle(SEEN).expect("it was named when the database was opened")
     }
 
     fn family(&self) -> &ColumnFamily {
@@ -68,12 +82,16 @@ impl RocksChunkIndex {
     }
 
     fn write(&self, batch: &WriteBatch) -> Result<()> {
+        self.write_to(self.family(), batch)
+    }
+
+    fn write_to(&self, family: &ColumnFamily, batch: &WriteBatch) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        database::write(&self.db, &[self.family()], batch, options, "write to the chunk index")
+        database::write(&self.db, &[family], batch, options, "write to the chunk index")
     }
 }
 
@@ -140,7 +158,37 @@ impl ChunkIndex for RocksChunkIndex {
     }
 
     fn flush(&self) -> Result<()> {
-        database::flush(&self.db, &[self.family()])
+        database::flush(&self.db, &[self.family(), self.seen_family()])
+    }
+
+    fn note_seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        for id in ids {
+            batch.put_cf(self.seen_family(), seen_key(cache, id), []);
+        }
+        self.write_to(self.seen_family(), &batch)
+    }
+
+    fn seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<Vec<bool>> {
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_unstable_by_key(|at| ids[*at]);
+        let mut found = vec![false; ids.len()];
+        for some in order.chunks(LOOKUP_IDS) {
+            let keys: Vec<_> = some.iter().map(|at| seen_key(cache, &ids[*at])).collect();
+            let values = self.db.batched_multi_get_cf(self.seen_family(), &keys, true);
+            for (at, value) in some.iter().zip(values) {
+                found[*at] = value.map_err(failed("look up what a cache has seen"))?.is_some();
+            }
+        }
+        Ok(found)
+    }
+
+    fn forget_cache(&self, cache: &CacheName) -> Result<()> {
+        let (first, end) = seen_range(cache);
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(self.seen_family(), first, end);
+        self.write_to(self.seen_family(), &batch)?;
+        database::flush(&self.db, &[self.seen_family()])
     }
 
     fn estimated_chunks(&self) -> Result<u64> {

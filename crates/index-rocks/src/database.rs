@@ -15,7 +15,14 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 const FORMAT_KEY: &[u8] = b"format";
 
 /// Opens a database in a folder, or makes one; refuses one of a newer format and one that another process has open.
-pub(crate) fn open(folder: &Path, options: &Options, families: &[&str], family: &Options) -> Result<DB> {
+/// `default` are the settings of the default column family, `family` those of the others.
+pub(crate) fn open(
+    folder: &Path,
+    options: &Options,
+    default: &Options,
+    families: &[&str],
+    family: &Options,
+) -> Result<DB> {
     make_folder(folder)?;
     refuse_leftovers(folder)?;
     let doing = format!("open the index in {}", folder.display());
@@ -30,8 +37,7 @@ pub(crate) fn open(folder: &Path, options: &Options, families: &[&str], family: 
     };
     names.extend(strange.iter().cloned());
     let descriptors = names.into_iter().map(|name| {
-        // The default family's settings are the database's own if it is the only one.
-        let own = if families.is_empty() { options } else { family };
+        let own = if name == "default" { default } else { family };
         ColumnFamilyDescriptor::new(name, own.clone())
     });
     let db = DB::open_cf_descriptors(options, folder, descriptors).map_err(failed(&doing))?;

@@ -4,7 +4,7 @@
 //! name and a zero byte, which no name holds.
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, DocumentKey, DocumentKind};
+use firn_index::{CacheName, DocumentKey, DocumentKind, SeenId};
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 /// A column family of `Meta`'s database.
@@ -126,6 +126,25 @@ pub(crate) fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
+/// Returns the key of what a cache has seen: the length of the cache's name, the name, the id.
+pub(crate) fn seen_key(cache: &CacheName, id: &SeenId) -> Vec<u8> {
+    [&seen_prefix(cache)[..], &id.0].concat()
+}
+
+/// Returns the first key of what a cache has seen, and one after all of them and before any other's.
+pub(crate) fn seen_range(cache: &CacheName) -> (Vec<u8>, Vec<u8>) {
+    let prefix = seen_prefix(cache);
+    // Longer than any key of the prefix, and so after the greatest.
+    let end = [&prefix[..], &[0xff; 17]].concat();
+    (prefix, end)
+}
+
+fn seen_prefix(cache: &CacheName) -> Vec<u8> {
+    let name = cache.as_str().as_bytes();
+    let len = u8::try_from(name.len()).expect("a cache's name has at most 64 bytes");
+    [&[len], name].concat()
+}
+
 /// Returns a location as the chunk index keeps it: the pack's id, then offset, length and index as varints (postcard's).
 pub(crate) fn encode_location(location: &ChunkLoc) -> Vec<u8> {
     let frame = location.frame;
@@ -161,6 +180,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_a_cache_has_seen_stays_within_its_range() {
+        let names = ["a", "a-", "a.b", "aa", "b", "0"].map(name);
+        for cache in &names {
+            let (first, end) = seen_range(cache);
+            for other in &names {
+                for id in [[0; 16], [0x61; 16], [0xff; 16]] {
+                    let key = seen_key(other, &SeenId(id));
+                    assert_eq!((first <= key && key < end), cache == other, "{cache} {other}");
+                }
+            }
+        }
+        assert_eq!(seen_key(&name("main"), &SeenId([7; 16])), [&b"\x04main"[..], &[7; 16]].concat());
     }
 
     #[test]

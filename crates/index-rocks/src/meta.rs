@@ -40,7 +40,7 @@ impl RocksMeta {
         let cache = options::block_cache(options.cache_bytes);
         let names = Family::ALL.map(Family::name);
         let family = options::meta_family(&cache);
-        let db = database::open(&folder.join("meta"), &options::meta_database(), &names, &family)?;
+        let db = database::open(&folder.join("meta"), &options::meta_database(), &family, &names, &family)?;
         Ok(Self { db, cache, writer: Mutex::new(()), sessions: Sessions::default() })
     }
 

@@ -27,8 +27,8 @@ impl Default for MetaOptions {
 
 /// How a [`crate::RocksChunkIndex`] uses memory.
 ///
-/// The bound is `cache_bytes` + twice `write_buffer_bytes` + 2 MiB for each look-up under way + some hundred bytes for
-/// each of its files.
+/// The bound is `cache_bytes` + twice `write_buffer_bytes` + 2 MiB for what caches have seen + 2 MiB for each look-up under
+/// way + some hundred bytes for each of its files.
 #[derive(Debug, Clone)]
 pub struct ChunkIndexOptions {
     /// Size of the cache of blocks, uncompressed, with their indexes and filters.
@@ -114,6 +114,25 @@ pub(crate) fn chunk_database(cache: &Cache, chosen: &ChunkIndexOptions) -> Optio
     let mut tables = tables(cache);
     tables.set_block_size(8 * KIB);
     // Ribbon filters are 30 % smaller and slower to build: files of level 0 don't live long enough for that.
+    tables.set_hybrid_ribbon_filter(10.0, 1);
+    options.set_block_based_table_factory(&tables);
+    options
+}
+
+/// Returns the settings of the column family of what caches have seen.
+pub(crate) fn seen_family(cache: &Cache) -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(MIB);
+    options.set_max_write_buffer_number(2);
+    options.set_arena_block_size(64 * KIB);
+    options.set_level_zero_slowdown_writes_trigger(36);
+    options.set_level_zero_stop_writes_trigger(36);
+    options.set_target_file_size_base(16 * MIB as u64);
+    options.set_max_bytes_for_level_base(64 * MIB as u64);
+    // There are no values and keys are random, but each carries RocksDB's own eight bytes, zero once it has come down.
+    options.set_compression_type(DBCompressionType::Zstd);
+    let mut tables = tables(cache);
+    tables.set_block_size(8 * KIB);
     tables.set_hybrid_ribbon_filter(10.0, 1);
     options.set_block_based_table_factory(&tables);
     options

@@ -1,7 +1,34 @@
-use firn_chunk::ChunkId;
+use firn_chunk::{ChunkId, RecipeId};
 use firn_pack::ChunkLoc;
 
-use crate::{PackSeq, Result};
+use crate::{CacheName, PackSeq, Result};
+
+/// Names a chunk or a recipe in what a cache has [seen](ChunkIndex::seen): half of its id.
+///
+/// Half is enough, since to find another content with the same half would take 2^128 tries. Chunks and recipes take
+/// different halves: whoever sends a recipe's encoding as a chunk has not shown that its chunks are theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeenId(pub [u8; 16]);
+
+impl From<&ChunkId> for SeenId {
+    fn from(id: &ChunkId) -> Self {
+        let [half, _] = halves(id.0);
+        Self(half)
+    }
+}
+
+impl From<&RecipeId> for SeenId {
+    fn from(id: &RecipeId) -> Self {
+        let [_, half] = halves(id.0);
+        Self(half)
+    }
+}
+
+fn halves(id: [u8; 32]) -> [[u8; 16]; 2] {
+    let mut halves = [[0; 16]; 2];
+    halves.as_flattened_mut().copy_from_slice(&id);
+    halves
+}
 
 /// Maps chunk ids to locations; rebuildable from pack footers, possibly behind [`crate::Meta`].
 ///
@@ -28,6 +55,16 @@ pub trait ChunkIndex: Send + Sync {
 
     /// Makes everything applied so far durable.
     fn flush(&self) -> Result<()>;
+
+    /// Records that whoever may read a cache can know these contents. Lost by a crash before [`ChunkIndex::flush`], which
+    /// costs an upload. What a crash keeps is a prefix of what was noted.
+    fn note_seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<()>;
+
+    /// Returns, for each of at most 4096 contents, whether it was noted for a cache.
+    fn seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<Vec<bool>>;
+
+    /// Forgets, durably, all that was noted for a cache: another of its name must not inherit it.
+    fn forget_cache(&self, cache: &CacheName) -> Result<()>;
 
     /// Returns roughly how many chunks are known (an estimate is enough: it is shown to people).
     fn estimated_chunks(&self) -> Result<u64>;

@@ -6,7 +6,7 @@ use std::thread;
 use firn_chunk::{ChunkId, Input};
 use firn_engine::{Engine, PathOutcome};
 use firn_index::memory::MemoryChunkIndex;
-use firn_index::{ChunkIndex, PackSeq, Result};
+use firn_index::{CacheName, ChunkIndex, PackSeq, Result, SeenId};
 use firn_pack::ChunkLoc;
 use firn_storage::{Memory, Meter};
 use firn_testkit::nar::Node;
@@ -96,6 +96,18 @@ impl ChunkIndex for Interrupted {
 
     fn flush(&self) -> Result<()> {
         self.inner.flush()
+    }
+
+    fn note_seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<()> {
+        self.inner.note_seen(cache, ids)
+    }
+
+    fn seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<Vec<bool>> {
+        self.inner.seen(cache, ids)
+    }
+
+    fn forget_cache(&self, cache: &CacheName) -> Result<()> {
+        self.inner.forget_cache(cache)
     }
 
     fn estimated_chunks(&self) -> Result<u64> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use firn_chunk::ChunkId;
 use firn_index::conformance::samples::{cache, cache_row, commit, path_row, store_hash};
-use firn_index::{ChunkIndex, Meta, Op};
+use firn_index::{ChunkIndex, Meta, Op, SeenId};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
@@ -52,6 +52,25 @@ fn a_flush_leaves_empty_logs() {
 }
 
 #[test]
+fn what_a_cache_has_seen_takes_at_most_24_bytes() {
+    const SEEN: u64 = 100_000;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let index = RocksChunkIndex::open(folder.path(), &ChunkIndexOptions::default()).expect("opens");
+    let ids: Vec<_> = (0..SEEN)
+        .map(|n| {
+            let [low, high] = [0x9e37_79b9_7f4a_7c15_u64, 0xc2b2_ae3d_27d4_eb4f].map(|odd| n.wrapping_mul(odd));
+            SeenId([low.to_be_bytes(), high.to_le_bytes()].concat().try_into().expect("16 bytes"))
+        })
+        .collect();
+    index.note_seen(&cache("main"), &ids).expect("writes");
+    index.flush().expect("flushes");
+    index.compact();
+    let stored = allocated_bytes(&folder.path().join("chunks"));
+    assert!(stored / SEEN < 24, "{stored} bytes for {SEEN} ids");
+    assert!(ids.chunks(4096).all(|ids| index.seen(&cache("main"), ids).expect("reads").iter().all(|seen| *seen)));
+}
+
+#[test]
 fn a_chunk_takes_at_most_60_bytes() {
     const CHUNKS: u64 = 100_000;
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -88,6 +107,6 @@ fn a_chunk_takes_at_most_60_bytes() {
         assert!(index.lookup(&ids).expect("reads").into_iter().eq(some.iter().map(|(_, location)| Some(*location))));
     }
     let held = index.memory_bytes();
-    let bound = (options.cache_bytes + 2 * options.write_buffer_bytes + (2 << 20)) as u64;
+    let bound = (options.cache_bytes + 2 * options.write_buffer_bytes + (4 << 20)) as u64;
     assert!((1..bound).contains(&held), "{held} bytes of memory");
 }

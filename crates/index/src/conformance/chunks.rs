@@ -3,16 +3,16 @@
 use firn_chunk::ChunkId;
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
-use super::samples::{chunk, location};
+use super::samples::{cache, chunk, location};
 use super::{Open, ok};
-use crate::ChunkIndex;
+use crate::{ChunkIndex, SeenId};
 
 /// Checks everything about a [`ChunkIndex`] that can be seen without opening it again.
 ///
 /// # Panics
 /// Where the engine breaks the trait's word.
 pub fn chunk_index(fresh: &dyn Fn() -> Box<dyn ChunkIndex>) {
-    let cases: [fn(&dyn ChunkIndex); 7] = [
+    let cases: [fn(&dyn ChunkIndex); 10] = [
         a_new_index_is_empty,
         answers_stand_in_the_order_of_the_ids,
         a_later_location_replaces,
@@ -20,6 +20,9 @@ pub fn chunk_index(fresh: &dyn Fn() -> Box<dyn ChunkIndex>) {
         forgetting_is_exact,
         the_watermark,
         large_batches,
+        what_a_cache_has_seen,
+        a_cache_is_forgotten_alone,
+        what_was_seen_is_no_chunk,
     ];
     for case in cases {
         case(&*fresh());
@@ -33,6 +36,7 @@ pub fn chunk_index(fresh: &dyn Fn() -> Box<dyn ChunkIndex>) {
 pub fn durable_chunk_index(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
     what_was_flushed_is_kept(open);
     the_watermark_is_never_ahead(open);
+    what_was_seen_is_kept_by_a_flush_and_what_was_forgotten_stays_so(open);
 }
 
 fn entries(range: std::ops::Range<u64>) -> Vec<(ChunkId, ChunkLoc)> {
@@ -109,6 +113,83 @@ fn large_batches(index: &dyn ChunkIndex) {
     ok(index.forget(&entries(0..10_000)));
     let left = ok(index.lookup(&[9_999, 10_000].map(chunk)));
     assert_eq!(left, vec![None, Some(location(10_000))]);
+}
+
+fn seen(range: std::ops::Range<u64>) -> Vec<SeenId> {
+    range.map(|n| SeenId::from(&chunk(n))).collect()
+}
+
+fn what_a_cache_has_seen(index: &dyn ChunkIndex) {
+    let (one, other) = (cache("one"), cache("other"));
+    assert_eq!(ok(index.seen(&one, &[])), vec![false; 0]);
+    assert_eq!(ok(index.seen(&one, &seen(0..2))), [false, false]);
+    ok(index.note_seen(&one, &[]));
+    ok(index.note_seen(&one, &seen(0..3)));
+    ok(index.note_seen(&one, &seen(2..4)));
+    ok(index.note_seen(&other, &seen(3..5)));
+    assert_eq!(ok(index.seen(&one, &seen(0..6))), [true, true, true, true, false, false]);
+    assert_eq!(ok(index.seen(&other, &seen(0..6))), [false, false, false, true, true, false]);
+    ok(index.flush());
+    let asked = [5, 2, 2, 9, 0].map(|n| SeenId::from(&chunk(n)));
+    assert_eq!(ok(index.seen(&one, &asked)), [false, true, true, false, true]);
+
+    ok(index.note_seen(&one, &seen(0..20_000)));
+    let many = ok(index.seen(&one, &seen(17_000..21_000)));
+    assert_eq!(many.iter().filter(|seen| **seen).count(), 3000);
+}
+
+fn a_cache_is_forgotten_alone(index: &dyn ChunkIndex) {
+    // Names of which one begins another, and ids at both ends of what there can be.
+    let names = ["a", "a-", "aa", "b"].map(cache);
+    let ids = [SeenId([0; 16]), SeenId([0x80; 16]), SeenId([0xff; 16])];
+    for name in &names {
+        ok(index.note_seen(name, &ids));
+    }
+    ok(index.flush());
+    for (number, name) in names.iter().enumerate() {
+        ok(index.forget_cache(name));
+        for (other, name) in names.iter().enumerate() {
+            assert_eq!(ok(index.seen(name, &ids)), [other > number; 3], "{name} when {} are forgotten", number + 1);
+        }
+    }
+    ok(index.forget_cache(&cache("never-there")));
+    ok(index.note_seen(&names[0], &ids[1..2]));
+    assert_eq!(ok(index.seen(&names[0], &ids)), [false, true, false], "it begins anew");
+}
+
+fn what_was_seen_is_no_chunk(index: &dyn ChunkIndex) {
+    ok(index.note_seen(&cache("a"), &seen(0..3)));
+    assert_eq!(ok(index.lookup(&[chunk(0)])), [None]);
+    assert_eq!(ok(index.estimated_chunks()), 0);
+    ok(index.apply(&entries(5..6)));
+    assert_eq!(ok(index.seen(&cache("a"), &seen(5..6))), [false]);
+    ok(index.forget(&entries(5..6)));
+    ok(index.forget_cache(&cache("a")));
+    assert_eq!(ok(index.watermark()), 0);
+}
+
+fn what_was_seen_is_kept_by_a_flush_and_what_was_forgotten_stays_so(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
+    let names = ["one", "other"].map(cache);
+    let index = open(Open::Fresh);
+    for name in &names {
+        ok(index.note_seen(name, &seen(0..1000)));
+    }
+    ok(index.flush());
+    ok(index.forget_cache(&names[0]));
+    let crashed = open(Open::Crashed);
+    drop(index);
+    assert_eq!(ok(crashed.seen(&names[0], &seen(0..1000))), [false; 1000]);
+    assert_eq!(ok(crashed.seen(&names[1], &seen(0..1000))), [true; 1000]);
+
+    // What was never flushed may be lost, but not from the middle.
+    for n in 1000..20_000 {
+        ok(crashed.note_seen(&names[0], &seen(n..n + 1)));
+    }
+    let again = open(Open::Crashed);
+    drop(crashed);
+    let all = seen(1000..20_000);
+    let kept: Vec<_> = all.chunks(4000).flat_map(|ids| ok(again.seen(&names[0], ids))).collect();
+    assert!(kept.is_sorted_by(|before, after| before >= after), "a prefix is kept");
 }
 
 fn what_was_flushed_is_kept(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {

@@ -14,7 +14,7 @@ use super::samples::{
     recipe_row, store_hash, token_row,
 };
 use crate::memory::{MemoryChunkIndex, MemoryMeta};
-use crate::{ChunkIndex, Commit, Error, Meta, Op, PackState, Result, SessionId, TokenId, Totals};
+use crate::{ChunkIndex, Commit, Error, Meta, Op, PackState, Result, SeenId, SessionId, TokenId, Totals};
 
 /// One thing that is done to a [`Meta`]. Numbers name packs, recipes, paths and the like; there are few of each, so
 /// that steps meet.
@@ -208,6 +208,10 @@ pub enum ChunkStep {
     Forget(Vec<(ChunkId, ChunkLoc)>),
     /// Sets the watermark.
     Watermark(u64),
+    /// Notes what a cache has seen.
+    NoteSeen(u8, Vec<SeenId>),
+    /// Forgets what it has.
+    ForgetCache(u8),
     /// Flushes.
     Flush,
 }
@@ -221,6 +225,9 @@ pub fn chunk_steps(most: usize) -> impl Strategy<Value = Vec<ChunkStep>> {
         4 => entries().prop_map(ChunkStep::Apply),
         3 => entries().prop_map(ChunkStep::Forget),
         1 => any::<u64>().prop_map(ChunkStep::Watermark),
+        2 => (0..2_u8, vec((0..CHUNKS).prop_map(|n| SeenId::from(&chunk(n))), 0..6))
+            .prop_map(|(name, ids)| ChunkStep::NoteSeen(name, ids)),
+        1 => (0..2_u8).prop_map(ChunkStep::ForgetCache),
         1 => Just(ChunkStep::Flush),
     ];
     vec(step, 0..most)
@@ -233,15 +240,20 @@ pub fn chunk_steps(most: usize) -> impl Strategy<Value = Vec<ChunkStep>> {
 pub fn chunk_index(engine: &dyn ChunkIndex, steps: &[ChunkStep]) -> TestCaseResult {
     let model = MemoryChunkIndex::new();
     let ids: Vec<_> = (0..CHUNKS).map(chunk).collect();
+    let seen: Vec<_> = ids.iter().map(SeenId::from).collect();
     for (number, step) in steps.iter().enumerate() {
         let observe = |index: &dyn ChunkIndex| {
             let done = match step {
                 ChunkStep::Apply(entries) => index.apply(entries),
                 ChunkStep::Forget(entries) => index.forget(entries),
                 ChunkStep::Watermark(seq) => index.set_watermark(*seq),
+                ChunkStep::NoteSeen(name, ids) => index.note_seen(&cache(CACHES[usize::from(*name)]), ids),
+                ChunkStep::ForgetCache(name) => index.forget_cache(&cache(CACHES[usize::from(*name)])),
                 ChunkStep::Flush => index.flush(),
             };
-            vec![answer(done), answer(index.lookup(&ids)), answer(index.watermark())]
+            let mut all = vec![answer(done), answer(index.lookup(&ids)), answer(index.watermark())];
+            all.extend(CACHES.map(|name| answer(index.seen(&cache(name), &seen))));
+            all
         };
         same(&format!("step {number}, {step:?}"), observe(engine), observe(&model))?;
     }

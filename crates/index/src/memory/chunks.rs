@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
 use firn_pack::ChunkLoc;
 
-use crate::{ChunkIndex, PackSeq, Result};
+use crate::{CacheName, ChunkIndex, PackSeq, Result, SeenId};
 
 /// A [`ChunkIndex`] in memory.
 #[derive(Debug, Default)]
@@ -16,6 +16,7 @@ pub struct MemoryChunkIndex {
 struct State {
     chunks: BTreeMap<ChunkId, ChunkLoc>,
     watermark: PackSeq,
+    seen: BTreeMap<CacheName, BTreeSet<SeenId>>,
 }
 
 impl MemoryChunkIndex {
@@ -62,6 +63,22 @@ impl ChunkIndex for MemoryChunkIndex {
     }
 
     fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn note_seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<()> {
+        self.lock().seen.entry(cache.clone()).or_default().extend(ids);
+        Ok(())
+    }
+
+    fn seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<Vec<bool>> {
+        let state = self.lock();
+        let seen = state.seen.get(cache);
+        Ok(ids.iter().map(|id| seen.is_some_and(|seen| seen.contains(id))).collect())
+    }
+
+    fn forget_cache(&self, cache: &CacheName) -> Result<()> {
+        self.lock().seen.remove(cache);
         Ok(())
     }
 
