@@ -13,9 +13,9 @@ use firn_index::{
     Totals,
 };
 use firn_nix::{Sha256, StoreHash, StorePath};
-use firn_pack::FrameLoc;
+use firn_pack::{FrameLoc, PackId};
 
-use crate::commit::{PathOutcome, PathUpload, decide};
+use crate::commit::{Decision, PathOutcome, PathUpload, decide};
 use crate::ingest::{NewRecipe, Session};
 use crate::packs::Packs;
 use crate::records::{Record, RecordEncoder};
@@ -24,22 +24,29 @@ use crate::{Error, Result};
 /// Requests that wait at most; whoever sends more waits too.
 pub(crate) const QUEUE: usize = 1024;
 
-/// Requests that one group takes at most.
+/// Changes from which on a group takes no more requests.
 const GROUP: usize = 256;
+
+/// Changes that one request has at most.
+pub(crate) const REQUEST_CHANGES: usize = 1024;
 
 /// Bytes of records in one frame, unless a single one is longer.
 const RECORD_FRAME_BYTES: usize = 4 << 20;
 
-/// A change to make durable.
+/// Changes to make durable together.
 pub(crate) struct Request {
-    pub(crate) change: Change,
-    pub(crate) reply: SyncSender<Result<PathOutcome>>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) reply: SyncSender<Outcomes>,
 }
+
+/// What became of a request's changes, in their order; an error when the whole group failed.
+type Outcomes = Result<Vec<Result<PathOutcome>>>;
 
 /// What to change.
 pub(crate) enum Change {
     Nar { cache: CacheName, hash: Sha256, row: NarRow, alias: Option<(String, AliasRow)>, new: Stored },
     Path { cache: CacheName, upload: Box<PathUpload> },
+    Pushed { cache: CacheName, upload: Box<PathUpload>, nar: PushedNar },
     Document { cache: CacheName, key: DocumentKey, row: DocumentRow, new: Option<(RecipeId, Stored)> },
     Damaged { recipe: RecipeId, record: FrameLoc },
 }
@@ -50,44 +57,45 @@ pub(crate) struct Stored {
     pub(crate) session: Session,
 }
 
-/// Sends a change and waits for it. The queue is bounded, and so is each group's work.
-pub(crate) fn submit(queue: &SyncSender<Request>, change: Change) -> Result<PathOutcome> {
+/// A NAR that comes together with its path, and its recipe if that was new when the NAR was assembled.
+pub(crate) struct PushedNar {
+    pub(crate) row: NarRow,
+    pub(crate) new_recipe: Option<NewRecipe>,
+}
+
+/// Sends changes, at most [`REQUEST_CHANGES`], and waits for them. The queue is bounded, and so is each group's work.
+pub(crate) fn submit(queue: &SyncSender<Request>, changes: Vec<Change>) -> Outcomes {
     let (reply, answer) = sync_channel(1);
     let gone = |_| Error::WritesStopped("the store is being closed".to_owned());
-    queue.send(Request { change, reply }).map_err(|_| gone(()))?;
+    queue.send(Request { changes, reply }).map_err(|_| gone(()))?;
     answer.recv().map_err(|_| gone(()))?
 }
 
 /// The thread's work, until every sender is gone.
 pub(crate) fn run(packs: &Arc<Packs>, mut encoder: RecordEncoder, queue: &Receiver<Request>) {
     while let Ok(first) = queue.recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP
-            && let Ok(next) = queue.try_recv()
+        let (mut changes, mut replies) = (first.changes, vec![(first.reply, 0)]);
+        while changes.len() < GROUP
+            && let Ok(mut next) = queue.try_recv()
         {
-            group.push(next);
+            replies.push((next.reply, changes.len()));
+            changes.append(&mut next.changes);
         }
-        let (changes, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|r| (r.change, r.reply)).unzip();
         match Group::new(packs, &mut encoder).commit(&changes) {
-            Ok(outcomes) => replies.iter().zip(outcomes).for_each(|(reply, outcome)| {
+            Ok(mut outcomes) => replies.iter().rev().for_each(|(reply, from)| {
                 // Whoever asked may have gone; what was done stays done.
-                let _ = reply.send(outcome);
+                let _ = reply.send(Ok(outcomes.split_off(*from)));
             }),
-            Err(error) => fail(&replies, &error),
+            Err(error) => fail(replies.iter().map(|(reply, _)| reply), &error),
         }
     }
 }
 
 /// Tells everybody of a group that the disk or the index failed; only one can have the error itself.
-fn fail(replies: &[SyncSender<Result<PathOutcome>>], error: &Error) {
+fn fail<'a>(replies: impl Iterator<Item = &'a SyncSender<Outcomes>>, error: &Error) {
     tracing::error!(%error, source = std::error::Error::source(error).map(tracing::field::display), "commit failed");
     for reply in replies {
-        let each = match error {
-            Error::StorageFull => Error::StorageFull,
-            Error::WritesStopped(why) => Error::WritesStopped(why.clone()),
-            other => Error::Internal(format!("commit: {other}")),
-        };
-        let _ = reply.send(Err(each));
+        let _ = reply.send(Err(error.for_another()));
     }
 }
 
@@ -114,8 +122,10 @@ struct Group<'a> {
     records: Vec<Vec<u8>>,
     /// Recipes that this group writes, so that two uploads of the same content store one.
     recipes: BTreeMap<RecipeId, RecipeRow>,
-    /// Paths as they will be after the changes before.
-    paths: BTreeMap<(CacheName, StoreHash), PathRow>,
+    /// NARs that this group writes, with what the commits that do lean on.
+    nars: BTreeMap<(CacheName, Sha256), (NarRow, Vec<PackId>)>,
+    /// Paths as they will be after the changes before, with what the commits of these lean on.
+    paths: BTreeMap<(CacheName, StoreHash), (PathRow, Vec<PackId>)>,
     now: u64,
 }
 
@@ -127,6 +137,7 @@ impl<'a> Group<'a> {
             commits: Vec::new(),
             records: Vec::new(),
             recipes: BTreeMap::new(),
+            nars: BTreeMap::new(),
             paths: BTreeMap::new(),
             now: packs.clock.now(),
         }
@@ -162,7 +173,7 @@ impl<'a> Group<'a> {
     fn prepare(&mut self, change: &Change) -> Result<Result<PathOutcome>> {
         let mut commit = Commit { session: None, packs: Vec::new(), ops: Vec::new() };
         let outcome = match change {
-            Change::Nar { cache, hash, row, alias, new } => self.add_recipe(&mut commit, row.recipe, new)?.map(|()| {
+            Change::Nar { cache, hash, row, alias, new } => self.add_stored(&mut commit, row.recipe, new)?.map(|()| {
                 self.records.push(Record::Nar(cache, hash, row).encode());
                 commit.ops.push(Op::Nar(cache.clone(), *hash, row.clone()));
                 if let Some((name, alias)) = alias {
@@ -173,7 +184,7 @@ impl<'a> Group<'a> {
             }),
             Change::Document { cache, key, row, new } => {
                 let added = match new {
-                    Some((recipe, new)) => self.add_recipe(&mut commit, *recipe, new)?,
+                    Some((recipe, new)) => self.add_stored(&mut commit, *recipe, new)?,
                     None => Ok(()),
                 };
                 added.map(|()| {
@@ -182,10 +193,8 @@ impl<'a> Group<'a> {
                     PathOutcome::Created
                 })
             }
-            Change::Path { cache, upload } => match self.add_path(&mut commit, cache, upload) {
-                Err(error @ (Error::Index(_) | Error::StorageFull)) => return Err(error),
-                other => other,
-            },
+            Change::Path { cache, upload } => inner(self.add_path(&mut commit, cache, upload))?,
+            Change::Pushed { cache, upload, nar } => inner(self.add_pushed(&mut commit, cache, upload, nar))?,
             Change::Damaged { recipe, record } => {
                 if let Some(mut row) = self.packs.meta.recipe(recipe)?
                     && row.damaged_at.is_none()
@@ -199,27 +208,33 @@ impl<'a> Group<'a> {
             }
         };
         if outcome.is_ok() {
+            commit.packs.sort_unstable();
+            commit.packs.dedup();
             self.commits.push(commit);
         }
         Ok(outcome)
     }
 
-    /// Adds what a recipe needs: nothing if it is there already, else its record, row and edges.
-    fn add_recipe(&mut self, commit: &mut Commit, id: RecipeId, stored: &Stored) -> Result<Result<()>> {
+    fn add_stored(&mut self, commit: &mut Commit, id: RecipeId, stored: &Stored) -> Result<Result<()>> {
         commit.session = Some(stored.session.id);
+        self.add_recipe(commit, id, stored.new_recipe.as_ref())
+    }
+
+    /// Adds what a recipe needs: nothing if it is there already, else its record, row and edges.
+    fn add_recipe(&mut self, commit: &mut Commit, id: RecipeId, new: Option<&NewRecipe>) -> Result<Result<()>> {
         if let Some(row) = self.recipes.get(&id) {
             // Written once more, so that this commit stands also if the other is refused.
             commit.ops.push(Op::Recipe(id, row.clone()));
             return Ok(Ok(()));
         }
         let existing = self.packs.meta.recipe(&id)?.filter(|row| row.damaged_at.is_none());
-        let Some(new) = &stored.new_recipe else {
+        let Some(new) = new else {
             let gone = Error::Refused(Refusal::PacksGone(Vec::new()));
-            commit.packs = existing.as_ref().map(|row| row.edges.clone()).unwrap_or_default();
+            commit.packs.extend(existing.iter().flat_map(|row| &row.edges));
             return Ok(existing.map(|_| ()).ok_or(gone));
         };
         if let Some(row) = existing {
-            commit.packs = row.edges;
+            commit.packs.extend(row.edges);
             return Ok(Ok(()));
         }
         let frame = self.encoder.recipe(&new.encoded, &new.placement)?;
@@ -235,44 +250,95 @@ impl<'a> Group<'a> {
     }
 
     fn add_path(&mut self, commit: &mut Commit, cache: &CacheName, upload: &PathUpload) -> Result<PathOutcome> {
-        let key = (cache.clone(), upload.path.hash());
-        let existing = self.path(&key)?;
-        let nar = self.packs.meta.nar(cache, &upload.nar_hash)?;
+        let nar = match self.nars.get(&(cache.clone(), upload.nar_hash)) {
+            Some((row, packs)) => {
+                commit.packs.extend(packs);
+                Some(row.clone())
+            }
+            None => self.packs.meta.nar(cache, &upload.nar_hash)?,
+        };
+        let decision = self.decide(commit, cache, upload, nar.as_ref())?;
+        let outcome = decision.outcome;
+        self.write_path(commit, cache, decision);
+        Ok(outcome)
+    }
+
+    /// Adds a path together with its NAR, unless the cache has that or the path keeps another.
+    fn add_pushed(
+        &mut self,
+        commit: &mut Commit,
+        cache: &CacheName,
+        upload: &PathUpload,
+        nar: &PushedNar,
+    ) -> Result<PathOutcome> {
+        if self.nars.contains_key(&(cache.clone(), upload.nar_hash)) || self.is_restorable(cache, &upload.nar_hash)? {
+            return self.add_path(commit, cache, upload);
+        }
+        let decision = self.decide(commit, cache, upload, Some(&nar.row))?;
+        let outcome = decision.outcome;
+        if matches!(outcome, PathOutcome::Created | PathOutcome::Merged) {
+            // What was known when the NAR was assembled may have been found damaged since.
+            self.add_recipe(commit, nar.row.recipe, nar.new_recipe.as_ref())?.map_err(|_| Error::RecipeUnknown)?;
+            self.records.push(Record::Nar(cache, &upload.nar_hash, &nar.row).encode());
+            commit.ops.push(Op::Nar(cache.clone(), upload.nar_hash, nar.row.clone()));
+            self.nars.insert((cache.clone(), upload.nar_hash), (nar.row.clone(), leaned_on(commit)));
+        }
+        self.write_path(commit, cache, decision);
+        Ok(outcome)
+    }
+
+    fn decide(
+        &self,
+        commit: &mut Commit,
+        cache: &CacheName,
+        upload: &PathUpload,
+        nar: Option<&NarRow>,
+    ) -> Result<Decision> {
+        let existing = self.path(commit, &(cache.clone(), upload.path.hash()))?;
         let is_damaged = match &existing {
             Some(row) if row.nar_hash != upload.nar_hash => !self.is_restorable(cache, &row.nar_hash)?,
             _ => false,
         };
-        let decision = decide(upload, nar.as_ref(), existing.as_ref(), is_damaged, self.now)?;
+        let decision = decide(upload, nar, existing.as_ref(), is_damaged, self.now)?;
         if decision.outcome == PathOutcome::Created {
-            self.check_references(cache, upload)?;
+            self.check_references(commit, cache, upload)?;
         }
-        let Some(row) = decision.row else { return Ok(decision.outcome) };
+        Ok(decision)
+    }
+
+    fn write_path(&mut self, commit: &mut Commit, cache: &CacheName, decision: Decision) {
+        let Some(row) = decision.row else { return };
+        let hash = row.path.hash();
         self.records.push(Record::Path(cache, &row).encode());
-        commit.ops.push(Op::Path(cache.clone(), key.1, row.clone()));
+        commit.ops.push(Op::Path(cache.clone(), hash, row.clone()));
         if decision.replaces.is_none() {
             commit.ops.push(Op::Count(Totals { paths: 1, logical_bytes: row.nar_size, ..Totals::default() }));
         }
-        self.paths.insert(key, row);
-        Ok(decision.outcome)
+        self.paths.insert((cache.clone(), hash), (row, leaned_on(commit)));
     }
 
-    fn check_references(&self, cache: &CacheName, upload: &PathUpload) -> Result<()> {
+    fn check_references(&self, commit: &mut Commit, cache: &CacheName, upload: &PathUpload) -> Result<()> {
         if upload.references_policy == ReferencePolicy::Any {
             return Ok(());
         }
         let mut missing: Vec<StorePath> = Vec::new();
         for reference in upload.references.iter().filter(|reference| **reference != upload.path) {
-            let found = self.path(&(cache.clone(), reference.hash()))?;
-            if found.is_none_or(|row| row.path != *reference) {
+            let found = self.path(commit, &(cache.clone(), reference.hash()))?;
+            if found.is_none_or(|row| row.path != *reference) && !upload.elsewhere.contains(reference) {
                 missing.push(reference.clone());
             }
         }
         if missing.is_empty() { Ok(()) } else { Err(Error::MissingReferences(missing)) }
     }
 
-    fn path(&self, key: &(CacheName, StoreHash)) -> Result<Option<PathRow>> {
+    /// Returns a path as it will be. If that is this group's doing, the commit then leans on what it leans on: when one
+    /// is refused because packs are gone, the other is too.
+    fn path(&self, commit: &mut Commit, key: &(CacheName, StoreHash)) -> Result<Option<PathRow>> {
         match self.paths.get(key) {
-            Some(row) => Ok(Some(row.clone())),
+            Some((row, packs)) => {
+                commit.packs.extend(packs);
+                Ok(Some(row.clone()))
+            }
             None => Ok(self.packs.meta.path(&key.0, &key.1)?),
         }
     }
@@ -281,6 +347,24 @@ impl<'a> Group<'a> {
         let Some(nar) = self.packs.meta.nar(cache, nar)? else { return Ok(false) };
         Ok(self.packs.meta.recipe(&nar.recipe)?.is_some_and(|row| row.damaged_at.is_none()))
     }
+}
+
+/// Tells errors that are about one change, as its outcome, from those of the store.
+fn inner(outcome: Result<PathOutcome>) -> Result<Result<PathOutcome>> {
+    match outcome {
+        Err(
+            error @ (Error::WrongNar { .. } | Error::MissingReferences(_) | Error::RecipeUnknown | Error::Refused(_)),
+        ) => Ok(Err(error)),
+        Err(error) => Err(error),
+        Ok(outcome) => Ok(Ok(outcome)),
+    }
+}
+
+fn leaned_on(commit: &Commit) -> Vec<PackId> {
+    let mut packs: Vec<PackId> = commit.leans_on().collect();
+    packs.sort_unstable();
+    packs.dedup();
+    packs
 }
 
 #[cfg(test)]

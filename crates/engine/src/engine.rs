@@ -187,8 +187,11 @@ impl Engine {
             uploaded_at: now,
             lease_until: now.saturating_add(self.shared.options.nar_lease_seconds),
         };
+        let (recipe, chunks) = (nar.recipe, nar.chunks);
         let new = Stored { new_recipe: nar.new_recipe, session: nar.session };
-        self.submit(Change::Nar { cache: cache.clone(), hash: nar.nar_hash, row, alias: file, new }).map(drop)
+        self.submit(Change::Nar { cache: cache.clone(), hash: nar.nar_hash, row, alias: file, new })?;
+        self.shared.note_committed(cache, &recipe, chunks);
+        Ok(())
     }
 
     /// Makes a path visible, or merges it with what the cache has; atomic and durable.
@@ -211,6 +214,7 @@ impl Engine {
         content: DocumentContent,
         uploader: Uploader,
     ) -> Result<()> {
+        let mut seen = None;
         let (content, new) = match content {
             DocumentContent::Inline(bytes) if bytes.len() <= MAX_INLINE_BYTES => (Content::Inline(bytes), None),
             DocumentContent::Inline(bytes) => {
@@ -219,13 +223,18 @@ impl Engine {
                 return self.commit_document(cache, key, DocumentContent::Ingested(ingest.finish()?), uploader);
             }
             DocumentContent::Ingested(done) => {
+                seen = Some((done.recipe, done.chunks));
                 let new = Stored { new_recipe: done.new_recipe, session: done.session };
                 let content = Content::Recipe { recipe: done.recipe, slots: done.slots, length: done.length };
                 (content, Some((done.recipe, new)))
             }
         };
         let row = DocumentRow { content, written_at: self.shared.packs.clock.now(), uploader };
-        self.submit(Change::Document { cache: cache.clone(), key, row, new }).map(drop)
+        self.submit(Change::Document { cache: cache.clone(), key, row, new })?;
+        if let Some((recipe, chunks)) = seen {
+            self.shared.note_committed(cache, &recipe, chunks);
+        }
+        Ok(())
     }
 
     /// Prepares to restore a range of what a recipe rebuilds.
@@ -308,30 +317,39 @@ impl Engine {
         self.shared.submit(change)
     }
 
-    /// Checks that every claimed reference occurs in the NAR. Most do as slots of the recipe; for others the NAR is read.
-    fn check_content(&self, cache: &CacheName, upload: &PathUpload) -> Result<()> {
+    /// Checks that every claimed reference occurs in the NAR, if the cache has it.
+    pub(crate) fn check_content(&self, cache: &CacheName, upload: &PathUpload) -> Result<()> {
         let Some(nar) = self.meta().nar(cache, &upload.nar_hash)? else { return Ok(()) };
-        let mut absent: Vec<&StorePath> = upload.references.iter().collect();
-        absent.retain(|reference| !nar.slots.contains(&reference.hash()));
-        if absent.is_empty() {
-            return Ok(());
-        }
-        let mut restore = self.restore(&nar.recipe, &nar.slots, 0..u64::MAX)?;
-        let mut window: Vec<u8> = Vec::new();
-        while let Some(piece) = restore.next(SCAN_BYTES)?
-            && !absent.is_empty()
-        {
-            // A hash may lie across two pieces: keep the last 31 bytes.
-            let keep = window.len().saturating_sub(31);
-            window.drain(..keep);
-            window.extend_from_slice(&piece);
-            absent.retain(|reference| memchr::memmem::find(&window, &reference.hash().to_ascii()).is_none());
-        }
-        if absent.is_empty() {
-            return Ok(());
-        }
-        Err(Error::ForeignReferences(absent.into_iter().cloned().collect()))
+        check_occur(&upload.references, &nar.slots, || self.restore(&nar.recipe, &nar.slots, 0..u64::MAX))
     }
+}
+
+/// Checks that references occur in a NAR: as its slots, or else, somewhere in its bytes.
+pub(crate) fn check_occur(
+    references: &[StorePath],
+    slots: &[StoreHash],
+    restore: impl FnOnce() -> Result<Restore>,
+) -> Result<()> {
+    let mut absent: Vec<&StorePath> = references.iter().collect();
+    absent.retain(|reference| !slots.contains(&reference.hash()));
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let mut restore = restore()?;
+    let mut window: Vec<u8> = Vec::new();
+    while let Some(piece) = restore.next(SCAN_BYTES)?
+        && !absent.is_empty()
+    {
+        // A hash may lie across two pieces: keep the last 31 bytes.
+        let keep = window.len().saturating_sub(31);
+        window.drain(..keep);
+        window.extend_from_slice(&piece);
+        absent.retain(|reference| memchr::memmem::find(&window, &reference.hash().to_ascii()).is_none());
+    }
+    if absent.is_empty() {
+        return Ok(());
+    }
+    Err(Error::ForeignReferences(absent.into_iter().cloned().collect()))
 }
 
 impl Drop for Shared {
@@ -366,8 +384,14 @@ impl Shared {
     }
 
     fn submit(&self, change: Change) -> Result<PathOutcome> {
+        let outcome = self.submit_all(vec![change])?.pop();
+        outcome.unwrap_or_else(|| Err(Error::Internal("commit: no outcome came back".to_owned())))
+    }
+
+    /// Commits changes together, in their order; there is an outcome for each.
+    pub(crate) fn submit_all(&self, changes: Vec<Change>) -> Result<Vec<Result<PathOutcome>>> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let queue = queue.ok_or_else(|| Error::WritesStopped("the store is closed".to_owned()))?;
-        committer::submit(&queue, change)
+        committer::submit(&queue, changes)
     }
 }

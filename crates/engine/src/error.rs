@@ -129,6 +129,16 @@ impl Error {
         Self::Damaged { what: what.to_string(), detail: detail.to_string() }
     }
 
+    /// Returns the error as somebody else gets it whose change failed together with another's.
+    pub(crate) fn for_another(&self) -> Self {
+        match self {
+            Self::StorageFull => Self::StorageFull,
+            Self::WritesStopped(why) => Self::WritesStopped(why.clone()),
+            Self::Internal(why) => Self::Internal(why.clone()),
+            other => Self::Internal(format!("commit: {other}")),
+        }
+    }
+
     /// Returns whether the error says that stored bytes are gone or wrong, rather than that they could not be read now.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })

@@ -32,6 +32,11 @@ impl CheckedFrame {
         Self { frame, ids }
     }
 
+    /// Returns a frame whose chunks' ids were computed already.
+    fn known(frame: DecodedFrame, ids: impl Iterator<Item = ChunkId>) -> Self {
+        Self { frame, ids: ids.map(OnceLock::from).collect() }
+    }
+
     /// Returns a chunk, or `None` when the item at `index` is not that chunk.
     pub(crate) fn chunk(&self, index: u16, id: &ChunkId) -> Option<&[u8]> {
         let index = usize::from(index);
@@ -75,6 +80,16 @@ impl Frames {
     /// Returns the bytes of decoded frames in memory.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory.weight()
+    }
+
+    /// Keeps a frame in memory that was decoded before it was stored, with the ids of its chunks.
+    pub(crate) fn keep(&self, loc: FrameLoc, frame: DecodedFrame, ids: impl Iterator<Item = ChunkId>) {
+        self.memory.insert((loc,), Arc::new(CheckedFrame::known(frame, ids)));
+    }
+
+    /// Decodes a frame that is not stored; the inner error is about its bytes.
+    pub(crate) fn decode_unstored(&self, bytes: &[u8]) -> Result<firn_pack::Result<DecodedFrame>> {
+        self.decoders.lend(|decoder| Ok(decoder.decode(bytes)))
     }
 
     /// Returns a frame, and others of `next` (those wanted after it, in order) that the same read brought.

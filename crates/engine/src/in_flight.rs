@@ -38,6 +38,26 @@ impl InFlight {
         }
     }
 
+    /// Returns who has each chunk in hand, if anyone.
+    pub(crate) fn get_all(&self, ids: impl Iterator<Item = ChunkId>) -> Vec<Option<Arc<Pending>>> {
+        let chunks = self.lock();
+        ids.map(|id| chunks.get(&id).cloned()).collect()
+    }
+
+    /// Gives the caller, in one step, all of the chunks that are in nobody's hands; for the others the answer is `None`.
+    pub(crate) fn claim_all(
+        &self,
+        ids: impl Iterator<Item = ChunkId>,
+        pending: impl Fn() -> Arc<Pending>,
+    ) -> Vec<Option<Arc<Pending>>> {
+        let mut chunks = self.lock();
+        let claim = |id| match chunks.entry(id) {
+            std::collections::hash_map::Entry::Occupied(_) => None,
+            std::collections::hash_map::Entry::Vacant(entry) => Some(Arc::clone(entry.insert(pending()))),
+        };
+        ids.map(claim).collect()
+    }
+
     /// Forgets chunks that came to nothing.
     pub(crate) fn remove<'a>(&self, ids: impl Iterator<Item = &'a ChunkId>) {
         let mut chunks = self.lock();

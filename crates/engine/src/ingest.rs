@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firn_chunk::{Chunk, ChunkId, Chunker, Input, Recipe, RecipeId};
-use firn_index::{SessionId, UnixSeconds};
+use firn_index::{SeenId, SessionId, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::{ChunkLoc, FrameLoc};
 use sha2::Digest;
@@ -89,6 +89,8 @@ pub struct Ingested {
     /// What the ingest did.
     pub stats: IngestStats,
     pub(crate) new_recipe: Option<NewRecipe>,
+    /// Its chunks, unless they have to be read from the recipe.
+    pub(crate) chunks: Option<Vec<SeenId>>,
     pub(crate) session: Session,
 }
 
@@ -202,14 +204,14 @@ impl Ingest {
         stats.chunks = cut.recipe.chunks.len() as u64;
         stats.stored_bytes = self.cutting.run.stored_bytes();
         stats.known_recipe = self.shared.packs.meta.recipe(&recipe)?.is_some_and(|row| row.damaged_at.is_none());
+        let chunks = Some(cut.recipe.chunks.iter().map(|chunk| SeenId::from(&chunk.id)).collect());
         let mut new_recipe = None;
         if !stats.known_recipe {
-            let chunks = stats.chunks;
             self.verify(cut.recipe, placement.clone(), &cut.slots, nar_hash)?;
-            new_recipe = Some(NewRecipe { encoded, placement, length: cut.length, chunks });
+            new_recipe = Some(NewRecipe { encoded, placement, length: cut.length, chunks: stats.chunks });
         }
         let Self { session, .. } = self;
-        Ok(Ingested { nar_hash, length: cut.length, recipe, slots: cut.slots, stats, new_recipe, session })
+        Ok(Ingested { nar_hash, length: cut.length, recipe, slots: cut.slots, stats, new_recipe, chunks, session })
     }
 
     fn verify(&self, recipe: Recipe, placement: Placement, slots: &[StoreHash], expected: Sha256) -> Result<()> {

@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
 use firn_index::{ChunkIndex, Meta};
-use firn_pack::{ChunkLoc, Frame, FrameEncoder, FrameKind, FrameLoc, PackBuilder, PackId};
+use firn_pack::{ChunkLoc, Frame, FrameEncoder, FrameEntry, FrameKind, FrameLoc, PackBuilder, PackId};
 use firn_storage::{ObjectWriter, Storage};
 
 use crate::in_flight::InFlight;
 use crate::pool::Pool;
 use crate::{Clock, Entropy, Error, Result};
+
+/// What one call of the chunk index takes at most.
+pub(crate) const LOOKUP_IDS: usize = 4096;
 
 /// Returns the name of the object that holds a pack.
 pub(crate) fn object_name(pack: PackId) -> String {
@@ -77,9 +80,14 @@ pub(crate) struct OpenBytes {
 impl Packs {
     /// Appends a frame to the open pack and returns where it lies. Not durable until [`Packs::sync`].
     pub(crate) fn append(&self, frame: &Frame) -> Result<FrameLoc> {
+        self.append_parts(&frame.bytes, &frame.entry)
+    }
+
+    /// Does as [`Packs::append`] with a frame whose bytes are somebody else's.
+    pub(crate) fn append_parts(&self, bytes: &[u8], entry: &FrameEntry) -> Result<FrameLoc> {
         let mut state = self.usable()?;
         self.tell_index(&mut state)?;
-        let len = u64::from(frame.entry.len);
+        let len = u64::from(entry.len);
         let is_full = |open: &Open| open.builder.frames() > 0 && open.builder.sealed_len() + len > self.pack_bytes;
         if state.open.as_ref().is_some_and(is_full) {
             self.seal(&mut state)?;
@@ -87,10 +95,10 @@ impl Packs {
         if state.open.is_none() {
             state.open = Some(self.start()?);
         }
-        let open = state.write(&frame.bytes)?;
-        let loc = open.builder.push(&frame.entry);
-        if frame.entry.kind == FrameKind::Chunks {
-            open.fresh.extend(frame.entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
+        let open = state.write(bytes)?;
+        let loc = open.builder.push(entry);
+        if entry.kind == FrameKind::Chunks {
+            open.fresh.extend(entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
         }
         Ok(loc)
     }
@@ -128,6 +136,15 @@ impl Packs {
     /// Returns where a chunk lies, if the chunk index knows.
     pub(crate) fn lookup(&self, id: &ChunkId) -> Result<Option<ChunkLoc>> {
         Ok(self.chunks.lookup(std::slice::from_ref(id))?.into_iter().next().flatten())
+    }
+
+    /// Returns where each chunk lies, as far as the chunk index knows.
+    pub(crate) fn lookup_all(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkLoc>>> {
+        let mut found = Vec::with_capacity(ids.len());
+        for batch in ids.chunks(LOOKUP_IDS) {
+            found.append(&mut self.chunks.lookup(batch)?);
+        }
+        Ok(found)
     }
 
     /// Forgets that chunks are at these places, where they were found to be damaged, so that they are stored again.

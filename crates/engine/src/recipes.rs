@@ -24,6 +24,11 @@ pub(crate) struct StoredRecipe {
 impl StoredRecipe {
     /// Puts a recipe and its placement together; `None` when they do not belong together.
     pub(crate) fn new(recipe: Recipe, placement: Placement) -> Option<Self> {
+        Self::of(Arc::new(recipe), placement)
+    }
+
+    /// Does as [`StoredRecipe::new`] with a recipe that others use too.
+    pub(crate) fn of(recipe: Arc<Recipe>, placement: Placement) -> Option<Self> {
         if placement.chunks() != recipe.chunks.len() as u64 {
             return None;
         }
@@ -33,7 +38,7 @@ impl StoredRecipe {
             let end = frames.map(|frame| frame.offset.saturating_add(u64::from(frame.len))).max();
             needs.push((pack, end.unwrap_or(0)));
         }
-        Some(Self { recipe: Arc::new(recipe), placement, needs })
+        Some(Self { recipe, placement, needs })
     }
 
     fn weight(&self) -> u64 {

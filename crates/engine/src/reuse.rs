@@ -32,6 +32,7 @@ impl Engine {
                 slots: nar.slots,
                 stats,
                 new_recipe: None,
+                chunks: None,
                 session,
             }));
         }

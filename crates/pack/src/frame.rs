@@ -218,6 +218,43 @@ impl Fixed {
     }
 }
 
+/// What the first bytes of a frame say of it: where it ends, and whether it is worth decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHead {
+    /// What its items are.
+    pub kind: FrameKind,
+    /// How they were compressed.
+    pub codec: Codec,
+    /// The bytes of the whole frame.
+    pub len: u32,
+    /// The bytes of all its items together, uncompressed.
+    pub raw_len: u32,
+    /// How many items it has.
+    pub items: u32,
+    /// How many chunks must be known to decompress it.
+    pub bases: u8,
+}
+
+impl FrameHead {
+    /// Reads the head of the frame at the front of `bytes`; what follows the frame does not matter.
+    ///
+    /// Its numbers are within the limits of the format and claims until the frame was decoded.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when no frame begins there, [`Error::Unsupported`] for a kind or codec of a newer firn.
+    pub fn read(bytes: &[u8]) -> Result<Self> {
+        let fixed = Fixed::parse(bytes)?;
+        Ok(Self {
+            kind: FrameKind::from_code(fixed.kind, "frame")?,
+            codec: Codec::from_code(fixed.codec, "frame")?,
+            len: fixed.frame_len(),
+            raw_len: fixed.raw_len,
+            items: fixed.items,
+            bases: fixed.bases,
+        })
+    }
+}
+
 /// A frame's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {

@@ -45,7 +45,7 @@ pub use decoder::{DecodedFrame, FrameDecoder};
 pub use encoder::FrameEncoder;
 pub use error::{Error, Result};
 pub use footer::Footer;
-pub use frame::{Codec, Frame, FrameEntry, FrameKind, Item, item_id};
+pub use frame::{Codec, Frame, FrameEntry, FrameHead, FrameKind, Item, item_id};
 pub use layout::{MAX_FOOTER_BYTES, MAX_FRAME_RAW, MAX_ITEMS, PACK_HEADER_LEN, TRAILER_LEN};
 pub use location::{ChunkLoc, FrameLoc, PackId};
 pub use recover::{Recovered, recover};

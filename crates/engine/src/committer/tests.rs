@@ -13,13 +13,13 @@ fn commit_together(engine: &Engine, changes: Vec<Change>) -> Vec<Result<PathOutc
     let (queue, requests) = sync_channel(QUEUE);
     let ask = |change| {
         let (reply, answer) = sync_channel(1);
-        queue.send(Request { change, reply }).unwrap();
+        queue.send(Request { changes: vec![change], reply }).unwrap();
         answer
     };
     let answers: Vec<Receiver<_>> = changes.into_iter().map(ask).collect();
     drop(queue);
     run(&engine.shared.packs, RecordEncoder::new().unwrap(), &requests);
-    answers.into_iter().map(|answer| answer.recv().unwrap()).collect()
+    answers.into_iter().map(|answer| answer.recv().unwrap()?.remove(0)).collect()
 }
 
 fn nar(ingested: Ingested) -> Change {

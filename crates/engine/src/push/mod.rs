@@ -8,6 +8,7 @@ mod assemble;
 mod commit;
 mod frames;
 mod questions;
+mod seen;
 
 use firn_index::CacheName;
 

@@ -8,6 +8,7 @@ mod concurrency;
 mod damage;
 mod faults;
 mod paths;
+mod push;
 mod recovery;
 mod round_trip;
 mod sharing;

@@ -1,7 +1,7 @@
 //! Frames: what goes in comes out, and nothing else is taken for a frame.
 
 use firn_pack::{
-    Codec, Error, FrameDecoder, FrameEncoder, FrameKind, FrameLoc, Item, MAX_FRAME_RAW, MAX_ITEMS, item_id,
+    Codec, Error, FrameDecoder, FrameEncoder, FrameHead, FrameKind, FrameLoc, Item, MAX_FRAME_RAW, MAX_ITEMS, item_id,
 };
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
@@ -36,6 +36,27 @@ fn every_flipped_byte_is_found() {
         }
         decode(&bytes).unwrap();
     }
+}
+
+#[test]
+fn frames_are_found_one_behind_the_other() {
+    let frames = frames();
+    let bytes = frames.iter().flat_map(|frame| frame.bytes.clone()).collect::<Vec<_>>();
+    let mut rest = &bytes[..];
+    for frame in &frames {
+        let head = FrameHead::read(rest).unwrap();
+        let entry = &frame.entry;
+        assert_eq!(
+            (head.kind, head.codec, head.len, head.raw_len),
+            (entry.kind, entry.codec, entry.len, entry.raw_len)
+        );
+        assert_eq!((head.items as usize, head.bases), (entry.items.len(), 0));
+        let (frame, after) = rest.split_at(head.len as usize);
+        decode(frame).unwrap();
+        rest = after;
+    }
+    assert!(matches!(FrameHead::read(rest), Err(Error::Corrupt { .. })));
+    assert!((0..32).all(|len| FrameHead::read(&bytes[..len]).is_err()));
 }
 
 #[test]
