@@ -4,6 +4,7 @@
 //! own store, database, configuration, credentials and caches, in a temporary directory. Nothing touches `/nix` or the
 //! user's own Nix. Builds run in Nix's own sandbox, which needs root or user namespaces.
 
+mod daemon;
 mod store;
 
 use std::env;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
+pub use daemon::Daemon;
 pub use store::{NAR_COMPRESSIONS, Settings, Store};
 
 use crate::error::{Error, Result};
@@ -140,7 +142,16 @@ impl Nix {
         // Nothing may hang a test run for ever; the limit is far above what any of these commands needs.
         let mut command = Command::new("timeout");
         command.args(["--kill-after=5", "300"]).arg(self.programs.join(program));
-        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        command
+        with_empty_environment(command)
     }
+
+    /// Returns the same without a limit of time: the process is the program itself, to be killed by whoever starts it.
+    pub(crate) fn service(&self, program: &str) -> Command {
+        with_empty_environment(Command::new(self.programs.join(program)))
+    }
+}
+
+fn with_empty_environment(mut command: Command) -> Command {
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    command
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::Nix;
+use super::{Daemon, Nix};
 use crate::error::{Doing, Error, Result};
 use crate::process::{Ran, run};
 
@@ -128,7 +128,15 @@ impl Store {
 
     /// Returns a command of Nix that runs on this machine, for tests that start it themselves.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = self.nix.command(program);
+        self.on_this_machine(self.nix.command(program))
+    }
+
+    /// Starts this machine's Nix daemon. [`Store`]'s own commands don't need it; they open the store themselves, beside it.
+    pub fn daemon(&self) -> Result<Daemon> {
+        Daemon::start(self, self.on_this_machine(self.nix.service("nix-daemon")))
+    }
+
+    fn on_this_machine(&self, mut command: Command) -> Command {
         command
             .env("HOME", self.inside("home"))
             .env("TMPDIR", self.inside("tmp"))
