@@ -98,6 +98,47 @@ pub enum Error {
         source: rusqlite::Error,
     },
 
+    /// Nobody listens at the daemon's socket, or not to this user.
+    #[error("reach the Nix daemon at {socket:?}: is it running? see NIX_DAEMON_SOCKET_PATH")]
+    DaemonUnreachable {
+        /// Where it should listen.
+        socket: PathBuf,
+        /// Why it could not be reached.
+        source: io::Error,
+    },
+    /// The daemon is older or newer than all that are known.
+    #[error("talk to the Nix daemon: it speaks protocol {major}.{minor}; known are 1.26 (Nix 2.4) and later ones of 1")]
+    DaemonVersion {
+        /// The first number of the protocol that it speaks.
+        major: u64,
+        /// The second.
+        minor: u64,
+    },
+    /// The connection broke, or what came does not make sense; what was kept by it may be deleted. Connect again.
+    #[error("{doing} at the Nix daemon: the connection is lost; connect again")]
+    DaemonLost {
+        /// What was asked for.
+        doing: &'static str,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The daemon answered with an error.
+    #[error("{doing} at the Nix daemon: it answers: {message}")]
+    DaemonRefused {
+        /// What was asked for.
+        doing: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// The daemon's answer is well-formed and makes no sense.
+    #[error("understand what the Nix daemon says of {what}: {why}")]
+    DaemonAnswer {
+        /// What was asked for.
+        what: String,
+        /// What is wrong.
+        why: String,
+    },
+
     /// A file of a store path is not there, or no longer: it was deleted, or the store is damaged. The database tells which.
     #[error("dump {path:?}: it is not there, or was deleted meanwhile", path = .path)]
     Vanished {
@@ -137,4 +178,4 @@ pub enum Error {
 }
 
 /// A result of reading a Nix store.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

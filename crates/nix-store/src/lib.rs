@@ -1,7 +1,7 @@
 //! Reads a builder's Nix store: its database, its daemon, its files.
 //!
 //! Everything blocks, nothing is written to the store, and whatever goes wrong says what is to be done. [`Database`] lists and looks
-//! up valid paths, [`dump`] turns one into its NAR, and [`resolve`] finds out which one a user means.
+//! up valid paths, [`Daemon`] keeps them from being deleted meanwhile, [`dump`] turns one into its NAR, and [`resolve`] finds out which one a user means.
 //!
 //! ```no_run
 //! use std::io::sink;
@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod daemon;
 mod database;
 mod dump;
 mod error;
@@ -28,6 +29,7 @@ mod location;
 mod path_info;
 mod resolve;
 
+pub use daemon::{Daemon, Names};
 pub use database::{Database, DbIdentity, MAX_PAGE};
 pub use dump::{Dumped, dump};
 pub use error::{Error, Result};

@@ -143,7 +143,7 @@ impl Location {
         self.set_state_dir(root.join("nix/var/nix"));
     }
 
-    fn set_local(&mut self, parameters: &[u8]) -> std::result::Result<(), &'static str> {
+    fn set_local(&mut self, parameters: &[u8]) -> Result<(), &'static str> {
         let mut parsed = Vec::new();
         for parameter in parameters.split(|&byte| byte == b'&') {
             let (name, value) = split_once(parameter, b'=');

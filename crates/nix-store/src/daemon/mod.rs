@@ -1,0 +1,297 @@
+//! The Nix daemon, as far as it is asked here: which paths are valid, what is known of them, and that they be kept.
+//!
+//! The protocol is the one of Nix's own clients, of which versions from 1.26 (Nix 2.4) on are understood; newer daemons speak the
+//! older ones as well, so 1.35 is all that is ever asked for.
+
+mod messages;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::io::{BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use firn_nix::StorePath;
+
+use self::wire::{ReadError, ReadResult, nonsense};
+use crate::{Error, Location, PathInfo, Result, UnreadableRow};
+
+const CLIENT_MAGIC: u64 = 0x6e69_7863;
+const DAEMON_MAGIC: u64 = 0x6478_696f;
+
+/// The protocol that we announce: the last one without a list of features.
+const NEWEST: u64 = 1 << 8 | 35;
+/// The first one whose errors have a structure.
+const OLDEST: u64 = 1 << 8 | 26;
+/// From here on the daemon says which Nix it is.
+const WITH_NIX_VERSION: u64 = 1 << 8 | 33;
+/// From here on it says whether it trusts us.
+const WITH_TRUST: u64 = 1 << 8 | 35;
+
+/// How long the daemon may be silent. It may have to wait for a lock of the garbage collector's.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The most valid paths of a store; the largest known ones have a tenth of it.
+const MAX_PATHS: u64 = 10_000_000;
+const MAX_REFERENCES: u64 = 1_000_000;
+const MAX_SIGNATURES: u64 = 1000;
+
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    IsValidPath = 1,
+    AddTempRoot = 11,
+    QueryAllValidPaths = 23,
+    QueryPathInfo = 26,
+}
+
+/// A connection to the Nix daemon.
+///
+/// What [`Self::add_temp_root`] was told holds as long as the connection. Nothing is ever sent again: after [`Error::DaemonLost`], which all
+/// later calls return as well, connect anew. After [`Error::DaemonRefused`] the connection is as good as before.
+#[derive(Debug)]
+pub struct Daemon {
+    stream: BufReader<UnixStream>,
+    store_dir: String,
+    protocol: u64,
+    nix_version: Option<String>,
+    trusts_us: Option<bool>,
+    lost: bool,
+}
+
+/// All paths of a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The valid paths, in no particular order.
+    pub paths: Vec<StorePath>,
+    /// Those that are no store paths to us; their ids are 0.
+    pub unreadable: Vec<UnreadableRow>,
+}
+
+impl Daemon {
+    /// Connects to the daemon of a store; it has 60 s for each answer.
+    ///
+    /// # Errors
+    /// [`Error::DaemonUnreachable`] if nobody answers there, [`Error::DaemonVersion`], [`Error::DaemonLost`],
+    /// [`Error::DaemonRefused`] if it does not serve this user.
+    pub fn connect(location: &Location) -> Result<Self> {
+        let socket = &location.daemon_socket;
+        let stream = UnixStream::connect(socket)
+            .and_then(|stream| {
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
+                Ok(stream)
+            })
+            .map_err(|source| Error::DaemonUnreachable { socket: socket.clone(), source })?;
+        Self::over(stream, &location.store_dir)
+    }
+
+    fn over(stream: UnixStream, store_dir: &str) -> Result<Self> {
+        let mut daemon = Self {
+            stream: BufReader::new(stream),
+            store_dir: store_dir.to_owned(),
+            protocol: 0,
+            nix_version: None,
+            trusts_us: None,
+            lost: false,
+        };
+        daemon.shake_hands()?;
+        Ok(daemon)
+    }
+
+    /// Returns which Nix the daemon is, if it says so.
+    #[must_use]
+    pub fn nix_version(&self) -> Option<&str> {
+        self.nix_version.as_deref()
+    }
+
+    /// Returns whether the daemon trusts this user, if it says so (Nix 2.15 and later).
+    #[must_use]
+    pub fn trusts_us(&self) -> Option<bool> {
+        self.trusts_us
+    }
+
+    /// Keeps a path from being deleted by the garbage collector as long as this connection lives. The path need not be valid:
+    /// ask for that *after* this.
+    pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
+        self.ask("keep a path", Operation::AddTempRoot, Some(path), |from| wire::number(from).map(drop))
+    }
+
+    /// Returns whether a path is valid.
+    pub fn is_valid(&mut self, path: &StorePath) -> Result<bool> {
+        self.ask("ask for a path", Operation::IsValidPath, Some(path), wire::truth)
+    }
+
+    /// Returns what is known of a path, with id 0, or `None` if it is not valid.
+    pub fn info(&mut self, path: &StorePath) -> Result<Option<PathInfo>> {
+        let raw = self.ask("look up a path", Operation::QueryPathInfo, Some(path), |from| {
+            Ok(if wire::truth(from)? { Some(RawInfo::read(from)?) } else { None })
+        })?;
+        let parse = |raw: RawInfo| raw.parse(path, &self.store_dir);
+        raw.map(parse).transpose().map_err(|why| Error::DaemonAnswer { what: path.to_absolute(&self.store_dir), why })
+    }
+
+    /// Returns all valid paths: tens of megabytes in a large store.
+    pub fn all_valid(&mut self) -> Result<Names> {
+        let store_dir = self.store_dir.clone();
+        self.ask("list all paths", Operation::QueryAllValidPaths, None, |from| {
+            let mut names = Names::default();
+            for _ in 0..wire::count(from, MAX_PATHS)? {
+                let text = wire::text(from)?;
+                match StorePath::parse_absolute(&text, &store_dir) {
+                    Ok(path) => names.paths.push(path),
+                    Err(error) => names.unreadable.push(UnreadableRow { id: 0, path: text, why: error.to_string() }),
+                }
+            }
+            Ok(names)
+        })
+    }
+
+    fn shake_hands(&mut self) -> Result<()> {
+        const DOING: &str = "greet";
+        let mut greeting = Vec::new();
+        wire::put_number(&mut greeting, CLIENT_MAGIC);
+        self.send(DOING, &greeting)?;
+        let offered = self.receive(DOING, |from| {
+            if wire::number(from)? == DAEMON_MAGIC {
+                wire::number(from)
+            } else {
+                nonsense("no greeting of a Nix daemon")
+            }
+        })?;
+        self.protocol = offered.min(NEWEST);
+        if offered >> 8 != 1 || offered < OLDEST {
+            return Err(Error::DaemonVersion { major: offered >> 8, minor: offered & 0xff });
+        }
+        let mut answer = Vec::new();
+        wire::put_number(&mut answer, NEWEST);
+        // Once a CPU to run on, and whether to keep space in reserve.
+        wire::put_number(&mut answer, 0);
+        wire::put_number(&mut answer, 0);
+        self.send(DOING, &answer)?;
+        let protocol = self.protocol;
+        (self.nix_version, self.trusts_us) = self.receive(DOING, |from| {
+            let nix_version = if protocol >= WITH_NIX_VERSION { Some(wire::text(from)?) } else { None };
+            let trust = if protocol >= WITH_TRUST { wire::number(from)? } else { 0 };
+            let trusts_us = match trust {
+                1 => Some(true),
+                2 => Some(false),
+                _ => None,
+            };
+            Ok((nix_version, trusts_us))
+        })?;
+        self.answer(DOING, |_| Ok(()))
+    }
+
+    /// Makes one request and reads its answer.
+    fn ask<T>(
+        &mut self,
+        doing: &'static str,
+        operation: Operation,
+        path: Option<&StorePath>,
+        read: impl FnOnce(&mut BufReader<UnixStream>) -> ReadResult<T>,
+    ) -> Result<T> {
+        let mut request = Vec::new();
+        wire::put_number(&mut request, operation as u64);
+        if let Some(path) = path {
+            wire::put_text(&mut request, &path.to_absolute(&self.store_dir));
+        }
+        self.send(doing, &request)?;
+        self.answer(doing, read)
+    }
+
+    fn answer<T>(
+        &mut self,
+        doing: &'static str,
+        read: impl FnOnce(&mut BufReader<UnixStream>) -> ReadResult<T>,
+    ) -> Result<T> {
+        match self.receive(doing, messages::until_answer)? {
+            Ok(()) => self.receive(doing, read),
+            Err(message) => Err(Error::DaemonRefused { doing, message }),
+        }
+    }
+
+    fn send(&mut self, doing: &'static str, bytes: &[u8]) -> Result<()> {
+        if self.lost {
+            return Err(Error::DaemonLost { doing, source: "the connection was lost before".into() });
+        }
+        self.stream.get_mut().write_all(bytes).map_err(|error| {
+            self.lost = true;
+            Error::DaemonLost { doing, source: error.into() }
+        })
+    }
+
+    /// Reads something; after a failure nobody knows where in the stream we are.
+    fn receive<T>(
+        &mut self,
+        doing: &'static str,
+        read: impl FnOnce(&mut BufReader<UnixStream>) -> ReadResult<T>,
+    ) -> Result<T> {
+        read(&mut self.stream).map_err(|error| {
+            self.lost = true;
+            let source = match error {
+                ReadError::Io(error) => error.into(),
+                ReadError::Nonsense(what) => format!("the daemon sent {what}").into(),
+            };
+            Error::DaemonLost { doing, source }
+        })
+    }
+}
+
+/// The daemon's answer before anything of it is understood, so that what we don't like of it doesn't cost the connection.
+struct RawInfo {
+    deriver: String,
+    nar_hash: String,
+    references: Vec<String>,
+    registered_at: u64,
+    nar_size: u64,
+    ultimate: bool,
+    signatures: Vec<String>,
+    ca: String,
+}
+
+impl RawInfo {
+    fn read(from: &mut BufReader<UnixStream>) -> ReadResult<Self> {
+        let texts = |from: &mut BufReader<UnixStream>, most| {
+            (0..wire::count(from, most)?).map(|_| wire::text(from)).collect::<ReadResult<Vec<_>>>()
+        };
+        Ok(Self {
+            deriver: wire::text(from)?,
+            nar_hash: wire::text(from)?,
+            references: texts(from, MAX_REFERENCES)?,
+            registered_at: wire::number(from)?,
+            nar_size: wire::number(from)?,
+            ultimate: wire::truth(from)?,
+            signatures: texts(from, MAX_SIGNATURES)?,
+            ca: wire::text(from)?,
+        })
+    }
+
+    fn parse(self, path: &StorePath, store_dir: &str) -> Result<PathInfo, String> {
+        let store_path = |text: &str| {
+            StorePath::parse_absolute(text, store_dir)
+                .map_err(|error| format!("{text:?} is no store path of {store_dir}: {error}"))
+        };
+        let mut references = self.references.iter().map(|text| store_path(text)).collect::<Result<Vec<_>, _>>()?;
+        references.sort_unstable();
+        if self.nar_size == 0 {
+            return Err("the size of its NAR is not recorded".to_owned());
+        }
+        Ok(PathInfo {
+            id: 0,
+            path: path.clone(),
+            nar_hash: self
+                .nar_hash
+                .parse()
+                .map_err(|error| format!("its hash {:?} is none: {error}", self.nar_hash))?,
+            nar_size: self.nar_size,
+            // A time before 1970 comes as a huge number.
+            registered_at: i64::try_from(self.registered_at).map_or(0, i64::unsigned_abs),
+            deriver: if self.deriver.is_empty() { None } else { Some(store_path(&self.deriver)?) },
+            ultimate: self.ultimate,
+            signatures: self.signatures,
+            ca: Some(self.ca).filter(|ca| !ca.is_empty()),
+            references,
+        })
+    }
+}
