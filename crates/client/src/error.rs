@@ -91,11 +91,9 @@ impl Error {
         match self {
             Self::Unreachable { source, .. } => source.may_pass(),
             Self::Refused { kind: Refusal::Unable | Refusal::Session, .. } | Self::Cancelled => true,
-            Self::Target(_)
-            | Self::Setup { .. }
-            | Self::Refused { .. }
-            | Self::Nonsense { .. }
-            | Self::Mismatch(_) => false,
+            Self::Target(_) | Self::Setup { .. } | Self::Refused { .. } | Self::Nonsense { .. } | Self::Mismatch(_) => {
+                false
+            }
         }
     }
 }

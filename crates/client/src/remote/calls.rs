@@ -1,9 +1,11 @@
 //! The endpoints of the push API.
 
+use std::pin::Pin;
+
 use bytes::Bytes;
 use firn_api::{
-    AnswerReader, Bitmap, CacheDescription, Capabilities, Endpoint, FramesTaken, PathAnswer, Session, SessionToken, WireId,
-    encode_ids,
+    AnswerReader, Bitmap, CacheDescription, Capabilities, Endpoint, FramesTaken, PathAnswer, Session, SessionToken,
+    WireId, encode_ids,
 };
 use firn_chunk::{ChunkId, RecipeId};
 use firn_nix::{StoreHash, StorePath};
@@ -32,14 +34,21 @@ impl Remote {
         self.json(Call::new("ask about the cache", Endpoint::Cache)).await
     }
 
-    pub(super) async fn begin_session(&self) -> Result<SessionToken> {
-        let session: Session = self.json(Call::new("begin a session", Endpoint::Sessions)).await?;
-        Ok(session.session)
+    /// Begins a session. Boxed, since requests that lean on one call it.
+    pub(super) fn begin_session(&self) -> Pin<Box<dyn Future<Output = Result<SessionToken>> + Send + '_>> {
+        Box::pin(async {
+            let session: Session = self.json(Call::new("begin a session", Endpoint::Sessions)).await?;
+            Ok(session.session)
+        })
     }
 
     pub(super) async fn drop_session(&self, session: SessionToken) {
         let call = Call::new("end the session", Endpoint::Session(session));
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(5), self.exchange(&call, || Whole::new(MAX_JSON_BYTES))).await;
+        let ended = tokio::time::timeout(
+            std::time::Duration::from_secs(5),
+            self.exchange(&call, || Whole::new(MAX_JSON_BYTES)),
+        )
+        .await;
         if !matches!(ended, Ok(Ok(_))) {
             tracing::debug!("the session was not ended: its lease runs out by itself");
         }

@@ -108,7 +108,11 @@ enum Failure {
 
 impl Remote {
     /// Sends a request until it is answered, as the policy says.
-    pub(super) async fn exchange<R: Reader>(&self, call: &Call, reader: impl Fn() -> R + Send + Sync) -> Result<R::Answer> {
+    pub(super) async fn exchange<R: Reader>(
+        &self,
+        call: &Call,
+        reader: impl Fn() -> R + Send + Sync,
+    ) -> Result<R::Answer> {
         let began = Instant::now();
         let (mut tries, mut sessions) = (0, 0);
         loop {
@@ -189,7 +193,9 @@ impl Remote {
     fn error(&self, doing: &'static str, tries: u32, failure: Failure) -> Error {
         let server = self.target.base().to_owned();
         match failure {
-            Failure::Broken(source) if source.kind != BrokenKind::TooLong => Error::Unreachable { server, tries, source },
+            Failure::Broken(source) if source.kind != BrokenKind::TooLong => {
+                Error::Unreachable { server, tries, source }
+            }
             Failure::Broken(source) => Error::Nonsense { doing, server, detail: source.message },
             Failure::Nonsense(detail) => Error::Nonsense { doing, server, detail },
             Failure::Refused { status, answer, .. } => {

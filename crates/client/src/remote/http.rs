@@ -69,15 +69,14 @@ impl HttpTransport {
             .tcp_nodelay(true)
             .referer(false);
         if let Some(path) = &options.extra_certificates {
-            let fail = |detail: String| Error::Setup { what: format!("read certificates from {}", path.display()), detail };
+            let fail =
+                |detail: String| Error::Setup { what: format!("read certificates from {}", path.display()), detail };
             let pem = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
-            let certificates =
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| fail(causes(&error)))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| fail(causes(&error)))?;
             builder = builder.tls_certs_merge(certificates);
         }
-        let client = builder
-            .build()
-            .map_err(|error| Error::Setup { what: "set up HTTP".to_owned(), detail: causes(&error) })?;
+        let client =
+            builder.build().map_err(|error| Error::Setup { what: "set up HTTP".to_owned(), detail: causes(&error) })?;
         let authorization = target.token.as_ref().map(|token| {
             let mut value = HeaderValue::from_str(&token.bearer()).expect("a token has only graphic ASCII");
             value.set_sensitive(true);
@@ -121,7 +120,8 @@ impl HttpTransport {
         let answer = activity.watch(self.idle_timeout, sending).await?.map_err(|error| broken(&error))?;
         activity.touch();
         self.meter.answer(20 + headers_bytes(answer.headers()) as u64);
-        let text = |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok().map(str::to_owned));
+        let text =
+            |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok().map(str::to_owned));
         Ok(Reply {
             status: answer.status().as_u16(),
             retry_after: text(RETRY_AFTER),

@@ -101,8 +101,7 @@ impl Remote {
         let sessions = Sessions::default();
         let unknown = Agreement { version: firn_api::VERSION, limits: firn_api::Limits::default() };
         let capabilities = Capabilities::current(String::new(), ChunkerId::CURRENT);
-        let mut remote =
-            Self { target, transport, meter, options, sessions, capabilities, agreement: unknown };
+        let mut remote = Self { target, transport, meter, options, sessions, capabilities, agreement: unknown };
         remote.capabilities = remote.ask_capabilities().await?;
         remote.agreement = negotiate(&remote.capabilities, ChunkerId::CURRENT)?;
         let limits = &remote.agreement.limits;
@@ -134,6 +133,11 @@ impl Remote {
     #[must_use]
     pub fn wire(&self) -> Wire {
         self.meter.wire()
+    }
+
+    /// Returns how long to wait before something is tried again that failed `tries` times.
+    pub(crate) fn pause(&self, tries: u32) -> std::time::Duration {
+        self.options.retry.wait(tries, None, &*self.options.jitter)
     }
 
     pub(crate) fn nonsense(&self, doing: &'static str, detail: impl Into<String>) -> Error {

@@ -73,15 +73,22 @@ impl RetryPolicy {
     pub fn wait(&self, tries: u32, retry_after: Option<Duration>, jitter: &dyn Jitter) -> Duration {
         let doubled = 1u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
         let limit = self.first.saturating_mul(doubled).min(self.longest);
-        let backoff = limit.mul_f64(jitter.fraction().clamp(0.0, 1.0));
+        let backoff = part(limit, jitter);
         match retry_after {
             None => backoff,
             Some(asked) => {
                 let asked = asked.min(self.retry_after_limit);
-                (asked + (asked / 10).mul_f64(jitter.fraction().clamp(0.0, 1.0))).max(backoff)
+                (asked + part(asked / 10, jitter)).max(backoff)
             }
         }
     }
+}
+
+/// Returns a random part of a wait.
+fn part(wait: Duration, jitter: &dyn Jitter) -> Duration {
+    let fraction = jitter.fraction();
+    // Whatever comes in from outside, a wait is never longer than it may be.
+    wait.mul_f64(if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 })
 }
 
 /// Reads a `Retry-After` header: seconds, or a date, which `now` is subtracted from.

@@ -23,7 +23,8 @@ impl Token {
     /// [`Error::Target`] if nothing is left or it could not stand in a header.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
-        let is_good = !text.is_empty() && text.len() <= MAX_TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_good =
+            !text.is_empty() && text.len() <= MAX_TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
         if is_good {
             Ok(Self(text.to_owned()))
         } else {
@@ -74,7 +75,9 @@ impl Target {
             return fail(format!("its scheme is '{}': caches are at http:// or https://", url.scheme()));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return fail("it holds a user or a password: give the token by file, environment or configuration".to_owned());
+            return fail(
+                "it holds a user or a password: give the token by file, environment or configuration".to_owned(),
+            );
         }
         if url.query().is_some() || url.fragment().is_some() {
             return fail("it has a query or a fragment, which no cache's URL has".to_owned());
@@ -125,7 +128,7 @@ mod tests {
             "",
             "cache.example.org/main",
             "ftp://example.org/main",
-            "https:///main",
+            "https://",
             "https://user@example.org/main",
             "https://user:sesame@example.org/main",
             "https://example.org/main?x=1",
@@ -136,7 +139,12 @@ mod tests {
             let error = Target::parse(bad, None).unwrap_err().to_string();
             assert!(!error.contains("sesame"), "{error}");
         }
-        assert!(Target::parse("cache.example.org/main", None).unwrap_err().to_string().contains("https://cache.example.org/main"));
+        assert!(
+            Target::parse("cache.example.org/main", None)
+                .unwrap_err()
+                .to_string()
+                .contains("https://cache.example.org/main")
+        );
     }
 
     #[test]
