@@ -149,7 +149,7 @@ fn prove(plan: &mut Plan, beside: Vec<PathInfo>, keys: &[PublicKey], store_dir: 
 }
 
 /// Returns that an upstream has a path, if one of its signatures is genuine and by one of the keys.
-fn proof(info: &PathInfo, keys: &[PublicKey], store_dir: &str) -> Option<Proof> {
+pub(crate) fn proof(info: &PathInfo, keys: &[PublicKey], store_dir: &str) -> Option<Proof> {
     for text in &info.signatures {
         let Ok(signature) = text.parse::<Signature>() else { continue };
         if !keys.iter().any(|key| key.name() == signature.key_name()) {

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use firn_nix::StorePath;
+use firn_nix_store::DbIdentity;
 use serde::Serialize;
 
 /// How a path came into the queue.
@@ -100,12 +101,8 @@ pub struct Witness {
 /// How far Nix's database was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The device of the database file.
-    pub device: u64,
-    /// Its inode.
-    pub inode: u64,
-    /// Nix's schema version.
-    pub schema: u64,
+    /// Which database that is.
+    pub database: DbIdentity,
     /// Every row up to this id was taken in.
     pub last_id: i64,
     /// The row with that id, where it was seen.
@@ -115,7 +112,7 @@ pub struct Cursor {
 /// What became of a path that was tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is in the cache now. The bytes that went over the wire for it.
+    /// It is in the cache now.
     Pushed {
         /// The bytes that went over the wire for it.
         sent_bytes: u64,
@@ -176,13 +173,15 @@ pub enum Counter {
     SkippedName,
     /// Paths not taken because they are too long.
     SkippedSize,
+    /// Rows of Nix's database that make no sense.
+    Unreadable,
     /// Times that Nix's database turned out to be another one, and was read from its beginning.
     Rescans,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Pushed,
         Self::PushedBytes,
         Self::SentBytes,
@@ -195,6 +194,7 @@ impl Counter {
         Self::SkippedSource,
         Self::SkippedName,
         Self::SkippedSize,
+        Self::Unreadable,
         Self::Rescans,
     ];
 
@@ -213,6 +213,7 @@ impl Counter {
             Self::SkippedSource => "skipped-source",
             Self::SkippedName => "skipped-name",
             Self::SkippedSize => "skipped-size",
+            Self::Unreadable => "unreadable",
             Self::Rescans => "rescans",
         }
     }

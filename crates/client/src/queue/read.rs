@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use firn_nix::StorePath;
+use firn_nix_store::DbIdentity;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::entry::{Counter, Cursor, Entry, Lost, Source, State, Totals, Witness};
@@ -47,22 +48,24 @@ impl Reader {
     /// Returns how far Nix's database was read; `None` before the first time.
     pub fn cursor(&self) -> Result<Option<Cursor>> {
         let row = self.connection.query_row(
-            "SELECT device, inode, schema, last_id, witness_path, witness_at FROM cursor",
+            "SELECT device, inode, born_at_ns, schema, last_id, witness_path, witness_at FROM cursor",
             [],
             |row| {
                 let text = |column| row.get::<_, String>(column);
-                let witness = row.get::<_, Option<String>>(4)?.zip(row.get::<_, Option<String>>(5)?);
-                Ok((text(0)?, text(1)?, text(2)?, row.get(3)?, witness))
+                let witness = row.get::<_, Option<String>>(5)?.zip(row.get::<_, Option<String>>(6)?);
+                Ok(([text(0)?, text(1)?, text(2)?, text(3)?], row.get(4)?, witness))
             },
         );
         let row = row.optional().map_err(|source| self.failed("read the cursor", source))?;
-        let Some((device, inode, schema, last_id, witness)) = row else { return Ok(None) };
+        let Some(([device, inode, born_at_ns, schema], last_id, witness)) = row else { return Ok(None) };
         let number = |text: String| text.parse().map_err(|_| self.corrupt("a number of the cursor"));
         let witness = match witness {
             Some((path, at)) => Some(Witness { path: self.path(&path)?, registered_at: number(at)? }),
             None => None,
         };
-        Ok(Some(Cursor { device: number(device)?, inode: number(inode)?, schema: number(schema)?, last_id, witness }))
+        let schema = schema.parse().map_err(|_| self.corrupt("a number of the cursor"))?;
+        let (device, inode, born_at_ns) = (number(device)?, number(inode)?, number(born_at_ns)?);
+        Ok(Some(Cursor { database: DbIdentity { device, inode, born_at_ns, schema }, last_id, witness }))
     }
 
     /// Returns at most `limit` waiting paths whose time has come: those that failed least often first, then the oldest.

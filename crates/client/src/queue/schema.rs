@@ -39,6 +39,7 @@ const CREATE: &str = "
         one INTEGER PRIMARY KEY CHECK (one = 1),
         device TEXT NOT NULL,
         inode TEXT NOT NULL,
+        born_at_ns TEXT NOT NULL,
         schema TEXT NOT NULL,
         last_id INTEGER NOT NULL,
         witness_path TEXT,

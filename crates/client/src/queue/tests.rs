@@ -3,6 +3,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::time::{Duration, Instant};
 
 use firn_nix::{StoreHash, StorePath};
+use firn_nix_store::DbIdentity;
 use tempfile::TempDir;
 
 use super::*;
@@ -19,7 +20,7 @@ fn entry(number: u32) -> NewEntry {
 
 fn cursor(last_id: i64) -> Cursor {
     let witness = Some(Witness { path: path(7), registered_at: u64::MAX });
-    Cursor { device: u64::MAX, inode: 1 << 63, schema: 10, last_id, witness }
+    Cursor { database: DbIdentity { device: u64::MAX, inode: 1 << 63, born_at_ns: 3, schema: 10 }, last_id, witness }
 }
 
 fn with(numbers: impl IntoIterator<Item = u32>) -> (TempDir, Queue) {

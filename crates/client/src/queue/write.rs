@@ -250,18 +250,19 @@ fn add(transaction: &Transaction<'_>, counter: Counter, by: u64) -> rusqlite::Re
 }
 
 fn write_cursor(transaction: &Transaction<'_>, cursor: &Cursor) -> rusqlite::Result<()> {
-    let witness = cursor.witness.as_ref();
+    let (witness, database) = (cursor.witness.as_ref(), cursor.database);
     transaction
         .execute(
-            "INSERT INTO cursor (one, device, inode, schema, last_id, witness_path, witness_at)
-             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (one) DO UPDATE SET device = ?1, inode = ?2, schema = ?3, last_id = ?4,
-                 witness_path = ?5, witness_at = ?6",
+            "INSERT INTO cursor (one, device, inode, born_at_ns, schema, last_id, witness_path, witness_at)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (one) DO UPDATE SET device = ?1, inode = ?2, born_at_ns = ?3, schema = ?4, last_id = ?5,
+                 witness_path = ?6, witness_at = ?7",
             // As text: device numbers and inodes use all 64 bits on some file systems.
             params![
-                cursor.device.to_string(),
-                cursor.inode.to_string(),
-                cursor.schema.to_string(),
+                database.device.to_string(),
+                database.inode.to_string(),
+                database.born_at_ns.to_string(),
+                database.schema.to_string(),
                 cursor.last_id,
                 witness.map(|witness| witness.path.base_name()),
                 witness.map(|witness| witness.registered_at.to_string()),

@@ -1,0 +1,186 @@
+//! The pusher that speaks with a real server.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use firn_nix::{PublicKey, StoreHash, StorePath};
+use firn_nix_store::PathInfo;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::error::chain;
+use super::pusher::{Outcome, Pusher, Trouble};
+use crate::plan::{PlanOptions, Skip, plan};
+use crate::push::{self, Event, PathFailure, PushOptions, Source, push};
+use crate::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy, Target};
+use crate::{Error, Refusal};
+
+/// For how long a single request is tried again here. An agent waits longer than that by itself, and says so.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+
+/// Gives the cache's URL and its token, afresh each time: a token may be replaced while the agent runs.
+pub type GiveTarget = Box<dyn Fn() -> Result<Target, String> + Send + Sync>;
+
+/// Pushes to one cache. It connects when it first has something to ask, and again after every trouble.
+pub struct RemotePusher {
+    target: GiveTarget,
+    http: HttpOptions,
+    source: Arc<dyn Source>,
+    upstream_keys: Vec<PublicKey>,
+    store_dir: String,
+    options: PushOptions,
+    remote: Mutex<Option<Arc<Remote>>>,
+}
+
+impl RemotePusher {
+    /// Returns a pusher of a store's paths. Nothing is read or sent yet.
+    #[must_use]
+    pub fn new(
+        target: GiveTarget,
+        http: HttpOptions,
+        source: Arc<dyn Source>,
+        upstream_keys: Vec<PublicKey>,
+        store_dir: String,
+        options: PushOptions,
+    ) -> Self {
+        Self { target, http, source, upstream_keys, store_dir, options, remote: Mutex::new(None) }
+    }
+
+    async fn remote(&self) -> Result<Arc<Remote>, Trouble> {
+        if let Some(remote) = &*self.connected() {
+            return Ok(remote.clone());
+        }
+        let target = (self.target)().map_err(|message| Trouble::Denied { message })?;
+        let retry = RetryPolicy { give_up_after: GIVE_UP_AFTER, ..RetryPolicy::default() };
+        let options = RemoteOptions { retry, ..RemoteOptions::default() };
+        let remote = Remote::connect(target, &self.http, options).await.map_err(|error| trouble(&error))?;
+        Ok(self.connected().insert(Arc::new(remote)).clone())
+    }
+
+    /// Returns what an error means, and forgets the connection: the server may have been replaced, or the token.
+    fn failed(&self, error: &Error) -> Trouble {
+        *self.connected() = None;
+        trouble(error)
+    }
+
+    fn connected(&self) -> std::sync::MutexGuard<'_, Option<Arc<Remote>>> {
+        self.remote.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pusher for RemotePusher {
+    async fn missing(&self, paths: &[StorePath]) -> Result<Vec<bool>, Trouble> {
+        let remote = self.remote().await?;
+        let hashes: Vec<StoreHash> = paths.iter().map(StorePath::hash).collect();
+        let mut missing = Vec::with_capacity(paths.len());
+        for part in hashes.chunks(remote.limits().paths.max(1)) {
+            missing.extend(remote.missing_paths(part).await.map_err(|error| self.failed(&error))?);
+        }
+        Ok(missing)
+    }
+
+    async fn push(
+        &self,
+        closure: Vec<PathInfo>,
+        told: mpsc::Sender<(StorePath, Outcome)>,
+        stop: CancellationToken,
+    ) -> Result<(), Trouble> {
+        let remote = self.remote().await?;
+        let options = PlanOptions { upstream_keys: self.upstream_keys.clone(), ..PlanOptions::default() };
+        let planned = plan(&remote, closure, Vec::new(), &self.store_dir, &options).await;
+        let mut planned = planned.map_err(|error| self.failed(&error))?;
+        for (path, skip) in std::mem::take(&mut planned.skipped) {
+            let outcome = match skip {
+                Skip::Present => Outcome::AlreadyThere,
+                Skip::Upstream(_) => Outcome::Upstream,
+                Skip::Excluded => Outcome::Refused("it is excluded".to_owned()),
+            };
+            if told.send((path, outcome)).await.is_err() {
+                return Err(Trouble::Stopped);
+            }
+        }
+        if planned.paths.is_empty() {
+            return Ok(());
+        }
+        // The events come from several tasks that may not wait; there is one of each path at most.
+        let (tell, mut events) = mpsc::unbounded_channel();
+        let on_event = move |event| {
+            if matches!(event, Event::PathDone { .. } | Event::PathFailed { .. }) {
+                // Nobody listens after the push is over.
+                let _ = tell.send(event);
+            }
+        };
+        let stop_push = stop.child_token();
+        let pushing = push(remote, self.source.clone(), planned, &self.options, &stop_push, Arc::new(on_event));
+        let telling = async {
+            let mut failures = Failures::default();
+            while let Some(event) = events.recv().await {
+                let Some(outcome) = failures.outcome(event) else { continue };
+                if told.send(outcome).await.is_err() {
+                    stop_push.cancel();
+                }
+            }
+        };
+        let (summary, ()) = tokio::join!(pushing, telling);
+        match summary.stopped_by {
+            None => Ok(()),
+            Some(error) => Err(self.failed(&error)),
+        }
+    }
+}
+
+/// Which paths of a push failed, and whether for good: others are blocked by them.
+#[derive(Default)]
+struct Failures(HashMap<StorePath, bool>);
+
+impl Failures {
+    /// Returns what became of a path; `None` if nothing did, or the event is of another kind.
+    fn outcome(&mut self, event: Event) -> Option<(StorePath, Outcome)> {
+        match event {
+            Event::PathDone { path, outcome, sent_bytes, .. } => {
+                if outcome == push::Outcome::KeptFirst {
+                    tracing::warn!(%path, "the cache has another NAR of this path and keeps it");
+                }
+                Some((path, Outcome::Pushed { sent_bytes }))
+            }
+            Event::PathFailed { path, failure } => {
+                let outcome = match &failure {
+                    PathFailure::Stopped => return None,
+                    PathFailure::Vanished(_) => Outcome::Vanished,
+                    PathFailure::Blocked(by) => {
+                        Outcome::Blocked { by: by.clone(), for_good: self.0.get(by).copied().unwrap_or(false) }
+                    }
+                    failure if failure.may_pass() => Outcome::Failed(failure.to_string()),
+                    failure => Outcome::Refused(failure.to_string()),
+                };
+                let for_good = match &outcome {
+                    Outcome::Blocked { for_good, .. } => *for_good,
+                    _ => !failure.may_pass(),
+                };
+                self.0.insert(path.clone(), for_good);
+                Some((path, outcome))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn trouble(error: &Error) -> Trouble {
+    let message = chain(error);
+    match error {
+        Error::Cancelled => Trouble::Stopped,
+        Error::Refused { code, .. } if code.starts_with("quota") => Trouble::Denied { message },
+        Error::Refused { kind: Refusal::TooLarge | Refusal::Permanent, .. } => Trouble::Batch { message },
+        Error::Refused { kind: Refusal::Access | Refusal::Unsupported, .. }
+        | Error::Target(_)
+        | Error::Setup { .. }
+        | Error::Mismatch(_) => Trouble::Denied { message },
+        // What makes no sense may be a proxy's page, which goes away.
+        Error::Unreachable { .. }
+        | Error::Nonsense { .. }
+        | Error::Refused { kind: Refusal::Unable | Refusal::Session, .. } => {
+            Trouble::Unreachable { message, retry_after: None }
+        }
+    }
+}
