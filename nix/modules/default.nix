@@ -1,0 +1,4 @@
+{
+  firnd = ./firnd.nix;
+  firn-watch-store = ./firn-watch-store.nix;
+}
