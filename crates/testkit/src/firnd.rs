@@ -1,12 +1,10 @@
 //! A real `firnd` process on a temporary data directory and a free port of the loopback address.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +14,7 @@ use tempfile::TempDir;
 use crate::error::{Doing, Error, Result};
 use crate::http::{Answer, Request};
 use crate::process::{Ran, describe, run};
+use crate::program::Program;
 
 /// How long a start or an orderly end may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -282,40 +281,9 @@ impl Drop for Firnd {
 }
 
 /// Returns the program to test: `$FIRND`, else the workspace's own, built from the source as it is.
-///
-/// Cargo builds another package's programs only when asked, and a stale one would make the tests lie.
 pub fn binary() -> Result<PathBuf> {
-    static BINARY: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
-    let found = BINARY.get_or_init(|| match env::var_os("FIRND") {
-        Some(path) => Ok(PathBuf::from(path)),
-        None => build().map_err(|error| error.to_string()),
-    });
-    found.clone().map_err(|got| Error::Unexpected { what: "a firnd to test", got })
-}
-
-fn build() -> Result<PathBuf> {
-    // Tests are at TARGET/release/deps/NAME.
-    let test = env::current_exe().doing(|| "find the test program".to_owned())?;
-    let release = test.ancestors().nth(2);
-    let target = test.ancestors().nth(3);
-    let (Some(release), Some(target)) = (release, target) else {
-        return Err(Error::Unexpected {
-            what: "a test program in a target directory",
-            got: test.display().to_string(),
-        });
-    };
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--release", "--locked", "--quiet", "--package", "firn-server", "--bin", "firnd"]);
-    command.arg("--target-dir").arg(target).current_dir(workspace);
-    // What Cargo tells a test about its package must not look like a changed environment to build scripts.
-    for (name, _) in env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
-            command.env_remove(name);
-        }
-    }
-    run(&mut command)?.done()?;
-    Ok(release.join("firnd"))
+    static BINARY: Program = Program::new("FIRND", "firn-server", "firnd");
+    BINARY.path()
 }
 
 fn free_address() -> Result<SocketAddr> {

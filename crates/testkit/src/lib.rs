@@ -16,11 +16,13 @@
 //! ```
 
 mod error;
+pub mod firn;
 pub mod firnd;
 pub mod http;
 pub mod nar;
 pub mod nix;
 mod process;
+mod program;
 pub mod proxy;
 pub mod random;
 pub mod strategy;
