@@ -14,6 +14,8 @@ pub struct Cache {
     pub row: CacheRow,
     /// The keys by one of which uploads must be signed; empty if none is demanded.
     pub trusted: Vec<PublicKey>,
+    /// The keys of upstreams: what they signed need not be in the cache.
+    pub upstreams: Vec<PublicKey>,
     /// Differs from every earlier value whenever the cache was changed, or deleted and made again: key memory by it.
     pub generation: u64,
     keys: Vec<SecretKey>,
@@ -27,7 +29,8 @@ impl Cache {
         };
         let keys = parse_all(&row.signing_keys, SecretKey::parse).map_err(|index| corrupt("signing key", index))?;
         let trusted = parse_all(&row.trusted_keys, str::parse).map_err(|index| corrupt("trusted key", index))?;
-        Ok(Self { name: name.clone(), row: row.clone(), trusted, generation, keys })
+        let upstreams = parse_all(&row.upstream_keys, str::parse).map_err(|index| corrupt("upstream key", index))?;
+        Ok(Self { name: name.clone(), row: row.clone(), trusted, upstreams, generation, keys })
     }
 
     /// Returns a signature (`name:base64`) of a narinfo's fingerprint by each of the cache's keys.

@@ -132,6 +132,7 @@ pub fn cache_row(priority: u32) -> CacheRow {
         on_conflict: ConflictPolicy::Reject,
         references: ReferencePolicy::Present,
         trusted_keys: vec!["a:key".to_owned()],
+        upstream_keys: vec!["u:key".to_owned()],
         signing_keys: vec!["b:secret".to_owned()],
         at_root: false,
         host: Some("cache.example".to_owned()),

@@ -56,6 +56,8 @@ pub struct CacheRow {
     pub references: ReferencePolicy,
     /// Names of keys one of which an uploader must have signed with; `name:base64` public keys. Empty: none demanded.
     pub trusted_keys: Vec<String>,
+    /// Public keys (`name:base64`) of upstreams: a path that one of them signed counts as there when another refers to it.
+    pub upstream_keys: Vec<String>,
     /// Secret keys that sign its narinfos, as Nix writes them (`name:base64`).
     pub signing_keys: Vec<String>,
     /// Whether it also stands at the root of the server's URL.
@@ -67,6 +69,9 @@ pub struct CacheRow {
 }
 
 impl CacheRow {
+    /// The key of cache.nixos.org, which nearly every client has as a substituter beside any cache of its own.
+    pub const NIXOS_KEY: &'static str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
     /// Returns a private cache of `/nix/store` with every setting as it is when nobody says otherwise, and no keys.
     pub fn new(created_at: UnixSeconds) -> Self {
         Self {
@@ -78,6 +83,7 @@ impl CacheRow {
             on_conflict: ConflictPolicy::default(),
             references: ReferencePolicy::default(),
             trusted_keys: Vec::new(),
+            upstream_keys: vec![Self::NIXOS_KEY.to_owned()],
             signing_keys: Vec::new(),
             at_root: false,
             host: None,
@@ -96,6 +102,7 @@ impl fmt::Debug for CacheRow {
             .field("on_conflict", &self.on_conflict)
             .field("references", &self.references)
             .field("trusted_keys", &self.trusted_keys)
+            .field("upstream_keys", &self.upstream_keys)
             .field("signing_keys", &self.signing_keys.len())
             .field("at_root", &self.at_root)
             .field("host", &self.host)

@@ -104,7 +104,10 @@ impl Admin<'_> {
             row.host = if host.is_empty() { None } else { Some(check_host(host)?) };
         }
         if let Some(texts) = &settings.trusted_keys {
-            row.trusted_keys = keys::trusted(texts)?;
+            row.trusted_keys = keys::public("trusted", texts)?;
+        }
+        if let Some(texts) = &settings.upstream_keys {
+            row.upstream_keys = keys::public("upstream", texts)?;
         }
         let stem = row.host.as_ref().map_or_else(|| name.to_string(), |host| format!("{host}-{name}"));
         row.signing_keys = keys::changed(&row.signing_keys, settings, &stem, self.entropy)?;
@@ -205,6 +208,7 @@ impl Admin<'_> {
             on_conflict: row.on_conflict,
             references: row.references,
             trusted_keys: row.trusted_keys.clone(),
+            upstream_keys: row.upstream_keys.clone(),
             public_keys,
             at_root: row.at_root,
             host: row.host.clone(),

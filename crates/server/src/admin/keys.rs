@@ -38,18 +38,24 @@ pub(super) fn changed(
     Ok(keys)
 }
 
-/// Returns the public keys that uploads must be signed with, checked.
-pub(super) fn trusted(texts: &[String]) -> Result<Vec<String>, Failure> {
+/// The most public keys of one kind that a cache knows: each may cost a verification for every upload.
+const MAX_PUBLIC_KEYS: usize = 64;
+
+/// Returns public keys, checked, each once. `kind` is what they are called in an error.
+pub(super) fn public(kind: &str, texts: &[String]) -> Result<Vec<String>, Failure> {
     let mut keys = Vec::new();
     for text in texts {
         let text = text.trim();
         let key: PublicKey = text.parse().map_err(|error| {
-            invalid(format!("read the trusted key '{text}': {error}; a public key looks like 'name:base64'"))
+            invalid(format!("read the {kind} key '{text}': {error}; a public key looks like 'name:base64'"))
         })?;
         let text = key.to_string();
         if !keys.contains(&text) {
             keys.push(text);
         }
+    }
+    if keys.len() > MAX_PUBLIC_KEYS {
+        return Err(invalid(format!("know {} {kind} keys: a cache knows at most {MAX_PUBLIC_KEYS}", keys.len())));
     }
     Ok(keys)
 }

@@ -85,6 +85,8 @@ pub struct Settings {
     pub references: Option<ReferencePolicy>,
     /// Public keys by one of which uploads must be signed; replaces the earlier list, an empty one demands none.
     pub trusted_keys: Option<Vec<String>>,
+    /// Public keys of upstreams: what they signed need not be in the cache; replaces the earlier list.
+    pub upstream_keys: Option<Vec<String>>,
     /// Secret keys to sign with as well. A new cache without any gets a new one.
     pub add_keys: Vec<SecretText>,
     /// Makes a new key as well.
@@ -147,6 +149,8 @@ pub struct CacheView {
     pub references: ReferencePolicy,
     /// Public keys by one of which uploads must be signed.
     pub trusted_keys: Vec<String>,
+    /// Public keys of upstreams: what they signed need not be in the cache.
+    pub upstream_keys: Vec<String>,
     /// The public halves of its signing keys.
     pub public_keys: Vec<String>,
     /// Whether it stands at the root of the server's URL.

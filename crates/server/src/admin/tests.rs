@@ -112,6 +112,7 @@ fn bad_settings_are_refused_and_change_nothing() {
         Settings { host: text("-a"), ..none() },
         Settings { store_dir: text("/gnu/store"), ..none() },
         Settings { trusted_keys: Some(vec!["nonsense".to_owned()]), ..none() },
+        Settings { upstream_keys: Some(vec!["nonsense".to_owned()]), ..none() },
         Settings { add_keys: secret("nonsense"), ..none() },
         Settings { add_keys: secret("name:AAAA"), ..none() },
         Settings { remove_keys: vec!["main-2".to_owned()], ..none() },
@@ -195,14 +196,20 @@ fn what_is_not_named_stays() {
         on_conflict: Some(firn_index::ConflictPolicy::Reject),
         references: Some(firn_index::ReferencePolicy::Any),
         trusted_keys: Some(vec![key.clone(), format!(" {key} ")]),
+        upstream_keys: Some(vec![key.clone(), key.clone()]),
         ..none()
     };
     let made = bench.create("main", settings).expect("created");
-    assert_eq!(made.trusted_keys, [key], "given twice, kept once");
+    assert_eq!(made.trusted_keys, [key.clone()], "given twice, kept once");
+    assert_eq!(made.upstream_keys, [key]);
     let same = bench.set("main", none()).expect("unchanged");
     assert_eq!(CacheView { contents: None, ..made }, same);
     let demand_none = Settings { trusted_keys: Some(Vec::new()), ..none() };
     assert!(bench.set("main", demand_none).expect("changed").trusted_keys.is_empty());
+    let no_upstream = Settings { upstream_keys: Some(Vec::new()), ..none() };
+    assert!(bench.set("main", no_upstream).expect("changed").upstream_keys.is_empty());
+    let usual = bench.create("usual", none()).expect("created");
+    assert_eq!(usual.upstream_keys, [firn_index::CacheRow::NIXOS_KEY]);
 }
 
 #[test]

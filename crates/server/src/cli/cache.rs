@@ -100,6 +100,9 @@ pub(super) struct Set {
     /// Demand no signatures from uploaders any more
     #[arg(long, conflicts_with = "trusted_key")]
     no_trusted_keys: bool,
+    /// Know no upstream any more: everything that a path refers to must be in the cache
+    #[arg(long, conflicts_with = "upstream_key")]
+    no_upstream_keys: bool,
     /// Make a new signing key and sign with it as well
     #[arg(long)]
     new_signing_key: bool,
@@ -138,6 +141,10 @@ struct Common {
     /// replaces the earlier ones
     #[arg(long, value_name = "KEY")]
     trusted_key: Vec<String>,
+    /// A public key (name:base64) of another cache that clients use as well: `firn push` doesn't upload what it
+    /// signed; may be given several times, and replaces the earlier ones [new caches: that of cache.nixos.org]
+    #[arg(long, value_name = "KEY")]
+    upstream_key: Vec<String>,
 }
 
 /// Parses one of a type's words.
@@ -165,6 +172,7 @@ impl Common {
             host: self.host,
             add_keys,
             trusted_keys: Some(self.trusted_key).filter(|keys| !keys.is_empty()),
+            upstream_keys: Some(self.upstream_key).filter(|keys| !keys.is_empty()),
             ..Settings::default()
         })
     }
@@ -206,6 +214,9 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
             }
             if set.no_trusted_keys {
                 settings.trusted_keys = Some(Vec::new());
+            }
+            if set.no_upstream_keys {
+                settings.upstream_keys = Some(Vec::new());
             }
             let view = one(admin::ask(data, config, &Request::CacheSet { name: set.name, settings }, false)?)?;
             Ok(Report::new(view_text(&view), &view))
@@ -281,6 +292,7 @@ fn view_text(view: &CacheView) -> String {
     rows.extend(view.host.iter().map(|host| ("host", host.clone())));
     rows.extend(view.public_keys.iter().map(|key| ("public key", key.clone())));
     rows.extend(view.trusted_keys.iter().map(|key| ("trusted key", key.clone())));
+    rows.extend(view.upstream_keys.iter().map(|key| ("upstream key", key.clone())));
     rows.push(("created", output::time(view.created_at)));
     if let Some(contents) = view.contents {
         rows.push(("paths", contents.paths.to_string()));
