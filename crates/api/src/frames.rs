@@ -1,4 +1,4 @@
-//! What became of uploaded frames.
+//! What became of uploaded frames and parts of recipes.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,4 +14,12 @@ pub struct FramesTaken {
     pub new_chunks: u64,
     /// How many bytes it stored for them.
     pub stored_bytes: u64,
+}
+
+/// The answer to a part of a recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PartTaken {
+    /// How many bytes of the recipe's encoding the server has, from the start: the next part begins there.
+    pub received: u64,
 }

@@ -54,7 +54,7 @@ pub use commit::{Commit, CommitHead, CommitWriter, Full, PathItem, Proof, Upload
 pub use endpoint::{Endpoint, PREFIX, ROOT_CACHE};
 pub use error::{Error, Result};
 pub use firn_chunk::ChunkerId;
-pub use frames::FramesTaken;
+pub use frames::{FramesTaken, PartTaken};
 pub use ids::{WireId, decode_ids, encode_ids};
 pub use limits::Limits;
 pub use session::{SESSION_HEADER, Session, SessionToken};

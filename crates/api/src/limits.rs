@@ -19,6 +19,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Uncompressed bytes of one frame.
     pub frame_raw_bytes: usize,
+    /// Frames in one body; of chunks in them there may be as many as in `missing-chunks`.
+    pub frames: usize,
     /// Paths in one commit.
     pub commit_paths: usize,
     /// Proofs of upstream paths in one commit: each is a signature to verify.
@@ -29,20 +31,24 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
+        Self::DEFAULT
+    }
+}
+
+impl Limits {
+    /// What a server takes that does not say otherwise.
+    pub const DEFAULT: Self = Self {
             paths: 32_768,
             chunks: 65_536,
             recipes: 16_384,
             body_bytes: 8 << 20,
             frame_raw_bytes: 1 << 20,
+            frames: 256,
             commit_paths: 1024,
             proofs: 4096,
             recipe_bytes: 4 << 20,
-        }
-    }
-}
+        };
 
-impl Limits {
     /// Returns the smaller of each of two limits, and at least 1.
     #[must_use]
     pub(crate) fn capped(self, most: Self) -> Self {
@@ -53,6 +59,7 @@ impl Limits {
             recipes: cap(self.recipes, most.recipes),
             body_bytes: cap(self.body_bytes, most.body_bytes),
             frame_raw_bytes: cap(self.frame_raw_bytes, most.frame_raw_bytes),
+            frames: cap(self.frames, most.frames),
             commit_paths: cap(self.commit_paths, most.commit_paths),
             proofs: cap(self.proofs, most.proofs),
             recipe_bytes: cap(self.recipe_bytes, most.recipe_bytes),

@@ -169,6 +169,11 @@ impl Engine {
         Ingest::begin(&self.shared, input)
     }
 
+    /// Returns how long an upload's session lives without a sign of life, in seconds.
+    pub fn session_lease_seconds(&self) -> u64 {
+        self.shared.options.session_lease_seconds
+    }
+
     /// Returns an error when nothing can be written now; for readiness checks and before a body is read.
     pub fn check_room(&self) -> Result<()> {
         self.shared.check_room()

@@ -95,6 +95,25 @@ impl Tokens {
     }
 
     fn check(&self, headers: &HeaderMap, cache: &CacheName, verb: Verb, now: UnixSeconds) -> Result<Access, Denial> {
+        self.with(headers, now, |id, row| {
+            if !permits(&row.grants, cache, verb) {
+                return Err(Denial::NotGranted);
+            }
+            Ok(Access { uploader: Uploader { token: Some(id), builder: row.builder.clone() } })
+        })
+    }
+
+    /// Returns the token that a request carries, whatever it may do.
+    pub fn bearer(&self, headers: &HeaderMap, now: UnixSeconds) -> Result<(TokenId, TokenRow), Denial> {
+        self.with(headers, now, |id, row| Ok((id, row.clone())))
+    }
+
+    fn with<T>(
+        &self,
+        headers: &HeaderMap,
+        now: UnixSeconds,
+        then: impl FnOnce(TokenId, &TokenRow) -> Result<T, Denial>,
+    ) -> Result<T, Denial> {
         let token = token_of(headers)?;
         let rows = Arc::clone(&self.rows.read().unwrap_or_else(PoisonError::into_inner));
         let row = rows.get(&token.id()).filter(|row| token.matches(&row.secret_hash)).ok_or(Denial::BadToken)?;
@@ -104,10 +123,7 @@ impl Tokens {
         if row.expires_at.is_some_and(|at| at <= now) {
             return Err(Denial::Expired);
         }
-        if !permits(&row.grants, cache, verb) {
-            return Err(Denial::NotGranted);
-        }
-        Ok(Access { uploader: Uploader { token: Some(token.id()), builder: row.builder.clone() } })
+        then(token.id(), row)
     }
 }
 

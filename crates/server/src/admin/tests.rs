@@ -200,7 +200,7 @@ fn what_is_not_named_stays() {
         ..none()
     };
     let made = bench.create("main", settings).expect("created");
-    assert_eq!(made.trusted_keys, [key.clone()], "given twice, kept once");
+    assert_eq!(made.trusted_keys, std::slice::from_ref(&key), "given twice, kept once");
     assert_eq!(made.upstream_keys, [key]);
     let same = bench.set("main", none()).expect("unchanged");
     assert_eq!(CacheView { contents: None, ..made }, same);

@@ -1,12 +1,13 @@
 //! Response bodies: nothing, bytes in memory, or pieces that are made off the async threads, one ahead of the client.
 
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 /// Makes a body piece by piece; may block.
@@ -49,7 +50,11 @@ enum Kind {
     Absent,
     Full(Bytes),
     Pull(Pull),
+    Driven { work: Option<Work>, pieces: mpsc::Receiver<Bytes> },
 }
+
+/// What sends the pieces of a body and says at its end if they are the whole.
+type Work = Pin<Box<dyn Future<Output = Result<(), Broken>> + Send>>;
 
 struct Pull {
     ready: Option<Bytes>,
@@ -84,6 +89,17 @@ impl Body {
     /// Returns a body of `length` bytes (or as many as come) that begins with `first` and goes on with `source`.
     pub fn pull(first: Option<Bytes>, source: Box<dyn Source>, length: Option<u64>) -> Self {
         Self { kind: Kind::Pull(Pull { ready: first, state: State::Idle(source) }), left: length, permit: None }
+    }
+
+    /// Returns a body of as many bytes as `work` sends into `pieces`.
+    ///
+    /// `work` runs only while somebody waits for bytes, and is dropped with the body: when the client is gone, it takes no further
+    /// step. Its error breaks the body off.
+    pub fn driven(
+        work: impl Future<Output = Result<(), Broken>> + Send + 'static,
+        pieces: mpsc::Receiver<Bytes>,
+    ) -> Self {
+        Self { kind: Kind::Driven { work: Some(Box::pin(work)), pieces }, left: None, permit: None }
     }
 
     /// Keeps `permit` as long as the body lives.
@@ -123,7 +139,27 @@ impl Body {
                 Poll::Ready(Ok(Some(bytes).filter(|bytes| !bytes.is_empty())))
             }
             Kind::Pull(pull) => pull.poll(context),
+            Kind::Driven { work, pieces } => poll_driven(work, pieces, context),
         }
+    }
+}
+
+fn poll_driven(
+    work: &mut Option<Work>,
+    pieces: &mut mpsc::Receiver<Bytes>,
+    context: &mut Context<'_>,
+) -> Poll<Result<Option<Bytes>, Broken>> {
+    if let Some(running) = work
+        && let Poll::Ready(result) = running.as_mut().poll(context)
+    {
+        *work = None;
+        result?;
+    }
+    match pieces.poll_recv(context) {
+        // Nobody is left who could send: that is the end only if the work came to its own.
+        Poll::Ready(None) if work.is_some() => Poll::Pending,
+        Poll::Pending if work.is_none() => Poll::Ready(Err(Broken::Panicked)),
+        poll => poll.map(Ok),
     }
 }
 
@@ -277,6 +313,49 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(made.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn is_broken_off_when_its_work_fails() {
+        let (sender, pieces) = mpsc::channel(1);
+        let work = async move {
+            sender.send(Bytes::from_static(b"ab")).await.unwrap();
+            sender.send(Bytes::from_static(b"cd")).await.unwrap();
+            Err(Broken::Panicked)
+        };
+        let mut body = Body::driven(work, pieces);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        assert!(matches!(body.collect().await, Err(Broken::Panicked)));
+    }
+
+    #[tokio::test]
+    async fn sends_what_its_work_sends() {
+        let (sender, pieces) = mpsc::channel(2);
+        let dropped = Arc::new(());
+        let held = Arc::clone(&dropped);
+        let work = async move {
+            let _held = held;
+            for piece in ["ab", "cd", "ef", "gh", "ij"] {
+                tokio::task::yield_now().await;
+                let _ = sender.send(Bytes::from(piece)).await;
+            }
+            Ok(())
+        };
+        let mut body = Body::driven(work, pieces);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        assert_eq!(Arc::strong_count(&dropped), 2);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "cdefghij");
+        assert_eq!(Arc::strong_count(&dropped), 1);
+        let (sender, pieces) = mpsc::channel::<Bytes>(1);
+        let held = Arc::clone(&dropped);
+        drop(Body::driven(
+            async move {
+                drop((held, sender));
+                Ok(())
+            },
+            pieces,
+        ));
+        assert_eq!(Arc::strong_count(&dropped), 1);
     }
 
     #[tokio::test]

@@ -61,7 +61,7 @@ pub(super) fn cache_info(cache: &Cache) -> Response<Body> {
 }
 
 /// Returns how clients reach the server: as configured, or as this client says that it does.
-fn base(app: &App, host: Option<&str>) -> String {
+pub(super) fn base(app: &App, host: Option<&str>) -> String {
     let server = &app.config.server;
     if let Some(url) = &server.public_url {
         return url.clone();

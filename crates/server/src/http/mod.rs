@@ -1,7 +1,7 @@
 //! The HTTP binary cache: a request comes in, a response goes out.
 //!
 //! [`handle`] finds out what the path names ([`route`]), authorises before anything is looked up, and lets the module
-//! of that resource answer: `narinfo`, `nar`, `files`, `documents`, and `upload` for what comes in. Whatever may block runs on
+//! of that resource answer: `narinfo`, `nar`, `files`, `documents`, `upload` for what comes in, and `push` for the push API. Whatever may block runs on
 //! the pool for blocking work. Sockets, TLS and time limits of connections are the business of [`crate::serve`].
 //!
 //! What must hold of every answer to Nix: no 202, 204, 207, 304, 408 or 429, no `ETag`, no `Content-Encoding`; HEAD
@@ -16,6 +16,7 @@ mod home;
 mod known;
 mod nar;
 mod narinfo;
+mod push;
 pub mod range;
 mod receive;
 pub mod route;
@@ -47,12 +48,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Memory {
     narinfos: Narinfos,
     documents: documents::Turns,
+    push: push::Memory,
 }
 
 impl Memory {
     /// Makes an empty memory that keeps up to `narinfo_bytes` of rendered narinfos.
     pub fn new(narinfo_bytes: u64) -> Self {
-        Self { narinfos: Narinfos::new(narinfo_bytes), documents: documents::Turns::new() }
+        Self { narinfos: Narinfos::new(narinfo_bytes), documents: documents::Turns::new(), push: push::Memory::new() }
     }
 }
 
@@ -92,6 +94,10 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
+    let target = request.uri().path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    if let Some(api) = route::parse_api(target) {
+        return Ok(push::answer(app, api, request, log).await);
+    }
     let upload = request.method() == Method::PUT;
     if !upload {
         return read(app, &request, log).await;

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
+use firn_api::{Endpoint, ROOT_CACHE};
 use firn_index::CacheName;
 use firn_nix::{Sha256, StoreHash, StorePath};
 use percent_encoding::percent_decode_str;
@@ -27,6 +28,22 @@ pub enum Route {
     },
     /// Nothing that exists on any server.
     Nowhere,
+}
+
+/// What a path of the push API names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Api {
+    /// What the server can do.
+    Capabilities,
+    /// Something of a cache: the named one, or the one that stands at the root of the request's host.
+    Cache {
+        /// The name in the path, if there is one.
+        cache: Option<CacheName>,
+        /// What of it.
+        endpoint: Endpoint,
+    },
+    /// Nothing in any version that this server speaks.
+    Nothing,
 }
 
 /// Something of a cache.
@@ -160,6 +177,24 @@ pub fn parse(path: &str) -> Route {
     Route::Cache { cache, resource: resource(segments) }
 }
 
+/// Finds out what a path of the push API names; `None` for any other path. `target` is as it stood in the request line, with its
+/// query.
+pub fn parse_api(target: &str) -> Option<Api> {
+    let path = target.split('?').next().unwrap_or_default();
+    if path.split('/').find(|segment| !segment.is_empty()) != Some("api") {
+        return None;
+    }
+    Some(match Endpoint::parse(target) {
+        None => Api::Nothing,
+        Some((_, Endpoint::Capabilities)) => Api::Capabilities,
+        Some((ROOT_CACHE, endpoint)) => Api::Cache { cache: None, endpoint },
+        Some((name, endpoint)) => match name.parse() {
+            Ok(cache) => Api::Cache { cache: Some(cache), endpoint },
+            Err(_) => Api::Nothing,
+        },
+    })
+}
+
 /// Says if a first segment is a cache's resource rather than the name of a cache.
 fn begins_resource(segment: &str) -> bool {
     const FOLDERS: [&str; 7] = ["nix-cache-info", "nar", "log", "realisations", "build-trace-v2", "debuginfo", "serve"];
@@ -242,6 +277,11 @@ fn debug_info(name: &str) -> Option<String> {
 pub fn fuzz_route(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let path = text.split('?').next().unwrap_or_default();
+    if let Some(api) = parse_api(text) {
+        // No path is both.
+        assert_eq!(parse(path), Route::Nowhere);
+        assert_eq!(parse_api(&text.replace('/', "//")), Some(api));
+    }
     let Route::Cache { cache, resource } = parse(path) else { return };
     match &resource {
         Resource::Nar(name) => {
@@ -335,6 +375,20 @@ mod tests {
     }
 
     #[test]
+    fn finds_the_push_api() {
+        for path in ["/api", "/api/v1", "/api/v2/capabilities", "/api/v1/caches/Main/frames", "/api/v1/caches/api"] {
+            assert_eq!(parse_api(path), Some(Api::Nothing), "{path}");
+        }
+        for path in ["/", "", "/c/api/v1", "/apis", "/%61pi/v1/capabilities", "?/api"] {
+            assert_eq!(parse_api(path), None, "{path}");
+        }
+        assert_eq!(parse_api("//api/v1/capabilities"), Some(Api::Capabilities));
+        let frames = |cache| Some(Api::Cache { cache, endpoint: Endpoint::Frames });
+        assert_eq!(parse_api("/api/v1/caches/_/frames"), frames(None));
+        assert_eq!(parse_api("/api/v1/caches/c/frames?x=1"), frames("c".parse().ok()));
+    }
+
+    #[test]
     fn finds_what_nix_asks_for() {
         assert_eq!(at("/c/nix-cache-info"), Resource::CacheInfo);
         assert_eq!(at(&format!("/c/{HASH}.narinfo")), Resource::NarInfo(hash()));
@@ -395,7 +449,19 @@ mod tests {
 
     #[test]
     fn holds_for_odd_paths() {
-        for path in ["", "?", "/%", "/%2", "/%zz/x", "/\u{e9}", "/c/serve/", "/c//..//", "/nar//", "/x.narinfo/.."] {
+        for path in [
+            "/api/v1//caches/_/frames?/api",
+            "",
+            "?",
+            "/%",
+            "/%2",
+            "/%zz/x",
+            "/\u{e9}",
+            "/c/serve/",
+            "/c//..//",
+            "/nar//",
+            "/x.narinfo/..",
+        ] {
             fuzz_route(path.as_bytes());
         }
     }

@@ -331,7 +331,7 @@ fn check_nar(app: &App, cache: &Cache, info: &NarInfo) -> Result<(), Problem> {
     if restorable { Ok(()) } else { Err(missing()) }
 }
 
-fn check_signatures(row: &CacheRow, cache: &Cache, info: &NarInfo) -> Result<(), Problem> {
+pub(super) fn check_signatures(row: &CacheRow, cache: &Cache, info: &NarInfo) -> Result<(), Problem> {
     if cache.trusted.is_empty() || cache.trusted.iter().any(|key| info.is_signed_by(key, &row.store_dir)) {
         return Ok(());
     }

@@ -1,0 +1,92 @@
+//! Who asks, and what they may be told.
+
+use std::sync::Arc;
+
+use firn_api::Endpoint;
+use firn_engine::Scope;
+use firn_index::{CacheName, TokenRow, UnixSeconds, Uploader, Verb};
+use http::HeaderMap;
+
+use super::super::error::Problem;
+use super::super::root_cache;
+use super::refusal::Refusal;
+use crate::app::App;
+use crate::auth::{ANONYMOUS, Denial, permits};
+use crate::caches::Cache;
+
+/// In how many caches is looked for what an asker may be told of: each costs a look-up for each chunk asked about. What only further
+/// ones have is uploaded again, and stored once.
+const SCOPE_CACHES: usize = 64;
+
+/// Someone who may do what the request is for.
+pub(super) struct Asker {
+    pub(super) cache: Arc<Cache>,
+    pub(super) uploader: Uploader,
+    pub(super) can_pull: bool,
+    pub(super) can_push: bool,
+    pub(super) expires_at: Option<UnixSeconds>,
+    /// What answers about chunks and recipes may speak of.
+    pub(super) scope: Scope,
+}
+
+impl Asker {
+    /// Checks who asks before anything is looked up: a private cache and one that doesn't exist look alike to those who may
+    /// use neither.
+    pub(super) fn authorise(
+        app: &App,
+        name: Option<CacheName>,
+        endpoint: &Endpoint,
+        headers: &HeaderMap,
+        host: Option<&str>,
+    ) -> Result<Self, Refusal> {
+        let is_question = matches!(endpoint, Endpoint::Cache | Endpoint::MissingPaths);
+        let Some(name) = name.or_else(|| root_cache(app, host)) else { return Err(Problem::Forbidden.into()) };
+        let public = app.caches.get(&name).is_some_and(|cache| cache.row.public);
+        let bearer = app.tokens.bearer(headers, app.now());
+        let may = |verb| bearer.as_ref().is_ok_and(|(_, row)| permits(&row.grants, &name, verb));
+        let (can_pull, can_push) = (public || may(Verb::Pull), may(Verb::Push));
+        let allowed = can_push || (is_question && can_pull);
+        if !allowed {
+            let denial = bearer.err().unwrap_or(Denial::NotGranted);
+            return Err(denied(denial, is_question).into());
+        }
+        let cache = app.caches.get(&name).ok_or(Problem::NoSuchCache)?;
+        let (uploader, expires_at, scope) = match bearer {
+            Ok((id, row)) => {
+                let scope = if is_question { Scope::Caches(Vec::new()) } else { scope(app, &row, &name) };
+                (Uploader { token: Some(id), builder: row.builder }, row.expires_at, scope)
+            }
+            Err(_) => {
+                let anonymous = Uploader { token: None, builder: ANONYMOUS.to_owned() };
+                (anonymous, None, Scope::Caches(Vec::new()))
+            }
+        };
+        Ok(Self { cache, uploader, can_pull, can_push, expires_at, scope })
+    }
+}
+
+/// Returns how a denial is told: questions as what is read elsewhere, the rest as uploads elsewhere.
+fn denied(denial: Denial, is_question: bool) -> Problem {
+    match (denial, is_question) {
+        (Denial::NoCredentials | Denial::BadToken | Denial::NotGranted, true) => Problem::Forbidden,
+        (Denial::Mistyped | Denial::Revoked | Denial::Expired, true) => Problem::TokenRefused(denial),
+        (Denial::NotGranted, false) => Problem::NotGranted,
+        (_, false) => Problem::Unauthorised(denial),
+    }
+}
+
+/// Returns what a token may be told of: all, if it may read every cache; else what those know who read what it may read.
+///
+/// The cache that it pushes to belongs to that also if it may not read it: a push that could not learn what it sent itself would
+/// never end.
+fn scope(app: &App, row: &TokenRow, target: &CacheName) -> Scope {
+    let caches = app.caches.all();
+    let total = caches.len();
+    let may_read = |cache: &Cache| cache.row.public || permits(&row.grants, &cache.name, Verb::Pull);
+    let readable: Vec<_> = caches.iter().filter(|cache| may_read(cache)).map(|cache| &cache.name).collect();
+    if readable.len() == total {
+        return Scope::Store;
+    }
+    let others = readable.into_iter().filter(|name| *name != target);
+    Scope::Caches(std::iter::once(target).chain(others).take(SCOPE_CACHES).cloned().collect())
+}

@@ -1,0 +1,224 @@
+//! One path of a commit: from what came to what the engine commits, and from what came of it to its answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_api::{Bitmap, Code, Commit, Limits, PathAnswer, PathItem, PathStatus, SessionToken};
+use firn_engine::{Assembled, NarClaim, PathOutcome, PathUpload};
+use firn_index::SessionId;
+use firn_nix::{Compression, NarInfo, StorePath};
+use http::StatusCode;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::super::error::Problem;
+use super::super::upload::{check_signatures, decode_all};
+use super::access::Asker;
+use super::proofs::Checked;
+use super::refusal::Refusal;
+use super::{Held, refuse};
+use crate::app::App;
+
+/// A commit that was read; what works on it holds it, and with it its turn.
+pub(super) struct Batch {
+    pub(super) app: Arc<App>,
+    asker: Arc<Asker>,
+    token: SessionToken,
+    session: SessionId,
+    items: Vec<Item>,
+    proofs: Checked,
+    _turn: OwnedSemaphorePermit,
+    _held: Held,
+}
+
+struct Item {
+    path: PathItem,
+    recipe: Option<Bytes>,
+}
+
+/// A path whose NAR was made and found right.
+pub(super) struct Prepared {
+    upload: PathUpload,
+    assembled: Assembled,
+}
+
+/// Why a path can't be committed.
+pub(super) enum Unprepared {
+    MissingChunks(Vec<bool>),
+    RecipeUnknown,
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Unprepared {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Batch {
+    /// Reads a commit and verifies its proofs; some ms for a long one.
+    pub(super) fn read(
+        app: &Arc<App>,
+        asker: &Arc<Asker>,
+        (token, session): (SessionToken, SessionId),
+        held: Held,
+        turn: OwnedSemaphorePermit,
+        limits: &Limits,
+    ) -> Result<Self, Refusal> {
+        app.engine.renew_session(session).map_err(refuse(app))?;
+        let body = decode_all(&held.bytes, held.encoding, limits.body_bytes as u64)?;
+        let commit = Commit::decode(&body, limits)?;
+        let paths = commit.paths.into_iter();
+        let items = paths.map(|one| Item { path: one.item, recipe: one.recipe.map(|recipe| body.slice_ref(recipe)) });
+        let items = items.collect();
+        let proofs = app.http.push.proofs.check(&asker.cache, commit.upstream);
+        let (app, asker) = (Arc::clone(app), Arc::clone(asker));
+        Ok(Self { app, asker, token, session, items, proofs, _turn: turn, _held: held })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Makes a path's NAR once and compares it with what was said of it; as long as that takes.
+    pub(super) fn prepare(&self, index: usize) -> Result<Prepared, Unprepared> {
+        let Some(item) = self.items.get(index) else {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, Code::BadRequest).into());
+        };
+        let (app, cache) = (&self.app, &self.asker.cache);
+        // A batch may take longer than a lease.
+        app.engine.renew_session(self.session).map_err(refuse(app))?;
+        let info = narinfo(&item.path);
+        check_signatures(&cache.row, cache, &info).map_err(Refusal::from)?;
+        let encoded = item.recipe.as_ref().map(|recipe| recipe.to_vec()).or_else(|| {
+            let whole = app.http.push.parts.whole(self.token, item.path.recipe, app.now());
+            whole.map(|whole| whole.to_vec())
+        });
+        let claim = NarClaim {
+            recipe: item.path.recipe,
+            encoded,
+            slots: item.path.slots.clone(),
+            nar_hash: info.nar_hash,
+            nar_size: info.nar_size,
+        };
+        let assembled = app.engine.assemble(self.session, &self.asker.scope, &cache.name, claim);
+        let assembled = assembled.map_err(|error| match error {
+            firn_engine::Error::MissingChunks(missing) => Unprepared::MissingChunks(missing),
+            firn_engine::Error::RecipeUnknown => Unprepared::RecipeUnknown,
+            error => refuse(app)(error).into(),
+        })?;
+        Ok(Prepared { upload: self.upload(info), assembled })
+    }
+
+    fn upload(&self, info: NarInfo) -> PathUpload {
+        let cache = &self.asker.cache;
+        // The cache's own come first: a path keeps only so many.
+        let mut signatures = cache.sign(&info.fingerprint(&cache.row.store_dir));
+        signatures.extend(info.signatures.iter().map(ToString::to_string));
+        let references = info.references.iter().cloned();
+        PathUpload {
+            path: info.store_path,
+            nar_hash: info.nar_hash,
+            nar_size: info.nar_size,
+            elsewhere: self.app.http.push.proofs.elsewhere(cache, &self.proofs, references),
+            references: info.references.into_iter().collect(),
+            deriver: info.deriver,
+            ca: info.ca.map(|ca| ca.as_str().to_owned()),
+            signatures,
+            uploader: self.asker.uploader.clone(),
+            on_conflict: cache.row.on_conflict,
+            references_policy: cache.row.references,
+        }
+    }
+
+    /// Commits what can be committed of a run of paths, the first of which is number `first`, and returns the lines that answer
+    /// for all of them; waits for the disk once.
+    pub(super) fn commit(&self, first: usize, run: Vec<Result<Prepared, Unprepared>>) -> Bytes {
+        let mut uploads = Vec::new();
+        let mut failures = Vec::new();
+        for one in run {
+            match one {
+                Ok(Prepared { upload, assembled }) => {
+                    uploads.push((upload, Some(assembled)));
+                    failures.push(None);
+                }
+                Err(failure) => failures.push(Some(failure)),
+            }
+        }
+        let cache = &self.asker.cache.name;
+        let outcomes = if uploads.is_empty() { Vec::new() } else { self.app.engine.commit_pushed(cache, uploads) };
+        let mut outcomes = outcomes.into_iter();
+        let mut lines = Vec::new();
+        for (item, failure) in self.items.iter().skip(first).zip(failures) {
+            let answer = match failure {
+                Some(failure) => unprepared(&item.path.path, failure),
+                None => self.committed(&item.path, outcomes.next()),
+            };
+            lines.extend(answer.to_line());
+        }
+        lines.into()
+    }
+
+    fn committed(&self, item: &PathItem, outcome: Option<firn_engine::Result<PathOutcome>>) -> PathAnswer {
+        let app = &self.app;
+        let outcome =
+            outcome.unwrap_or_else(|| Err(firn_engine::Error::Internal("a commit was not answered".to_owned())));
+        app.http.narinfos.forget(&self.asker.cache.name, &item.path.hash());
+        let status = match outcome {
+            Ok(PathOutcome::Created) => PathStatus::Created,
+            Ok(PathOutcome::Merged) => PathStatus::Merged,
+            Ok(PathOutcome::KeptFirst) => PathStatus::KeptFirst,
+            Ok(PathOutcome::Rejected) => {
+                let answer = refused(&item.path, Problem::Conflict.into());
+                return PathAnswer { status: PathStatus::Rejected, ..answer };
+            }
+            Err(error) => return refused(&item.path, self.explain(error)),
+        };
+        app.http.push.parts.forget(self.token, item.recipe);
+        PathAnswer::new(item.path.clone(), status)
+    }
+
+    /// Returns what an error of a commit means: a reference that is missing although a proof came needs another proof.
+    fn explain(&self, error: firn_engine::Error) -> Refusal {
+        if let firn_engine::Error::MissingReferences(paths) = &error
+            && let Some(path) = self.proofs.refused(paths)
+        {
+            let message = format!("the signature that came for {path} is by none of the cache's upstream keys");
+            return Refusal::with(StatusCode::BAD_REQUEST, Code::BadProof, message);
+        }
+        refuse(&self.app)(error)
+    }
+}
+
+fn unprepared(path: &StorePath, failure: Unprepared) -> PathAnswer {
+    match failure {
+        Unprepared::MissingChunks(missing) => {
+            let missing = Some(Bitmap::from_bools(&missing).to_base64());
+            PathAnswer { missing, ..PathAnswer::new(path.clone(), PathStatus::MissingChunks) }
+        }
+        Unprepared::RecipeUnknown => PathAnswer::new(path.clone(), PathStatus::RecipeUnknown),
+        Unprepared::Refused(refusal) => refused(path, refusal),
+    }
+}
+
+fn refused(path: &StorePath, refusal: Refusal) -> PathAnswer {
+    let (code, message) = (Some(refusal.code.as_str().to_owned()), Some(refusal.message));
+    PathAnswer { code, message, ..PathAnswer::new(path.clone(), PathStatus::Error) }
+}
+
+/// Returns what a signature signs of a path.
+fn narinfo(item: &PathItem) -> NarInfo {
+    NarInfo {
+        store_path: item.path.clone(),
+        url: String::new(),
+        compression: Compression::None,
+        file_hash: None,
+        file_size: None,
+        nar_hash: item.nar_hash,
+        nar_size: item.nar_size,
+        references: item.references.iter().cloned().collect::<BTreeSet<_>>(),
+        deriver: item.deriver.clone(),
+        signatures: item.signatures.iter().cloned().collect(),
+        ca: item.ca.clone(),
+    }
+}
