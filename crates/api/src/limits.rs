@@ -38,16 +38,16 @@ impl Default for Limits {
 impl Limits {
     /// What a server takes that does not say otherwise.
     pub const DEFAULT: Self = Self {
-            paths: 32_768,
-            chunks: 65_536,
-            recipes: 16_384,
-            body_bytes: 8 << 20,
-            frame_raw_bytes: 1 << 20,
-            frames: 256,
-            commit_paths: 1024,
-            proofs: 4096,
-            recipe_bytes: 4 << 20,
-        };
+        paths: 32_768,
+        chunks: 65_536,
+        recipes: 16_384,
+        body_bytes: 8 << 20,
+        frame_raw_bytes: 1 << 20,
+        frames: 256,
+        commit_paths: 1024,
+        proofs: 4096,
+        recipe_bytes: 4 << 20,
+    };
 
     /// Returns the smaller of each of two limits, and at least 1.
     #[must_use]
