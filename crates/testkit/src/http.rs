@@ -23,6 +23,7 @@ pub struct Request {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     content_length: Option<u64>,
+    chunked: bool,
 }
 
 /// A server's answer.
@@ -59,6 +60,7 @@ impl Request {
             headers: Vec::new(),
             body: Vec::new(),
             content_length: None,
+            chunked: false,
         }
     }
 
@@ -70,6 +72,18 @@ impl Request {
     /// Returns a PUT request with a body.
     pub fn put(target: &str, body: impl Into<Vec<u8>>) -> Self {
         Self { body: body.into(), ..Self::new("PUT", target) }
+    }
+
+    /// Replaces the body.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Says that the body comes in chunks: only the head is of use then, see [`Request::start`].
+    pub fn chunked(mut self) -> Self {
+        self.chunked = true;
+        self
     }
 
     /// Adds a header.
@@ -112,7 +126,9 @@ impl Request {
             head += &format!("{name}: {value}\r\n");
         }
         let length = self.content_length.unwrap_or(self.body.len() as u64);
-        if length > 0 || matches!(self.method.as_str(), "PUT" | "POST") {
+        if self.chunked {
+            head += "Transfer-Encoding: chunked\r\n";
+        } else if length > 0 || matches!(self.method.as_str(), "PUT" | "POST") {
             head += &format!("Content-Length: {length}\r\n");
         }
         head + "\r\n"

@@ -4,6 +4,7 @@ mod downloads;
 mod faults;
 mod files_and_documents;
 mod narinfos;
+mod push;
 mod security_access;
 mod security_paths;
 mod support;

@@ -1,0 +1,7 @@
+//! The push API: what comes in, what is told to whom, what is refused.
+
+mod access;
+mod commits;
+mod garbage;
+mod support;
+mod upstreams;
