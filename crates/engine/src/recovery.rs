@@ -74,7 +74,7 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
         packs.meta.seal_pack(pack, len, unique)?;
         return Ok(());
     }
-    let recovered = match firn_pack::recover(read, len) {
+    let recovered = match firn_pack::recover(read, len, &mut |_| Ok(None)) {
         Ok(recovered) => recovered,
         Err(firn_pack::Error::NoHeader) if row.durable_bytes == 0 => {
             packs.storage.delete(&name)?;

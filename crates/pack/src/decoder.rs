@@ -3,10 +3,10 @@
 use std::fmt;
 
 use zstd::bulk::Decompressor;
-use zstd::zstd_safe::get_frame_content_size;
+use zstd::zstd_safe::{DCtx, get_error_name, get_frame_content_size};
 
 use crate::frame::Header;
-use crate::layout::{checksum, size};
+use crate::layout::{MAX_BASE_BYTES, checksum, size};
 use crate::{Codec, Error, FrameKind, Result};
 
 /// Decompresses frames; keeps zstd's memory from one to the next.
@@ -29,6 +29,8 @@ pub struct DecodedFrame {
     pub data: Vec<u8>,
     /// Where each item ends in `data`, in order.
     pub ends: Vec<u32>,
+    /// The chunks whose bytes it took to decompress the frame.
+    pub bases: Vec<[u8; 32]>,
 }
 
 impl DecodedFrame {
@@ -58,15 +60,26 @@ impl FrameDecoder {
         Ok(Self { zstd: Decompressor::new().map_err(Error::Zstd)? })
     }
 
-    /// Decompresses exactly one whole frame.
+    /// Decompresses exactly one whole frame that has no bases.
     ///
     /// Checks the header, both checksums and every length before it allocates the items' bytes, at most
     /// [`MAX_FRAME_RAW`](crate::MAX_FRAME_RAW). It does *not* check ids: the frame does not hold them.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when the bytes are not one whole frame as written; [`Error::Unsupported`] for a
-    /// whole frame of a kind or codec of a newer firn.
+    /// whole frame of a kind or codec of a newer firn; [`Error::NeedsBases`] for one that has bases.
     pub fn decode(&mut self, bytes: &[u8]) -> Result<DecodedFrame> {
+        self.decode_delta(bytes, &[])
+    }
+
+    /// Decompresses exactly one whole frame, given the bytes of its [bases](crate::frame_bases), one behind the other.
+    ///
+    /// Checks what [`decode`](Self::decode) does. With the bytes of other chunks it returns an error or other items:
+    /// only the ids of the items can tell. Takes the items' bytes; the prefix is not copied.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode); [`Error::Invalid`] for more than [`MAX_BASE_BYTES`] of bases.
+    pub fn decode_delta(&mut self, bytes: &[u8], bases: &[u8]) -> Result<DecodedFrame> {
         let (header, payload) = Header::parse(bytes)?;
         if payload.len() != size(header.payload_len) {
             let detail = format!("{} bytes follow its header, not {}", payload.len(), header.payload_len);
@@ -78,6 +91,8 @@ impl FrameDecoder {
         let data = match header.codec {
             Codec::Raw => payload.to_vec(),
             Codec::Zstd => self.decompress(payload, header.raw_len)?,
+            Codec::Delta if bases.is_empty() => return Err(Error::NeedsBases),
+            Codec::Delta => decompress_delta(payload, header.raw_len, bases)?,
         };
         let ends = header
             .lens
@@ -87,25 +102,43 @@ impl FrameDecoder {
                 Some(*end)
             })
             .collect();
-        Ok(DecodedFrame { kind: header.kind, data, ends })
+        Ok(DecodedFrame { kind: header.kind, data, ends, bases: header.bases })
     }
 
     fn decompress(&mut self, payload: &[u8], raw_len: u32) -> Result<Vec<u8>> {
-        let bad = |detail: String| Error::corrupt("frame", detail);
-        match get_frame_content_size(payload) {
-            Ok(Some(len)) if len == u64::from(raw_len) => {}
-            Ok(len) => {
-                return Err(bad(format!("zstd's content size is {len:?}, not {raw_len}")));
-            }
-            Err(_) => return Err(bad("its payload is not zstd".into())),
-        }
+        check_content_size(payload, raw_len)?;
         let mut data = Vec::with_capacity(size(raw_len));
-        self.zstd
-            .decompress_to_buffer(payload, &mut data)
-            .map_err(|error| bad(format!("zstd does not decompress it: {error}")))?;
-        if data.len() != size(raw_len) {
-            return Err(bad(format!("it decompresses to {} bytes, not {raw_len}", data.len())));
-        }
-        Ok(data)
+        let outcome = self.zstd.decompress_to_buffer(payload, &mut data);
+        checked(outcome.map_err(|error| error.to_string()), data, raw_len)
     }
+}
+
+fn decompress_delta(payload: &[u8], raw_len: u32, bases: &[u8]) -> Result<Vec<u8>> {
+    if bases.len() > MAX_BASE_BYTES {
+        return Err(Error::Invalid(format!("{} bytes of bases, and the limit is {MAX_BASE_BYTES}", bases.len())));
+    }
+    check_content_size(payload, raw_len)?;
+    let mut data = Vec::with_capacity(size(raw_len));
+    // zstd borrows the prefix for as long as the context lives, so a context serves one frame.
+    let mut zstd = DCtx::create();
+    let outcome = zstd.ref_prefix(bases).and_then(|_| zstd.decompress(&mut data, payload));
+    checked(outcome.map_err(|code| get_error_name(code).to_owned()), data, raw_len)
+}
+
+/// Checks before memory is taken that zstd would give as many bytes as the header says.
+fn check_content_size(payload: &[u8], raw_len: u32) -> Result<()> {
+    match get_frame_content_size(payload) {
+        Ok(Some(len)) if len == u64::from(raw_len) => Ok(()),
+        Ok(len) => Err(Error::corrupt("frame", format!("zstd's content size is {len:?}, not {raw_len}"))),
+        Err(_) => Err(Error::corrupt("frame", "its payload is not zstd")),
+    }
+}
+
+fn checked(outcome: std::result::Result<usize, String>, data: Vec<u8>, raw_len: u32) -> Result<Vec<u8>> {
+    let bad = |detail: String| Error::corrupt("frame", detail);
+    outcome.map_err(|error| bad(format!("zstd does not decompress it: {error}")))?;
+    if data.len() != size(raw_len) {
+        return Err(bad(format!("it decompresses to {} bytes, not {raw_len}", data.len())));
+    }
+    Ok(data)
 }

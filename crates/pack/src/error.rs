@@ -29,6 +29,9 @@ pub enum Error {
     /// The object ends inside the pack's header, or the header was never written: it holds no frame.
     #[error("recover a pack: its header was never written")]
     NoHeader,
+    /// The frame has bases, and none were given.
+    #[error("read a frame: it can't be decompressed without its bases")]
+    NeedsBases,
     /// What was to be written is not a frame.
     #[error("write a frame: {0}")]
     Invalid(String),

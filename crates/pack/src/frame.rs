@@ -1,7 +1,7 @@
 //! What a frame is, and its header.
 
 use crate::layout::{
-    CHECKSUM_LEN, FRAME_FIXED_LEN, FRAME_MAGIC, Fields, ID_LEN, MAX_FRAME_RAW, MAX_ITEMS, checksum, size,
+    CHECKSUM_LEN, FRAME_FIXED_LEN, FRAME_MAGIC, Fields, ID_LEN, MAX_BASES, MAX_FRAME_RAW, MAX_ITEMS, checksum, size,
 };
 use crate::{ChunkLoc, Error, FrameLoc, Result};
 
@@ -44,13 +44,15 @@ impl FrameKind {
     }
 }
 
-/// How the items of a frame became its payload. Code 2 is kept for zstd with the bases as its prefix.
+/// How the items of a frame became its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
     /// The items themselves: zstd would not have made them smaller.
     Raw,
     /// One zstd frame that names its content size and has no checksum of its own.
     Zstd,
+    /// The same with the bytes of the frame's bases, one behind the other, as zstd's prefix.
+    Delta,
 }
 
 impl Codec {
@@ -58,6 +60,7 @@ impl Codec {
         match self {
             Self::Raw => 0,
             Self::Zstd => 1,
+            Self::Delta => 2,
         }
     }
 
@@ -65,6 +68,7 @@ impl Codec {
         match code {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
+            2 => Ok(Self::Delta),
             _ => Err(Error::Unsupported { what, field: "codec", found: code.into() }),
         }
     }
@@ -92,7 +96,8 @@ pub struct FrameEntry {
     pub raw_len: u32,
     /// Its items in order; 1 to [`MAX_ITEMS`].
     pub items: Vec<Item>,
-    /// The chunks that must be known to decompress it; none with today's codecs.
+    /// The chunks that must be known to decompress it, in the order in which they make the prefix; 1 to
+    /// [`MAX_BASES`] with [`Codec::Delta`], else none.
     pub bases: Vec<[u8; 32]>,
 }
 
@@ -105,7 +110,8 @@ impl FrameEntry {
     /// Checks what every entry that was read or is to be written must keep.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let lens = self.items.iter().map(|item| item.len);
-        check_shape(self.codec, self.raw_len, self.payload_len(), lens, self.bases.len())
+        check_codec(self.kind, self.codec, self.bases.len())?;
+        check_shape(self.codec, self.raw_len, self.payload_len(), lens)
     }
 
     /// Returns the frame's payload length, or `None` if `len` is less than the header.
@@ -130,20 +136,28 @@ pub(crate) fn header_len(items: usize, bases: usize) -> usize {
     FRAME_FIXED_LEN + 4 * items + ID_LEN * bases + CHECKSUM_LEN
 }
 
+/// Checks that a frame has as many bases as its codec wants, and is of a kind that may have them.
+pub(crate) fn check_codec(kind: FrameKind, codec: Codec, bases: usize) -> std::result::Result<(), String> {
+    match codec {
+        Codec::Raw | Codec::Zstd if bases != 0 => Err(format!("it names {bases} bases, and its codec uses none")),
+        Codec::Delta if kind != FrameKind::Chunks => Err("it has bases, and its items are no chunks".to_owned()),
+        Codec::Delta if !(1..=MAX_BASES).contains(&bases) => {
+            Err(format!("it names {bases} bases, and its codec uses 1 to {MAX_BASES}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks that a frame's numbers agree with one another and with the limits.
 pub(crate) fn check_shape(
     codec: Codec,
     raw_len: u32,
     payload_len: Option<u32>,
     lens: impl ExactSizeIterator<Item = u32>,
-    bases: usize,
 ) -> std::result::Result<(), String> {
     let count = lens.len();
     if !(1..=MAX_ITEMS).contains(&count) {
         return Err(format!("it has {count} items, and a frame has 1 to {MAX_ITEMS}"));
-    }
-    if bases != 0 {
-        return Err(format!("it names {bases} bases, and its codec uses none"));
     }
     if size(raw_len) > MAX_FRAME_RAW {
         return Err(format!("its items have {raw_len} bytes, and the limit is {MAX_FRAME_RAW}"));
@@ -154,7 +168,7 @@ pub(crate) fn check_shape(
     }
     let good = match codec {
         Codec::Raw => payload_len == Some(raw_len),
-        Codec::Zstd => payload_len.is_some_and(|len| len < raw_len),
+        Codec::Zstd | Codec::Delta => payload_len.is_some_and(|len| len < raw_len),
     };
     if !good {
         return Err(format!("its length does not suit {raw_len} bytes of items"));
@@ -264,6 +278,7 @@ pub(crate) struct Header {
     pub(crate) payload_len: u32,
     pub(crate) payload_checksum: u64,
     pub(crate) lens: Vec<u32>,
+    pub(crate) bases: Vec<[u8; 32]>,
 }
 
 impl Header {
@@ -279,6 +294,7 @@ impl Header {
         }
         let mut fields = Fields(summed.get(FRAME_FIXED_LEN..).unwrap_or_default());
         let lens: Vec<u32> = (0..fixed.items).map_while(|_| fields.u32()).collect();
+        let bases: Vec<[u8; ID_LEN]> = (0..fixed.bases).map_while(|_| fields.array()).collect();
         let header = Self {
             kind: FrameKind::from_code(fixed.kind, "frame")?,
             codec: Codec::from_code(fixed.codec, "frame")?,
@@ -286,20 +302,23 @@ impl Header {
             payload_len: fixed.payload_len,
             payload_checksum: fixed.payload_checksum,
             lens,
+            bases,
         };
         let lens = header.lens.iter().copied();
-        check_shape(header.codec, header.raw_len, Some(header.payload_len), lens, fixed.bases.into())
+        check_codec(header.kind, header.codec, header.bases.len())
+            .and_then(|()| check_shape(header.codec, header.raw_len, Some(header.payload_len), lens))
             .map_err(|detail| Error::corrupt("frame", detail))?;
         Ok((header, rest))
     }
 
     /// Returns the header's bytes; the caller has checked its shape.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let len = header_len(self.lens.len(), 0);
+        let len = header_len(self.lens.len(), self.bases.len());
+        let bases = u8::try_from(self.bases.len()).expect("the number of bases is limited");
         let small = |n: usize| u32::try_from(n).expect("the number of items is limited");
         let mut out = Vec::with_capacity(len);
         out.extend(FRAME_MAGIC);
-        out.extend([self.kind.code(), self.codec.code(), 0, 0]);
+        out.extend([self.kind.code(), self.codec.code(), bases, 0]);
         for field in [small(self.lens.len()), small(len), self.payload_len, self.raw_len] {
             out.extend(field.to_le_bytes());
         }
@@ -307,7 +326,22 @@ impl Header {
         for len in &self.lens {
             out.extend(len.to_le_bytes());
         }
+        out.extend(self.bases.iter().flatten());
         out.extend(checksum(&out).to_le_bytes());
         out
     }
+}
+
+/// Returns the ids of the bases that a frame needs to be decompressed, in the order in which they make the prefix.
+///
+/// Reads the frame's header only; none for a frame that stands alone.
+///
+/// # Errors
+/// [`Error::Corrupt`] and [`Error::Unsupported`] as [`FrameDecoder::decode`](crate::FrameDecoder::decode).
+pub fn frame_bases(bytes: &[u8]) -> Result<Vec<[u8; 32]>> {
+    // Most frames have none: one byte of the fixed part says so, and decoding checks it.
+    if Fixed::parse(bytes)?.bases == 0 {
+        return Ok(Vec::new());
+    }
+    Header::parse(bytes).map(|(header, _)| header.bases)
 }

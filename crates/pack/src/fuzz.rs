@@ -11,6 +11,9 @@ use crate::layout::{
 };
 use crate::{Footer, FrameDecoder, MAX_FRAME_RAW, PackBuilder, PackId, item_id, recover};
 
+/// What the targets give for every base.
+const BASE: &[u8] = b"a base that delta frames of the corpus have, with some words of theirs";
+
 /// Decodes any bytes as a frame.
 ///
 /// # Panics
@@ -30,7 +33,7 @@ pub fn pack_open(bytes: &[u8]) {
 
     let (_, header) = PackBuilder::new(PackId([0; 16]));
     let pack = [&header[..], &with_frame_checksums(bytes), bytes].concat();
-    if let Ok(recovered) = recover(read(&pack), position(pack.len())) {
+    if let Ok(recovered) = recover(read(&pack), position(pack.len()), &mut |_| Ok(Some(BASE.to_vec()))) {
         assert!(recovered.valid_len <= position(pack.len()));
         let mut sealed = pack;
         sealed.truncate(usize::try_from(recovered.valid_len).unwrap_or(usize::MAX));
@@ -41,7 +44,14 @@ pub fn pack_open(bytes: &[u8]) {
         let mut decoder = FrameDecoder::new().expect("there is memory for zstd");
         for (offset, entry) in footer.frames {
             let bytes = read(&sealed)(offset, size(entry.len)).expect("frames lie in the pack");
-            let frame = decoder.decode(&bytes).expect("a recovered frame is whole");
+            let mut bases = Vec::new();
+            for id in &entry.bases {
+                bases.extend(if *id == item_id(BASE) { BASE.to_vec() } else { continue });
+            }
+            if bases.len() != entry.bases.len() * BASE.len() {
+                continue;
+            }
+            let frame = decoder.decode_delta(&bytes, &bases).expect("a recovered frame is whole");
             assert!(frame.items().map(item_id).eq(entry.items.iter().map(|item| item.id)));
         }
     }
@@ -49,7 +59,8 @@ pub fn pack_open(bytes: &[u8]) {
 
 fn decode(bytes: &[u8]) {
     let mut decoder = FrameDecoder::new().expect("there is memory for zstd");
-    if let Ok(frame) = decoder.decode(bytes) {
+    for bases in [&b""[..], BASE] {
+        let Ok(frame) = decoder.decode_delta(bytes, bases) else { continue };
         assert!(frame.data.len() <= MAX_FRAME_RAW);
         assert_eq!(frame.items().count(), frame.ends.len());
         assert_eq!(frame.items().map(<[u8]>::len).sum::<usize>(), frame.data.len());
@@ -80,7 +91,7 @@ fn read(bytes: &[u8]) -> impl Fn(u64, usize) -> io::Result<Vec<u8>> + '_ {
 fn with_frame_checksums(bytes: &[u8]) -> Vec<u8> {
     let mut frame = bytes.to_vec();
     let items = usize::from(*bytes.get(8).unwrap_or(&0));
-    let bases = usize::from(*bytes.get(6).unwrap_or(&0)) % 2;
+    let bases = usize::from(*bytes.get(6).unwrap_or(&0)) % 4;
     let head = crate::frame::header_len(items, bases);
     let Some(payload) = bytes.get(head..) else { return frame };
     let fields = [items, head, payload.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());

@@ -13,6 +13,12 @@ pub const MAX_FRAME_RAW: usize = 64 << 20;
 /// The most items of one frame; an item's number must fit the `u16` of a chunk's location.
 pub const MAX_ITEMS: usize = 65_535;
 
+/// The most bases of one frame.
+pub const MAX_BASES: usize = 64;
+
+/// The most bytes of all bases of one frame together, uncompressed: what decompressing it takes beside its items.
+pub const MAX_BASE_BYTES: usize = 4 << 20;
+
 /// The most bytes of footer that are read. A pack of 32 MiB has some 100 KiB.
 pub const MAX_FOOTER_BYTES: u64 = 256 << 20;
 

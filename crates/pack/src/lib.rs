@@ -42,10 +42,10 @@ mod recover;
 
 pub use builder::PackBuilder;
 pub use decoder::{DecodedFrame, FrameDecoder};
-pub use encoder::FrameEncoder;
+pub use encoder::{Bases, FrameEncoder};
 pub use error::{Error, Result};
 pub use footer::Footer;
-pub use frame::{Codec, Frame, FrameEntry, FrameHead, FrameKind, Item, item_id};
-pub use layout::{MAX_FOOTER_BYTES, MAX_FRAME_RAW, MAX_ITEMS, PACK_HEADER_LEN, TRAILER_LEN};
+pub use frame::{Codec, Frame, FrameEntry, FrameHead, FrameKind, Item, frame_bases, item_id};
+pub use layout::{MAX_BASE_BYTES, MAX_BASES, MAX_FOOTER_BYTES, MAX_FRAME_RAW, MAX_ITEMS, PACK_HEADER_LEN, TRAILER_LEN};
 pub use location::{ChunkLoc, FrameLoc, PackId};
-pub use recover::{Recovered, recover};
+pub use recover::{ChunkSource, Recovered, recover};

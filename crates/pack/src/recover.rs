@@ -1,13 +1,21 @@
 //! A pack without footer: what a crash left of it.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 
 use crate::footer::read_exactly;
 use crate::frame::Fixed;
 use crate::frame::Header;
-use crate::layout::{FRAME_FIXED_LEN, Fields, PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, checksum, position};
-use crate::{Codec, DecodedFrame, Error, FrameDecoder, FrameEntry, Item, PackBuilder, PackId, Result, item_id};
+use crate::layout::{
+    FRAME_FIXED_LEN, Fields, MAX_BASE_BYTES, PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, checksum, position,
+};
+use crate::{
+    DecodedFrame, Error, FrameDecoder, FrameEntry, FrameKind, Item, PackBuilder, PackId, Result, frame_bases, item_id,
+};
+
+/// Returns the bytes of a chunk, given its id, or `None` if it can't be had.
+pub type ChunkSource<'a> = dyn FnMut(&[u8; 32]) -> io::Result<Option<Vec<u8>>> + 'a;
 
 /// What is left of a torn pack.
 #[derive(Debug, Clone)]
@@ -23,33 +31,97 @@ pub struct Recovered {
 /// Scans the frames of a pack that has no footer, decompresses each, and computes the ids of its items.
 ///
 /// Ends at the first place where no frame header is: there the crash (or the footer) was. A frame whose
-/// header is right and whose payload is damaged is skipped. Damage is for the caller to judge: when
+/// header is right and whose payload is damaged is skipped, and so is one whose bases can't be had: they are looked for
+/// in the pack itself, then asked of `chunk`, which returns the bytes of a chunk of another pack. Damage is for the caller to judge: when
 /// `valid_len` is less than what was made durable, or `lost` is not empty, it was not the crash.
-/// Reads the object once, a frame (at most about [`MAX_FRAME_RAW`](crate::MAX_FRAME_RAW)) at a time.
+/// Reads the object once, a frame (at most about [`MAX_FRAME_RAW`](crate::MAX_FRAME_RAW)) at a time, and frames that hold
+/// bases again.
 ///
 /// # Errors
 /// [`Error::NoHeader`] when the object is shorter than a pack's header or the header is all zero: there was
 /// never a frame. [`Error::Corrupt`] when the header is damaged. [`Error::Unsupported`] for a version, kind
-/// or codec of a newer firn, so that what that wrote is not cut off. [`Error::Read`] when `read` fails.
-pub fn recover<B: AsRef<[u8]>>(read: impl Fn(u64, usize) -> io::Result<B>, object_len: u64) -> Result<Recovered> {
+/// or codec of a newer firn, so that what that wrote is not cut off. [`Error::Read`] when `read` or `chunk` fails.
+pub fn recover<B: AsRef<[u8]>>(
+    read: impl Fn(u64, usize) -> io::Result<B>,
+    object_len: u64,
+    chunk: &mut ChunkSource<'_>,
+) -> Result<Recovered> {
     let (mut builder, _) = PackBuilder::new(read_header(&read, object_len)?);
     let mut decoder = FrameDecoder::new()?;
+    let mut bases = BaseSource { plain: HashMap::new(), last: None, chunk };
     let mut offset = builder.len();
     let (mut lost, mut damaged) = (Vec::new(), Vec::new());
     while let Some(bytes) = read_frame(&read, offset, object_len)? {
         let bytes = bytes.as_ref();
         let end = offset + position(bytes.len());
-        match decoder.decode(bytes) {
+        let prefix = bases.prefix(&read, &mut decoder, bytes)?;
+        match decoder.decode_delta(bytes, &prefix) {
             Ok(frame) => {
                 lost.append(&mut damaged);
-                builder.push_at(offset, &entry(bytes, &frame)?);
+                let entry = entry(bytes, frame)?;
+                bases.note(offset, &entry);
+                builder.push_at(offset, &entry);
             }
-            Err(Error::Corrupt { .. }) => damaged.push(offset..end),
+            Err(Error::Corrupt { .. } | Error::NeedsBases) => damaged.push(offset..end),
             Err(error) => return Err(error),
         }
         offset = end;
     }
     Ok(Recovered { valid_len: builder.len(), builder, lost })
+}
+
+/// Where the bases of later frames are had from.
+struct BaseSource<'a> {
+    /// The chunks of the pack's frames without bases: the frame's offset and length, and the chunk's number in it.
+    plain: HashMap<[u8; 32], (u64, u32, usize)>,
+    /// The frame that held the last base: the next one is mostly in the same.
+    last: Option<(u64, DecodedFrame)>,
+    chunk: &'a mut ChunkSource<'a>,
+}
+
+impl BaseSource<'_> {
+    fn note(&mut self, offset: u64, entry: &FrameEntry) {
+        if entry.kind == FrameKind::Chunks && entry.bases.is_empty() {
+            let items = entry.items.iter().enumerate();
+            self.plain.extend(items.map(|(index, item)| (item.id, (offset, entry.len, index))));
+        }
+    }
+
+    /// Returns the bases of a frame, one behind the other; nothing if it has none or one of them can't be had.
+    fn prefix<B: AsRef<[u8]>>(
+        &mut self,
+        read: &impl Fn(u64, usize) -> io::Result<B>,
+        decoder: &mut FrameDecoder,
+        frame: &[u8],
+    ) -> Result<Vec<u8>> {
+        let mut prefix = Vec::new();
+        for id in frame_bases(frame)? {
+            let base = match self.plain.get(&id).copied() {
+                Some((offset, len, index)) => self.here(read, decoder, offset, len)?.item(index).map(<[u8]>::to_vec),
+                None => (self.chunk)(&id).map_err(|source| Error::Read { offset: 0, len: 0, source })?,
+            };
+            match base.filter(|base| prefix.len() + base.len() <= MAX_BASE_BYTES) {
+                Some(base) => prefix.extend_from_slice(&base),
+                None => return Ok(Vec::new()),
+            }
+        }
+        Ok(prefix)
+    }
+
+    /// Decodes a frame of this pack again.
+    fn here<B: AsRef<[u8]>>(
+        &mut self,
+        read: &impl Fn(u64, usize) -> io::Result<B>,
+        decoder: &mut FrameDecoder,
+        offset: u64,
+        len: u32,
+    ) -> Result<&DecodedFrame> {
+        let last = match self.last.take().filter(|(at, _)| *at == offset) {
+            Some(last) => last,
+            None => (offset, decoder.decode(read_exactly(read, offset, len.into())?.as_ref())?),
+        };
+        Ok(&self.last.insert(last).1)
+    }
 }
 
 fn read_header<B: AsRef<[u8]>>(read: &impl Fn(u64, usize) -> io::Result<B>, object_len: u64) -> Result<PackId> {
@@ -104,10 +176,10 @@ fn read_frame<B: AsRef<[u8]>>(
     }
 }
 
-fn entry(bytes: &[u8], frame: &DecodedFrame) -> Result<FrameEntry> {
+fn entry(bytes: &[u8], frame: DecodedFrame) -> Result<FrameEntry> {
     let (header, _) = Header::parse(bytes)?;
-    let items = frame.items().zip(header.lens).map(|(item, len)| Item { id: item_id(item), len });
+    let items = frame.items().zip(header.lens).map(|(item, len)| Item { id: item_id(item), len }).collect();
     let len = u32::try_from(bytes.len()).map_err(|_| Error::corrupt("frame", "it is too long"))?;
-    let codec: Codec = header.codec;
-    Ok(FrameEntry { kind: frame.kind, codec, len, raw_len: header.raw_len, items: items.collect(), bases: Vec::new() })
+    let (codec, raw_len) = (header.codec, header.raw_len);
+    Ok(FrameEntry { kind: frame.kind, codec, len, raw_len, items, bases: frame.bases })
 }

@@ -95,7 +95,8 @@ fn a_footer_torn_anywhere_is_written_again() {
     let (memory, _, _) = killed();
     let (name, len) = objects(&memory)[0].clone();
     let object = read(&memory, &name);
-    let recovered = firn_pack::recover(|at, len| Ok(object[at as usize..][..len].to_vec()), len).unwrap();
+    let recovered =
+        firn_pack::recover(|at, len| Ok(object[at as usize..][..len].to_vec()), len, &mut |_| Ok(None)).unwrap();
     let footer = recovered.builder.finish();
     for cut in 0..=footer.len() {
         let what = format!("the first {cut} bytes of the footer");

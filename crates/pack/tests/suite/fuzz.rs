@@ -3,7 +3,7 @@
 use firn_pack::fuzz::{frame_decode, pack_open};
 use proptest::prelude::*;
 
-use crate::sample::{frames, pack};
+use crate::sample::{encode_delta, frames, pack};
 
 /// Returns whole frames, packs and footers.
 fn seeds() -> Vec<Vec<u8>> {
@@ -12,6 +12,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut entries = vec![count, 7];
     entries.extend(&whole.bytes[frames_end..whole.bytes.len() - 56]);
     let mut seeds: Vec<_> = frames().into_iter().map(|frame| frame.bytes).collect();
+    // With the base that the targets give.
+    let base = b"a base that delta frames of the corpus have, with some words of theirs";
+    seeds.push(encode_delta(&[&[&base[..], b"?"].concat()], &[base]).bytes);
     seeds.extend([whole.bytes[40..frames_end].to_vec(), entries, whole.bytes]);
     seeds
 }

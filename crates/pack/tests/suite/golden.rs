@@ -3,21 +3,69 @@
 use std::fs;
 use std::path::PathBuf;
 
-use firn_pack::{Codec, Footer, FrameDecoder, FrameEncoder, FrameKind, PackBuilder, item_id, recover};
+use firn_pack::{
+    Codec, Footer, Frame, FrameDecoder, FrameEncoder, FrameKind, PackBuilder, frame_bases, item_id, recover,
+};
 
-use crate::sample::{ID, frames, noise, pack, reader};
+use crate::sample::{ID, base_and_rebuilt, encode, encode_delta, frames, noise, pack, reader};
 
-fn file() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pack-v1.bin")
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 /// Returns the golden pack. Set `FIRN_WRITE_GOLDEN` to write one that is missing: for a new version of the format,
 /// under a new name. A golden file is never replaced.
 fn golden() -> Vec<u8> {
-    if !file().exists() && std::env::var_os("FIRN_WRITE_GOLDEN").is_some() {
-        fs::write(file(), pack(frames()).bytes).unwrap();
+    open("pack-v1.bin", frames)
+}
+
+fn open(name: &str, frames: fn() -> Vec<Frame>) -> Vec<u8> {
+    if !file(name).exists() && std::env::var_os("FIRN_WRITE_GOLDEN").is_some() {
+        fs::write(file(name), pack(frames()).bytes).unwrap();
     }
-    fs::read(file()).expect("the golden pack is in the repository")
+    fs::read(file(name)).expect("the golden pack is in the repository")
+}
+
+/// Returns a frame with a base, one that it is the base of, and one whose base is elsewhere.
+fn delta_frames() -> Vec<Frame> {
+    let (base, rebuilt) = base_and_rebuilt();
+    let elsewhere = noise(2000, 9);
+    vec![
+        encode(FrameKind::Chunks, &[b"another", &base]),
+        encode_delta(&[&rebuilt, b"small"], &[&base]),
+        encode_delta(&[&[&elsewhere[..], b"and more"].concat()], &[&elsewhere, &base]),
+    ]
+}
+
+#[test]
+fn delta_frames_are_read() {
+    let golden = open("pack-v1-delta.bin", delta_frames);
+    let footer = Footer::open(reader(&golden), golden.len() as u64).unwrap();
+    let (base, rebuilt) = base_and_rebuilt();
+    let elsewhere = noise(2000, 9);
+    let expected = [
+        (Codec::Raw, vec![], vec![b"another".to_vec(), base.clone()]),
+        (Codec::Delta, vec![base.clone()], vec![rebuilt, b"small".to_vec()]),
+        (Codec::Delta, vec![elsewhere.clone(), base], vec![[&elsewhere[..], b"and more"].concat()]),
+    ];
+    let mut decoder = FrameDecoder::new().unwrap();
+    for ((offset, entry), (codec, bases, items)) in footer.frames.iter().zip(expected) {
+        let ids: Vec<_> = bases.iter().map(|base| item_id(base)).collect();
+        assert_eq!((entry.codec, &entry.bases), (codec, &ids));
+        let stored = &golden[*offset as usize..][..entry.len as usize];
+        assert_eq!(frame_bases(stored).unwrap(), ids);
+        let frame = decoder.decode_delta(stored, &bases.concat()).unwrap();
+        assert_eq!(frame.items().collect::<Vec<_>>(), items);
+    }
+}
+
+#[test]
+fn delta_frames_are_recovered() {
+    let golden = open("pack-v1-delta.bin", delta_frames);
+    let elsewhere = noise(2000, 9);
+    let mut chunk = |id: &[u8; 32]| Ok((*id == item_id(&elsewhere)).then(|| elsewhere.clone()));
+    let recovered = recover(reader(&golden), golden.len() as u64, &mut chunk).unwrap();
+    assert_eq!(golden[recovered.valid_len as usize..], recovered.builder.finish());
 }
 
 #[test]
@@ -63,6 +111,6 @@ fn is_written() {
 #[test]
 fn is_recovered() {
     let golden = golden();
-    let recovered = recover(reader(&golden), golden.len() as u64).unwrap();
+    let recovered = recover(reader(&golden), golden.len() as u64, &mut |_| Ok(None)).unwrap();
     assert_eq!(golden[recovered.valid_len as usize..], recovered.builder.finish());
 }

@@ -1,5 +1,6 @@
 //! Tests of frames and packs through the public interface.
 
+mod delta;
 mod footer;
 mod frame;
 mod fuzz;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::sample::{ID, Pack, encode, forge_frame, frames, noise, pack, reader, sum};
 
 fn run(bytes: &[u8]) -> Result<Recovered, Error> {
-    recover(reader(bytes), bytes.len() as u64)
+    recover(reader(bytes), bytes.len() as u64, &mut |_| Ok(None))
 }
 
 /// Returns the frames that the recovered pack would list, and checks that its numbers agree.
@@ -178,7 +178,7 @@ fn a_failed_read_is_no_tear() {
             count.set(count.get() + 1);
             if count.get() > fails_at { Err(io::Error::other("the disk is gone")) } else { reader(&bytes)(offset, len) }
         };
-        assert!(matches!(recover(read, bytes.len() as u64), Err(Error::Read { .. })), "{fails_at}");
+        assert!(matches!(recover(read, bytes.len() as u64, &mut |_| Ok(None)), Err(Error::Read { .. })), "{fails_at}");
     }
 }
 

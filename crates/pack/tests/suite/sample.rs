@@ -2,7 +2,7 @@
 
 use std::io;
 
-use firn_pack::{Frame, FrameEncoder, FrameEntry, FrameKind, PackBuilder, PackId, item_id};
+use firn_pack::{Bases, Frame, FrameEncoder, FrameEntry, FrameKind, PackBuilder, PackId, item_id};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) const ID: PackId = PackId(*b"a pack's own id.");
@@ -20,6 +20,24 @@ pub(crate) fn encode(kind: FrameKind, items: &[&[u8]]) -> Frame {
     let lens: Vec<u32> = items.iter().map(|item| item.len() as u32).collect();
     let ids: Vec<_> = items.iter().map(|item| item_id(item)).collect();
     FrameEncoder::new().unwrap().encode(kind, &items.concat(), &lens, &ids, 3).unwrap()
+}
+
+/// Compresses items with bases, which must make them shorter.
+pub(crate) fn encode_delta(items: &[&[u8]], bases: &[&[u8]]) -> Frame {
+    let lens: Vec<u32> = items.iter().map(|item| item.len() as u32).collect();
+    let ids: Vec<_> = items.iter().map(|item| item_id(item)).collect();
+    let (base_ids, data): (Vec<_>, _) = (bases.iter().map(|base| item_id(base)).collect(), bases.concat());
+    let bases = Bases { ids: &base_ids, data: &data };
+    let mut encoder = FrameEncoder::new().unwrap();
+    encoder.encode_delta(&items.concat(), &lens, &ids, &bases, usize::MAX, 3).unwrap().expect("it is shorter")
+}
+
+/// A chunk with bytes that zstd can't make smaller, and the same with a few other bytes in the middle.
+pub(crate) fn base_and_rebuilt() -> (Vec<u8>, Vec<u8>) {
+    let base = noise(3000, 5);
+    let mut rebuilt = base.clone();
+    rebuilt[1500..1520].fill(b'x');
+    (base, rebuilt)
 }
 
 /// Returns one frame of each sort.
