@@ -55,12 +55,15 @@ struct Global {
 
 /// Runs a command line; the first argument is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_hook = arguments.get(1).is_some_and(|command| command == "hook");
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             // A reader who went away early is no error here either.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::DONE });
+            // Nix stops a build whose hook fails, even over a mistyped option.
+            return ExitCode::from(if error.use_stderr() && !is_hook { exit::USAGE } else { exit::DONE });
         }
     };
     let Arguments { global, command } = arguments;

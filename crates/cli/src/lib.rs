@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "commands that use the rest are being built")]
 
 mod access;
+mod agent_place;
 mod arguments;
 mod cache_ref;
 mod commands;
@@ -16,6 +17,7 @@ mod doctor;
 pub mod exit;
 mod failure;
 mod logging;
+mod metrics_port;
 mod netrc;
 mod nix_conf;
 mod nix_settings;
@@ -23,6 +25,7 @@ mod output;
 mod private_file;
 mod probe;
 mod program;
+mod push_target;
 mod trust;
 
 pub use arguments::main;

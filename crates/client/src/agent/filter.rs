@@ -4,6 +4,9 @@ use firn_nix_store::PathInfo;
 use crate::plan::{Pattern, proof};
 use crate::queue::Counter;
 
+/// The key of cache.nixos.org, the upstream that everybody has unless told otherwise.
+pub const NIXOS_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
 /// What an agent takes notice of. It decides about the paths that come in; what those refer to is pushed with them whatever
 /// it says, because the cache must be closed, except what an upstream signed.
 #[derive(Debug, Clone, Default)]

@@ -33,14 +33,14 @@ mod tests;
 
 pub use control::{Answer, CallError, Flushed, MAX_LINE_BYTES, Request, call};
 pub use error::{Error, Result};
-pub use filter::Filter;
+pub use filter::{Filter, NIXOS_KEY};
 pub use handle::Handle;
 pub use intake::Start;
 pub use listener::ControlSocket;
 pub use metrics::metrics;
 pub use pins::PinLimits;
 pub use pusher::{Outcome, Pusher, Trouble};
-pub use remote_pusher::{GiveTarget, RemotePusher};
+pub use remote_pusher::{GiveTarget, RemotePusher, Upstreams};
 pub use service::{Agent, Settings};
 pub use status::{Activity, DeadLetter, LostPath, Status};
 pub use store::{NixStore, Page, Pinner, Store};

@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_nix::StorePath;
@@ -20,6 +21,21 @@ pub trait Pusher: Send + Sync + 'static {
         told: mpsc::Sender<(StorePath, Outcome)>,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), Trouble>> + Send;
+}
+
+impl<P: Pusher> Pusher for Arc<P> {
+    fn missing(&self, paths: &[StorePath]) -> impl Future<Output = Result<Vec<bool>, Trouble>> + Send {
+        (**self).missing(paths)
+    }
+
+    fn push(
+        &self,
+        closure: Vec<PathInfo>,
+        told: mpsc::Sender<(StorePath, Outcome)>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), Trouble>> + Send {
+        (**self).push(closure, told, stop)
+    }
 }
 
 /// What became of one path.

@@ -27,10 +27,25 @@ pub struct RemotePusher {
     target: GiveTarget,
     http: HttpOptions,
     source: Arc<dyn Source>,
-    upstream_keys: Vec<PublicKey>,
+    upstreams: Upstreams,
     store_dir: String,
     options: PushOptions,
-    remote: Mutex<Option<Arc<Remote>>>,
+    connected: Mutex<Option<Connected>>,
+}
+
+/// Whose paths are not pushed. The server has to believe that an upstream has them, so only its own upstreams count.
+#[derive(Debug, Clone)]
+pub enum Upstreams {
+    /// All of the server's.
+    Server,
+    /// Those of the server's that are among these.
+    Only(Vec<PublicKey>),
+}
+
+#[derive(Clone)]
+struct Connected {
+    remote: Arc<Remote>,
+    upstream_keys: Vec<PublicKey>,
 }
 
 impl RemotePusher {
@@ -40,38 +55,56 @@ impl RemotePusher {
         target: GiveTarget,
         http: HttpOptions,
         source: Arc<dyn Source>,
-        upstream_keys: Vec<PublicKey>,
+        upstreams: Upstreams,
         store_dir: String,
         options: PushOptions,
     ) -> Self {
-        Self { target, http, source, upstream_keys, store_dir, options, remote: Mutex::new(None) }
+        Self { target, http, source, upstreams, store_dir, options, connected: Mutex::new(None) }
     }
 
-    async fn remote(&self) -> Result<Arc<Remote>, Trouble> {
-        if let Some(remote) = &*self.connected() {
-            return Ok(remote.clone());
+    /// Forgets the connection: the next question reads URL and token again.
+    pub fn reconnect(&self) {
+        *self.lock() = None;
+    }
+
+    async fn connected(&self) -> Result<Connected, Trouble> {
+        if let Some(connected) = &*self.lock() {
+            return Ok(connected.clone());
         }
         let target = (self.target)().map_err(|message| Trouble::Denied { message })?;
         let retry = RetryPolicy { give_up_after: GIVE_UP_AFTER, ..RetryPolicy::default() };
         let options = RemoteOptions { retry, ..RemoteOptions::default() };
         let remote = Remote::connect(target, &self.http, options).await.map_err(|error| trouble(&error))?;
-        Ok(self.connected().insert(Arc::new(remote)).clone())
+        let cache = remote.describe().await.map_err(|error| trouble(&error))?;
+        let denied = |message| Err(Trouble::Denied { message });
+        if cache.store_dir != self.store_dir {
+            return denied(format!("the cache is one of {}, and this store is {}", cache.store_dir, self.store_dir));
+        }
+        if !cache.can_push {
+            return denied("the server allows no push to this cache: the token is missing, or has no grant".to_owned());
+        }
+        let mut upstream_keys: Vec<PublicKey> = cache.upstream_keys.iter().filter_map(|key| key.parse().ok()).collect();
+        if let Upstreams::Only(ours) = &self.upstreams {
+            upstream_keys.retain(|key| ours.contains(key));
+        }
+        let connected = Connected { remote: Arc::new(remote), upstream_keys };
+        Ok(self.lock().insert(connected).clone())
     }
 
     /// Returns what an error means, and forgets the connection: the server may have been replaced, or the token.
     fn failed(&self, error: &Error) -> Trouble {
-        *self.connected() = None;
+        self.reconnect();
         trouble(error)
     }
 
-    fn connected(&self) -> std::sync::MutexGuard<'_, Option<Arc<Remote>>> {
-        self.remote.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Connected>> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pusher for RemotePusher {
     async fn missing(&self, paths: &[StorePath]) -> Result<Vec<bool>, Trouble> {
-        let remote = self.remote().await?;
+        let remote = self.connected().await?.remote;
         let hashes: Vec<StoreHash> = paths.iter().map(StorePath::hash).collect();
         let mut missing = Vec::with_capacity(paths.len());
         for part in hashes.chunks(remote.limits().paths.max(1)) {
@@ -86,8 +119,8 @@ impl Pusher for RemotePusher {
         told: mpsc::Sender<(StorePath, Outcome)>,
         stop: CancellationToken,
     ) -> Result<(), Trouble> {
-        let remote = self.remote().await?;
-        let options = PlanOptions { upstream_keys: self.upstream_keys.clone(), ..PlanOptions::default() };
+        let Connected { remote, upstream_keys } = self.connected().await?;
+        let options = PlanOptions { upstream_keys, ..PlanOptions::default() };
         let planned = plan(&remote, closure, Vec::new(), &self.store_dir, &options).await;
         let mut planned = planned.map_err(|error| self.failed(&error))?;
         for (path, skip) in std::mem::take(&mut planned.skipped) {

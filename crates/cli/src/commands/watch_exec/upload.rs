@@ -1,0 +1,174 @@
+//! What a command built, and how it gets to the cache.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_client::agent::{Filter, NixStore, Outcome, Pusher as _, RemotePusher, Store as _, Trouble};
+use firn_nix::StorePath;
+use firn_nix_store::PathInfo;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::failure::{Failure, Kind};
+
+/// How many rows of Nix's database are read at a time.
+const PAGE: usize = 4096;
+
+/// The first wait after a failed upload; it doubles up to a minute.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What Nix registered since a moment.
+pub(super) struct Built {
+    store: Arc<NixStore>,
+    filter: Filter,
+    last_id: i64,
+}
+
+impl Built {
+    /// Begins to count.
+    pub(super) fn since_now(store: Arc<NixStore>, filter: Filter) -> Result<Self, Failure> {
+        let page = store.page(i64::MAX - 1, 1).map_err(store_failure)?;
+        Ok(Self { store, filter, last_id: page.max_id })
+    }
+
+    /// Returns what was built since then, and what the hook named.
+    pub(super) fn paths(&mut self, named: Vec<StorePath>) -> Result<Vec<StorePath>, Failure> {
+        let mut paths = named;
+        loop {
+            let page = self.store.page(self.last_id, PAGE).map_err(store_failure)?;
+            let Some(last_id) = page.rows.last_id() else { break };
+            self.last_id = last_id;
+            let wanted = page.rows.paths.iter().filter(|info| was_built(info));
+            let wanted = wanted.filter(|info| self.filter.refuses(info, self.store.store_dir()).is_none());
+            paths.extend(wanted.map(|info| info.path.clone()));
+        }
+        let mut seen = HashSet::new();
+        paths.retain(|path| seen.insert(path.clone()));
+        Ok(paths)
+    }
+}
+
+/// What came from a substituter has a signature. What a remote builder built is as unsigned as what was built here.
+fn was_built(info: &PathInfo) -> bool {
+    info.ultimate || info.signatures.is_empty()
+}
+
+/// Brings paths to the cache.
+pub(super) struct Upload {
+    /// The store that has them.
+    pub(super) store: Arc<NixStore>,
+    /// Who brings them.
+    pub(super) pusher: RemotePusher,
+    /// For how long to try again.
+    pub(super) retry_for: Duration,
+}
+
+#[derive(Default)]
+struct Tally {
+    pushed: u64,
+    there: u64,
+    sent_bytes: u64,
+    failed: BTreeMap<StorePath, String>,
+}
+
+impl Upload {
+    /// Pushes paths with all that they refer to, and says what came of it.
+    pub(super) async fn run(&self, paths: Vec<StorePath>, context: &Context) -> Result<(), Failure> {
+        if paths.is_empty() {
+            context.output.note("nothing was built, nothing is pushed");
+            return Ok(());
+        }
+        let _pins = self.pin(&paths);
+        let closure = self.store.closure(&paths).map_err(store_failure)?.paths;
+        let stop = CancellationToken::new();
+        let interrupted = stop.clone();
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                interrupted.cancel();
+            }
+        });
+        let (deadline, mut wait) = (Instant::now() + self.retry_for, FIRST_WAIT);
+        loop {
+            let (trouble, tally) = self.push(&closure, &stop).await;
+            let message = match trouble {
+                None => return report(&tally, paths.len(), context),
+                Some(Trouble::Unreachable { message, .. }) => message,
+                Some(Trouble::Denied { message } | Trouble::Batch { message }) => {
+                    return Err(Failure::new(Kind::Server, message));
+                }
+                Some(Trouble::Stopped) => return Err(Failure::new(Kind::Interrupted, "push: it was interrupted")),
+            };
+            if Instant::now() + wait > deadline {
+                return Err(Failure::new(Kind::Server, message));
+            }
+            context.output.note(&format!("{message}; trying again in {} s", wait.as_secs()));
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = stop.cancelled() => return Err(Failure::new(Kind::Interrupted, "push: it was interrupted")),
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    async fn push(&self, closure: &[PathInfo], stop: &CancellationToken) -> (Option<Trouble>, Tally) {
+        let (tell, mut told) = mpsc::channel(256);
+        let mut tally = Tally::default();
+        let count = async {
+            while let Some((path, outcome)) = told.recv().await {
+                tally.add(path, outcome);
+            }
+        };
+        let (pushed, ()) = tokio::join!(self.pusher.push(closure.to_vec(), tell, stop.clone()), count);
+        (pushed.err(), tally)
+    }
+
+    /// Keeps Nix's garbage collector from the paths for as long as the value lives, if there is a daemon.
+    fn pin(&self, paths: &[StorePath]) -> Option<Box<dyn firn_client::agent::Pinner>> {
+        let mut pins = self.store.pinner().ok()?;
+        paths.iter().try_for_each(|path| pins.keep(path)).ok()?;
+        Some(pins)
+    }
+}
+
+impl Tally {
+    fn add(&mut self, path: StorePath, outcome: Outcome) {
+        let error = match outcome {
+            Outcome::Pushed { sent_bytes } => {
+                self.pushed += 1;
+                self.sent_bytes = self.sent_bytes.saturating_add(sent_bytes);
+                return;
+            }
+            Outcome::AlreadyThere | Outcome::Upstream => {
+                self.there += 1;
+                return;
+            }
+            Outcome::Vanished => "it is gone from the store".to_owned(),
+            Outcome::Refused(error) | Outcome::Failed(error) => error,
+            Outcome::Blocked { by, .. } => format!("it refers to {by}, which was not pushed"),
+        };
+        self.failed.insert(path, error);
+    }
+}
+
+fn report(tally: &Tally, built: usize, context: &Context) -> Result<(), Failure> {
+    for (path, error) in &tally.failed {
+        context.output.warn(&format!("{path} was not pushed: {error}"));
+    }
+    let sent = bytesize::ByteSize(tally.sent_bytes);
+    context.output.note(&format!(
+        "{built} paths built; with what they refer to {} pushed ({sent} sent), {} were there or at an upstream",
+        tally.pushed, tally.there
+    ));
+    match tally.failed.len() {
+        0 => Ok(()),
+        failed => Err(Failure::new(Kind::Failed, format!("push {failed} paths, named above"))),
+    }
+}
+
+fn store_failure(error: firn_nix_store::Error) -> Failure {
+    Failure::of(Kind::Store, error)
+}

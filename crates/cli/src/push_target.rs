@@ -1,0 +1,43 @@
+//! What commands that push for long have in common: where to, as whom, and how.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use firn_client::agent::{GiveTarget, NIXOS_KEY};
+use firn_client::push::PushOptions;
+use firn_client::remote::{Target, Token};
+use firn_nix::PublicKey;
+
+use crate::cache_ref::CacheRef;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Returns what reads configuration and token again whenever it is asked: either may change while a command runs.
+pub(crate) fn give_target(context: &Context, cache: Option<String>, token_file: Option<PathBuf>) -> GiveTarget {
+    let context = context.clone();
+    Box::new(move || {
+        let cache = context.cache(cache.as_deref(), token_file.as_deref());
+        target(&cache.map_err(|failure: Failure| failure.chain())?)
+    })
+}
+
+fn target(cache: &CacheRef) -> Result<Target, String> {
+    let token = cache.token.as_ref().map(|token| Token::parse(token.expose())).transpose();
+    let token = token.map_err(|error| error.to_string())?;
+    Target::parse(cache.url.as_str(), token).map_err(|error| error.to_string())
+}
+
+/// Returns the upstreams whose paths are not taken notice of.
+pub(crate) fn upstream_keys(cache: &CacheRef) -> Vec<PublicKey> {
+    match &cache.upstream_keys {
+        Some(keys) => keys.clone(),
+        None => NIXOS_KEY.parse().into_iter().collect(),
+    }
+}
+
+/// Returns how to push.
+pub(crate) fn push_options(jobs: Option<NonZeroUsize>, max_memory: ByteSize, level: i32) -> PushOptions {
+    let defaults = PushOptions::default();
+    PushOptions { jobs: jobs.map_or(defaults.jobs, NonZeroUsize::get), memory_bytes: max_memory.as_u64(), level }
+}
