@@ -4,11 +4,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
 
 /// Makes a body piece by piece; may block.
 pub trait Source: Send + 'static {
@@ -50,7 +52,21 @@ enum Kind {
     Absent,
     Full(Bytes),
     Pull(Pull),
-    Driven { work: Option<Work>, pieces: mpsc::Receiver<Bytes> },
+    Driven(Driven),
+}
+
+struct Driven {
+    /// `None` once it came to its end.
+    work: Option<Work>,
+    pieces: mpsc::Receiver<Bytes>,
+    life: Life,
+}
+
+/// What is sent when nothing else was for some time.
+struct Life {
+    sign: &'static [u8],
+    every: Duration,
+    next: Pin<Box<Sleep>>,
 }
 
 /// What sends the pieces of a body and says at its end if they are the whole.
@@ -91,15 +107,19 @@ impl Body {
         Self { kind: Kind::Pull(Pull { ready: first, state: State::Idle(source) }), left: length, permit: None }
     }
 
-    /// Returns a body of as many bytes as `work` sends into `pieces`.
+    /// Returns a body of as many bytes as `work` sends into `pieces`, and of `sign` whenever it sent nothing for the time
+    /// `every`: nobody between here and the client shall take the connection for dead.
     ///
     /// `work` runs only while somebody waits for bytes, and is dropped with the body: when the client is gone, it takes no further
-    /// step. Its error breaks the body off.
+    /// step. Its error breaks the body off. To be called where tokio's clock is.
     pub fn driven(
         work: impl Future<Output = Result<(), Broken>> + Send + 'static,
         pieces: mpsc::Receiver<Bytes>,
+        sign: &'static [u8],
+        every: Duration,
     ) -> Self {
-        Self { kind: Kind::Driven { work: Some(Box::pin(work)), pieces }, left: None, permit: None }
+        let life = Life { sign, every, next: Box::pin(tokio::time::sleep(every)) };
+        Self { kind: Kind::Driven(Driven { work: Some(Box::pin(work)), pieces, life }), left: None, permit: None }
     }
 
     /// Keeps `permit` as long as the body lives.
@@ -139,27 +159,38 @@ impl Body {
                 Poll::Ready(Ok(Some(bytes).filter(|bytes| !bytes.is_empty())))
             }
             Kind::Pull(pull) => pull.poll(context),
-            Kind::Driven { work, pieces } => poll_driven(work, pieces, context),
+            Kind::Driven(driven) => driven.poll(context),
         }
     }
 }
 
-fn poll_driven(
-    work: &mut Option<Work>,
-    pieces: &mut mpsc::Receiver<Bytes>,
-    context: &mut Context<'_>,
-) -> Poll<Result<Option<Bytes>, Broken>> {
-    if let Some(running) = work
-        && let Poll::Ready(result) = running.as_mut().poll(context)
-    {
-        *work = None;
-        result?;
+impl Driven {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        if let Some(work) = &mut self.work
+            && let Poll::Ready(result) = work.as_mut().poll(context)
+        {
+            self.work = None;
+            result?;
+        }
+        match self.pieces.poll_recv(context) {
+            Poll::Ready(Some(piece)) => {
+                self.life.put_off();
+                return Poll::Ready(Ok(Some(piece)));
+            }
+            // The end only if the work came to its own.
+            Poll::Ready(None) if self.work.is_none() => return Poll::Ready(Ok(None)),
+            Poll::Pending if self.work.is_none() => return Poll::Ready(Err(Broken::Panicked)),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        ready!(self.life.next.as_mut().poll(context));
+        self.life.put_off();
+        Poll::Ready(Ok(Some(Bytes::from_static(self.life.sign))))
     }
-    match pieces.poll_recv(context) {
-        // Nobody is left who could send: that is the end only if the work came to its own.
-        Poll::Ready(None) if work.is_some() => Poll::Pending,
-        Poll::Pending if work.is_none() => Poll::Ready(Err(Broken::Panicked)),
-        poll => poll.map(Ok),
+}
+
+impl Life {
+    fn put_off(&mut self) {
+        self.next.as_mut().reset(Instant::now() + self.every);
     }
 }
 
@@ -256,6 +287,8 @@ mod tests {
         (Box::new(Script { pieces, made: Arc::clone(&made) }), made)
     }
 
+    const LONG: Duration = Duration::from_secs(3600);
+
     fn piece(text: &'static str) -> Result<Option<Bytes>, Broken> {
         Ok(Some(Bytes::from_static(text.as_bytes())))
     }
@@ -323,9 +356,23 @@ mod tests {
             sender.send(Bytes::from_static(b"cd")).await.unwrap();
             Err(Broken::Panicked)
         };
-        let mut body = Body::driven(work, pieces);
+        let mut body = Body::driven(work, pieces, b"\n", LONG);
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
         assert!(matches!(body.collect().await, Err(Broken::Panicked)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gives_signs_of_life_while_its_work_is_silent() {
+        let (sender, pieces) = mpsc::channel(1);
+        let work = async move {
+            tokio::time::sleep(Duration::from_secs(35)).await;
+            let _ = sender.send(Bytes::from_static(b"ab")).await;
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            let _ = sender.send(Bytes::from_static(b"cd")).await;
+            Ok(())
+        };
+        let body = Body::driven(work, pieces, b"\n", Duration::from_secs(10));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "\n\n\nab\ncd");
     }
 
     #[tokio::test]
@@ -341,7 +388,7 @@ mod tests {
             }
             Ok(())
         };
-        let mut body = Body::driven(work, pieces);
+        let mut body = Body::driven(work, pieces, b"\n", LONG);
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
         assert_eq!(Arc::strong_count(&dropped), 2);
         assert_eq!(body.collect().await.unwrap().to_bytes(), "cdefghij");
@@ -354,6 +401,8 @@ mod tests {
                 Ok(())
             },
             pieces,
+            b"\n",
+            LONG,
         ));
         assert_eq!(Arc::strong_count(&dropped), 1);
     }

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use firn_api::{Limits, SIGN_OF_LIFE};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::super::body::{Body, Broken};
 use super::super::codec::Codec;
@@ -53,7 +52,7 @@ where
         preparing: JoinSet::new(),
         committing: None,
     };
-    Ok(uncached(Body::driven(driver.run(), pieces), "application/x-ndjson"))
+    Ok(uncached(Body::driven(driver.run(), pieces, SIGN_OF_LIFE, LIFE), "application/x-ndjson"))
 }
 
 /// What a path has come to.
@@ -76,26 +75,21 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) -> Result<(), Broken> {
-        let mut life = interval_at(Instant::now() + LIFE, LIFE);
-        life.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.answered < self.batch.len() {
             self.prepare();
             self.commit();
-            let lines = tokio::select! {
+            tokio::select! {
                 Some(done) = self.preparing.join_next() => {
                     let (index, ready) = done.map_err(|_panicked| Broken::Panicked)?;
                     self.ready.insert(index, ready);
-                    continue;
                 }
                 lines = wait(&mut self.committing) => {
                     self.committing = None;
                     self.answered = self.committed;
-                    lines?
+                    // Fails only when the body is gone, and then this is, too.
+                    let _ = self.sender.send(lines?).await;
                 }
-                _ = life.tick() => Bytes::from_static(SIGN_OF_LIFE),
-            };
-            // Fails only when the body is gone, and then this is, too.
-            let _ = self.sender.send(lines).await;
+            }
         }
         Ok(())
     }

@@ -42,6 +42,9 @@ use crate::app::{App, LogFields};
 const BODIES_KIB: u32 = 128 << 10;
 /// Questions that are answered at once: they are quick, and each takes a thread.
 const QUESTIONS: usize = 4;
+/// The same two for those who may not push: anyone may ask a public cache, and shall not hold up those who push.
+const GUEST_BODIES_KIB: u32 = 16 << 10;
+const GUEST_QUESTIONS: usize = 2;
 /// How long a request waits for room for its body, and then for its turn, before it is told to come again.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a body may take in all. It holds room that others wait for: 8 MiB in this time are 9 KiB/s.
@@ -49,8 +52,8 @@ const BODY_PATIENCE: Duration = Duration::from_secs(900);
 
 /// What the push API keeps between requests.
 pub(super) struct Memory {
-    bodies: Arc<Semaphore>,
-    questions: Arc<Semaphore>,
+    pushers: Turns,
+    guests: Turns,
     parts: Parts,
     proofs: Proofs,
 }
@@ -58,11 +61,25 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn new() -> Self {
         Self {
-            bodies: Arc::new(Semaphore::new(BODIES_KIB as usize)),
-            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            pushers: Turns::new(BODIES_KIB, QUESTIONS),
+            guests: Turns::new(GUEST_BODIES_KIB, GUEST_QUESTIONS),
             parts: Parts::new(parts::MAX_BYTES),
             proofs: Proofs::new(),
         }
+    }
+}
+
+/// Room for bodies and turns for questions.
+struct Turns {
+    room_kib: u32,
+    bodies: Arc<Semaphore>,
+    questions: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn new(room_kib: u32, questions: usize) -> Self {
+        let bodies = Arc::new(Semaphore::new(room_kib as usize));
+        Self { room_kib, bodies, questions: Arc::new(Semaphore::new(questions)) }
     }
 }
 
@@ -149,6 +166,11 @@ struct Held {
 }
 
 impl Call<'_> {
+    fn turns(&self) -> &Turns {
+        let memory = &self.app.http.push;
+        if self.asker.can_push { &memory.pushers } else { &memory.guests }
+    }
+
     /// Returns the session that the request names.
     fn session(&self) -> Result<(SessionToken, SessionId), Refusal> {
         self.optional_session()?.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, Code::SessionRequired))
@@ -178,8 +200,9 @@ impl Call<'_> {
         }
         body.check_length(limit as u64)?;
         let bytes = body.length.map_or(limit, |length| usize::try_from(length).unwrap_or(limit));
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB).min(BODIES_KIB);
-        let room = tokio::time::timeout(PATIENCE, Arc::clone(&self.app.http.push.bodies).acquire_many_owned(kib)).await;
+        let turns = self.turns();
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(turns.room_kib);
+        let room = tokio::time::timeout(PATIENCE, Arc::clone(&turns.bodies).acquire_many_owned(kib)).await;
         let room = room.ok().and_then(Result::ok).ok_or_else(Refusal::busy)?;
         let read = tokio::time::timeout(BODY_PATIENCE, body.collect(limit as u64)).await;
         let bytes = read.map_err(|_elapsed| Refusal::from(super::error::Problem::Stalled))??;
@@ -217,7 +240,7 @@ impl Call<'_> {
         T: Send + 'static,
         F: FnOnce(&Arc<App>, &Asker) -> Result<T, Refusal> + Send + 'static,
     {
-        self.work(&self.app.http.push.questions, work).await
+        self.work(&self.turns().questions, work).await
     }
 }
 

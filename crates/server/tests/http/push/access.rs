@@ -142,6 +142,27 @@ fn what_may_not_be_read_is_missing_until_it_is_sent() {
 }
 
 #[test]
+fn what_may_be_read_is_told_wherever_it_came_from() {
+    let world = World::new();
+    let parcel = Parcel::new(5, 300_000);
+    assert_eq!(Client::begin(&world, "pub", &world.token).push(&[&parcel]), ["created"]);
+    world.set_cache("third", |row| row.public = false);
+    let ask = |id: u64, verbs: &[Verb]| {
+        let token = world.make_token(id, "priv", verbs, |_| {});
+        let client = Client::begin(&world, "priv", &token);
+        let bits = client.ask("/missing-chunks", parcel.ids(), parcel.chunks.len());
+        assert_eq!(client.ask("/known-recipes", parcel.recipe().0.to_vec(), 1), [!bits[0]]);
+        bits
+    };
+    // `pub` is for everybody; what is in it is told to one who pushes elsewhere.
+    for (id, verbs) in [(50, &[Verb::Push][..]), (51, &[Verb::Push, Verb::Pull])] {
+        assert_eq!(ask(id, verbs), vec![false; parcel.chunks.len()]);
+    }
+    world.set_cache("pub", |row| row.public = false);
+    assert_eq!(ask(52, &[Verb::Push, Verb::Pull]), vec![true; parcel.chunks.len()]);
+}
+
+#[test]
 fn every_path_has_its_method() {
     let world = World::new();
     let client = Client::begin(&world, "pub", &world.token);
