@@ -82,7 +82,8 @@ impl Refusal {
             let answer = ErrorAnswer { code: code.as_str().to_owned(), message, hint: hint.to_owned(), retry_after };
             (serde_json::to_string(&answer).expect("texts are JSON"), "application/json")
         } else {
-            (format!("{code}: {message}.\n{hint}\n"), "text/plain; charset=utf-8")
+            let text = format!("{code}: {message}.\n{hint}\n");
+            (format!("{}\n", text.trim_end()), "text/plain; charset=utf-8")
         };
         let mut response = Response::new(Body::full(text));
         *response.status_mut() = status;
