@@ -7,6 +7,10 @@
 }:
 let
   cfg = config.services.firn-watch-store;
+
+  # What systemd would take for its own: specifiers and variables.
+  plain = builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ];
+  arguments = plain (lib.escapeShellArgs (cfg.extraFlags ++ [ cfg.cache ]));
 in
 {
   options.services.firn-watch-store = {
@@ -77,9 +81,7 @@ in
       stopIfChanged = false;
       serviceConfig = import ./hardening.nix // {
         Type = "notify";
-        ExecStart = "${cfg.package}/bin/firn watch-store ${
-          lib.escapeShellArgs (cfg.extraFlags ++ [ cfg.cache ])
-        } --token-file %d/token";
+        ExecStart = "${cfg.package}/bin/firn watch-store --token-file %d/token ${arguments}";
         LoadCredential = [ "token:${cfg.tokenFile}" ];
         # Root without any capability: the database of Nix is root's, and reading it needs its lock files.
         ReadWritePaths = [ "-/nix/var/nix/db" ];

@@ -9,7 +9,17 @@ let
     ./example.nix
     change
   ];
-  fails = change: !(builtins.tryEval (builtins.deepSeq (with' change).texts true)).success;
+  fails =
+    change:
+    let
+      machine = with' change;
+      all = [
+        machine.texts
+        machine.config.networking.firewall
+        machine.config.nix.settings
+      ];
+    in
+    !(builtins.tryEval (builtins.deepSeq all true)).success;
 
   example = with' { };
   settings = machine: builtins.readFile machine.config.systemd.services.firnd.environment.FIRN_CONFIG;
@@ -50,6 +60,10 @@ in
       config.users.users
       config.environment.systemPackages
     ];
+  # Nothing of a URL means something to systemd.
+  odd-url =
+    (with' { services.firn-watch-store.cache = lib.mkForce "https://h/a%20b$x"; })
+    .config.systemd.services.firn-watch-store.serviceConfig.ExecStart;
   without-hook = (with' { services.firn-watch-store.hook = false; }).config.nix.settings;
 
   # Each has to be refused.
