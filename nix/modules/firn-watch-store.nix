@@ -87,7 +87,9 @@ in
         ReadWritePaths = [ "-/nix/var/nix/db" ];
         RuntimeDirectory = "firn";
         RuntimeDirectoryMode = "0755";
-        StateDirectory = "firn-watch-store";
+        # Other agents of this machine have their sockets there too.
+        RuntimeDirectoryPreserve = "yes";
+        StateDirectory = "firn";
         StateDirectoryMode = "0700";
         Restart = "always";
         RestartSec = "5s";

@@ -8,7 +8,7 @@
 let
   cfg = config.services.firnd;
   format = pkgs.formats.toml { };
-  dataDir = "/var/lib/firn";
+  dataDir = "/var/lib/firnd";
   credentials = "/run/credentials/firnd.service";
 
   hasTls = cfg.tls.certificateFile != null;
@@ -159,17 +159,17 @@ in
       }
     ];
 
-    users.users.firn = {
+    users.users.firnd = {
       isSystemUser = true;
-      group = "firn";
+      group = "firnd";
       home = dataDir;
       description = "firnd";
     };
-    users.groups.firn = { };
+    users.groups.firnd = { };
 
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall ports;
 
-    # For administration: sudo -u firn firnd cache list --data /var/lib/firn
+    # For administration: sudo -u firnd firnd cache list --data /var/lib/firnd
     environment.systemPackages = [ cfg.package ];
 
     systemd.services.firnd = {
@@ -186,9 +186,9 @@ in
         Type = "exec";
         ExecStartPre = [ "${createCaches}" ];
         ExecStart = "${cfg.package}/bin/firnd serve";
-        User = "firn";
-        Group = "firn";
-        StateDirectory = "firn";
+        User = "firnd";
+        Group = "firnd";
+        StateDirectory = "firnd";
         StateDirectoryMode = "0700";
         WorkingDirectory = dataDir;
         LoadCredential =

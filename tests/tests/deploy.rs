@@ -99,7 +99,7 @@ fn the_modules_wire_what_they_should() -> Result<()> {
     let found = evaluate(&nix)?;
     assert!(text(&found["settings"]["post-build-hook"]).ends_with("/bin/firn-hook"));
     assert_eq!(found["without-hook"], json!({}));
-    assert_eq!((&found["ports"], &found["users"]), (&json!([8080]), &json!(["firn"])));
+    assert_eq!((&found["ports"], &found["users"]), (&json!([8080]), &json!(["firnd"])));
     let agent = text(&found["units"]["firn-watch-store"]);
     assert!(agent.contains(" watch-store --token-file %d/token 'http://127.0.0.1:8080/main'\n"), "{agent}");
     assert!(agent.contains("\nLoadCredential=token:/run/secrets/firn-token\n"), "{agent}");

@@ -1,7 +1,7 @@
 //! The command line.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
@@ -53,9 +53,15 @@ struct Global {
     quiet: bool,
 }
 
+/// Under this name the program is the hook: Nix runs a `post-build-hook` without arguments.
+const HOOK_PROGRAM: &str = "firn-hook";
+
 /// Runs a command line; the first argument is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.first().is_some_and(|program| Path::new(program).file_name() == Some(OsStr::new(HOOK_PROGRAM))) {
+        arguments.splice(..1, ["firn".into(), "hook".into()]);
+    }
     let is_hook = arguments.get(1).is_some_and(|command| command == "hook");
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,

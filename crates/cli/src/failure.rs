@@ -63,6 +63,7 @@ impl Failure {
     }
 
     /// Makes the failure of a command that is not built in yet.
+    #[allow(dead_code, reason = "the last command that is not built in is being built")]
     pub(crate) fn not_built(command: &str) -> Self {
         Self::new(Kind::NotBuilt, format!("run `firn {command}`: not built yet"))
     }

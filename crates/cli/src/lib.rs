@@ -4,8 +4,6 @@
 //! in a `Context`; what it can't do is a `Failure`, which knows its exit code (see [`exit`]) and a hint. Data goes to
 //! standard output, all else to standard error. The pipeline that pushes, the protocol and the Nix store are other crates.
 
-#![allow(dead_code, reason = "commands that use the rest are being built")]
-
 mod access;
 mod agent_place;
 mod arguments;

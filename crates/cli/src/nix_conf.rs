@@ -81,12 +81,6 @@ pub(crate) fn remove(text: &str, url: &str) -> String {
     kept
 }
 
-/// Says if firn wrote something of a cache into the file.
-pub(crate) fn has(text: &str, url: &str) -> bool {
-    let begin = begin(url);
-    text.lines().any(|line| line.trim_end() == begin)
-}
-
 /// Returns the URLs of the caches that firn wrote into the file.
 pub(crate) fn urls(text: &str) -> Vec<&str> {
     text.lines().filter_map(|line| line.trim_end().strip_prefix(BEGIN)).collect()

@@ -2,12 +2,15 @@
 //!
 //! Nothing is retried and no redirect is followed, so a token never reaches another host. Answers are bounded.
 
+use std::env;
 use std::fmt;
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use firn_api::{CacheDescription, Capabilities, Endpoint, ErrorAnswer};
 use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, LOCATION};
-use reqwest::{Client, redirect};
+use reqwest::{Certificate, Client, redirect};
 use serde::de::DeserializeOwned;
 
 use crate::cache_ref::{CacheUrl, Token};
@@ -86,7 +89,7 @@ impl Trouble {
     pub(crate) fn advice(&self) -> Option<String> {
         match self {
             Self::Unreachable { tls: true, .. } => Some(
-                "check the server's certificate and this machine's clock; SSL_CERT_FILE names further authorities"
+                "check the server's certificate and this machine's clock; NIX_SSL_CERT_FILE names further authorities"
                     .to_owned(),
             ),
             Self::Unreachable { tls: false, .. } => {
@@ -113,13 +116,15 @@ impl Trouble {
 impl Probe {
     /// Makes a probe; needs nothing of the network yet.
     pub(crate) fn new(url: &CacheUrl, token: Option<&Token>) -> Result<Self, Failure> {
-        let client = Client::builder()
+        let mut builder = Client::builder()
             .user_agent(concat!("firn/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .build()
-            .map_err(|error| Failure::doing(Kind::Failed, "set up HTTP", error))?;
+            .timeout(ANSWER_TIMEOUT);
+        if let Some(path) = env::var_os("NIX_SSL_CERT_FILE").filter(|path| !path.is_empty()) {
+            builder = builder.tls_certs_merge(certificates(Path::new(&path))?);
+        }
+        let client = builder.build().map_err(|error| Failure::doing(Kind::Failed, "set up HTTP", error))?;
         Ok(Self { client, url: url.clone(), token: token.cloned() })
     }
 
@@ -165,6 +170,13 @@ impl Probe {
         }
         Ok(Answer { date, body })
     }
+}
+
+/// Reads the certificates that Nix trusts beside the system's.
+fn certificates(path: &Path) -> Result<Vec<Certificate>, Failure> {
+    let doing = || format!("read the certificates in {}, which NIX_SSL_CERT_FILE names", path.display());
+    let pem = fs::read(path).map_err(|error| Failure::doing(Kind::Config, doing(), error))?;
+    Certificate::from_pem_bundle(&pem).map_err(|error| Failure::doing(Kind::Config, doing(), error))
 }
 
 /// Runs a future that waits for a server.

@@ -32,10 +32,10 @@ pub(crate) struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Reads OUT_PATHS as Nix sets it. In nix.conf, name a script:
-  post-build-hook = /etc/nix/firn-hook
-  #!/bin/sh
-  exec firn hook
+Reads OUT_PATHS as Nix sets it. Nix runs a hook without arguments; as firn-hook, a link to firn, the program is one:
+  ln -s firn /usr/local/bin/firn-hook
+  post-build-hook = /usr/local/bin/firn-hook        in nix.conf
+With options, name a script that runs `exec firn hook …`.
 The hook runs as the user of the Nix daemon, normally root; the agent should run as the same. It always
 ends with status 0, within two seconds: the agent, which has a cursor of its own over Nix's database,
 finds the paths anyway, only later.";

@@ -1,14 +1,20 @@
 //! `firn status`: the server, the token and the agent, in a few lines.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use firn_client::agent::{Answer, Request, Status, call};
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::agent_place::AgentPlace;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::probe::{Probe, block_on, clean};
 use crate::{access, exit};
+
+/// How long the agent may take to answer.
+const AGENT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
@@ -32,6 +38,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         Ok::<_, Failure>((capabilities, access::describe(&cache).await?))
     })??;
     let token = cache.token.as_ref();
+    let agent = agent();
     if context.output.json {
         context.output.json_line(&json!({
             "cache": cache.name,
@@ -50,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
             "store_dir": description.store_dir,
             "priority": description.priority,
             "public_keys": description.public_keys,
+            "agent": agent,
         }))?;
         return Ok(exit::DONE);
     }
@@ -70,6 +78,24 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         ("token", shown_token),
         ("paths", format!("below {}, priority {}", description.store_dir, description.priority)),
         ("keys", access::public_keys(&description)?.join(" ")),
+        ("agent", agent.as_ref().map_or_else(|| "none".to_owned(), agent_line)),
     ])?;
     Ok(exit::DONE)
+}
+
+/// Asks the agent, or its queue while it doesn't run; none if there was never one, or this user may not ask.
+fn agent() -> Option<Status> {
+    let place = AgentPlace::usual();
+    match call(&place.socket, &Request::Status, AGENT_PATIENCE) {
+        Ok(Answer::Status { status }) => Some(*status),
+        Ok(_) | Err(_) => Status::of_queue(&place.state).ok(),
+    }
+}
+
+/// Says in a line what the agent is at.
+fn agent_line(agent: &Status) -> String {
+    let trouble = agent.trouble.as_ref().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
+    let target = if agent.cache.is_empty() { String::new() } else { format!(", to {}", agent.cache) };
+    let (waiting, dead) = (agent.waiting, agent.dead);
+    format!("{}{trouble}{target}; {waiting} paths wait, {dead} were refused", agent.activity.name())
 }

@@ -5,6 +5,7 @@ use std::slice::from_ref;
 use std::time::{Duration, SystemTime};
 
 use firn_api::{Capabilities, ChunkerId, ErrorAnswer};
+use firn_client::agent::{Activity, LostPath, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -206,4 +207,56 @@ fn a_hook_that_is_no_program_fails() {
     assert!(Path::new("/bin/sh").exists());
     assert_eq!(of(&[("post-build-hook", json!("/bin/sh"))]), State::Ok);
     assert_eq!(of(&[("post-build-hook", json!("/bin/sh -c true"))]), State::Fail, "no arguments");
+}
+
+fn status(activity: Activity) -> Status {
+    serde_json::from_value(json!({
+        "version": "1", "cache": "main", "activity": activity, "trouble": "the reason", "warnings": [], "waiting": 3,
+        "waiting_bytes": 1, "retrying": 0, "oldest_at": null, "in_flight": 0, "pinned": 0, "pinned_bytes": 0,
+        "behind": 0, "last_scan_at": 0, "last_push_at": 0, "dead": 0, "dead_letters": [], "lost": [], "counters": {},
+    }))
+    .expect("a status")
+}
+
+#[test]
+fn an_agent_that_does_nothing_is_told_with_its_reason() {
+    for (activity, expected) in [
+        (Activity::Running, State::Ok),
+        (Activity::Unreachable, State::Warn),
+        (Activity::Paused, State::Fail),
+        (Activity::Blocked, State::Fail),
+        (Activity::Stopped, State::Fail),
+    ] {
+        let found = agent::running(&status(activity));
+        assert_eq!(found.state, expected, "{activity:?}");
+        assert!(expected == State::Ok || found.detail.contains("the reason"), "{found:?}");
+    }
+    let warned = Status { warnings: vec!["no pins".into()], ..status(Activity::Running) };
+    assert!(agent::running(&warned).state == State::Warn && agent::running(&warned).detail.contains("no pins"));
+}
+
+#[test]
+fn an_agent_that_is_meant_to_run_and_does_not_fails() {
+    assert_eq!(agent::absent(Path::new("/s"), None).state, State::Ok);
+    let found = agent::absent(Path::new("/s"), Some(&status(Activity::Stopped)));
+    assert!(found.state == State::Fail && found.detail.contains("3 paths wait"), "{found:?}");
+}
+
+#[test]
+fn a_queue_that_stands_still_or_lost_something_is_told() {
+    let week = 7 * 86_400_000;
+    let now = 10 * week;
+    let path = "0fanvwfh6772nmhmbw78d8jmj0dr6lpc-x".parse().expect("a path");
+    let lost = |at| Status { lost: vec![LostPath { path: Clone::clone(&path), at }], ..status(Activity::Running) };
+    let waits = |at| Status { oldest_at: Some(at), ..status(Activity::Running) };
+    for (status, expected) in [
+        (status(Activity::Running), State::Ok),
+        (Status { dead: 1, ..status(Activity::Running) }, State::Warn),
+        (waits(now - 3_600_000), State::Ok),
+        (waits(now - 3_600_001), State::Warn),
+        (lost(now - week + 1), State::Warn),
+        (lost(now - week), State::Ok),
+    ] {
+        assert_eq!(agent::queue(&status, now).state, expected, "{status:?}");
+    }
 }

@@ -25,7 +25,7 @@ pub use output::Report;
 
 const EXAMPLES: &str = "\
 Examples:
-  firnd serve --data /var/lib/firn --listen '[::]:8080'
+  firnd serve --data /var/lib/firnd --listen '[::]:8080'
   firnd cache create main --public         make a cache; prints its key and nix.conf lines
   firnd token create --grant main:push --name builder-1 > token
   firnd status
@@ -89,7 +89,7 @@ a second one ends at once. SIGHUP reads the TLS files again.
 /healthz answers 200 while the process is alive, /readyz while it can take uploads (503 says why not).
 
 Example:
-  firnd serve --data /var/lib/firn --listen 0.0.0.0:8080 --listen '[::1]:8080'";
+  firnd serve --data /var/lib/firnd --listen 0.0.0.0:8080 --listen '[::1]:8080'";
 
 #[derive(Debug, Args)]
 struct ServeArguments {
