@@ -17,8 +17,8 @@ setup: ## Check for (as root: install) the system packages that the build needs
 nix: setup ## Unpack the Nix versions that the tests and the demo use
 	@scripts/nix-for-tests
 
-build: setup ## Build firnd
-	$(CARGO) build --release --locked --package firn-server --bin firnd
+build: setup ## Build both programs, firnd and firn
+	$(CARGO) build --release --locked --package firn-server --bin firnd --package firn-cli --bin firn
 
 test: nix lint unit ## Run everything: format, lints, documentation, all tests, with real Nix
 
@@ -28,7 +28,7 @@ lint: setup
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
 unit: nix build
-	FIRND=$(CARGO_TARGET_DIR)/release/firnd $(CARGO) test --release --locked --workspace --no-fail-fast
+	FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/release/firn $(CARGO) test --release --locked --workspace --no-fail-fast
 
 demo: build ## Show the whole path with real Nix: build, upload, substitute, verify, sizes
 	@scripts/nix-for-tests 2.26 >&2

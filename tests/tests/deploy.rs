@@ -410,6 +410,72 @@ fn the_guides_yaml_parses() {
     assert_eq!(jobs, 3 + 4);
 }
 
+/// Returns the shell commands of a page, from examples and from CI files: one a line.
+fn commands(page: &str) -> Vec<String> {
+    let mut found: Vec<String> =
+        examples(page, "sh").iter().flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    for example in examples(page, "yaml") {
+        found.extend(
+            example.lines().map(|line| line.trim().trim_start_matches("- ").trim_start_matches("run: ").to_owned()),
+        );
+    }
+    found
+}
+
+#[test]
+fn the_guides_commands_are_there() -> Result<()> {
+    let mut tried = BTreeSet::new();
+    for (name, page) in guides() {
+        for example in examples(&page, "sh") {
+            let ran = Command::new("bash").args(["-n", "-c", &example]).status().expect("bash runs");
+            assert!(ran.success(), "{name}: {example}");
+        }
+        for command in commands(&page) {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            let Some((program, arguments)) = without_prefix(&words).split_first() else { continue };
+            let binary = match *program {
+                "firn" => firn::binary()?,
+                "firnd" => firnd::binary()?,
+                _ => continue,
+            };
+            let ours: Vec<&str> = arguments.iter().copied().take_while(|word| !matches!(*word, "--" | ">")).collect();
+            let is_name =
+                |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase()) && !word.contains(['/', ':', '.']);
+            let subcommands: Vec<&str> = ours.iter().copied().take_while(is_name).take(2).collect();
+            check_help(&binary, &subcommands, &ours, &format!("{name}: {command}"));
+            tried.insert(format!("{program} {}", subcommands.join(" ")));
+        }
+    }
+    assert!(tried.len() >= 6, "{tried:?}");
+    Ok(())
+}
+
+/// Returns a command without what only says where and as whom it runs.
+fn without_prefix<'a, 'b>(words: &'a [&'b str]) -> &'a [&'b str] {
+    match words {
+        ["sudo", "-u", _, rest @ ..] | ["ssh", _, rest @ ..] | ["sudo", rest @ ..] => without_prefix(rest),
+        _ => words,
+    }
+}
+
+/// Asserts that a command has a page of help, and that the page names each option used.
+fn check_help(binary: &Path, subcommands: &[&str], used: &[&str], whence: &str) {
+    let mut help = None;
+    // `main` in `cache show main` is no command.
+    for count in (1..=subcommands.len()).rev() {
+        let ran = Command::new(binary).args(&subcommands[..count]).arg("--help").output().expect("runs");
+        if ran.status.success() {
+            help = Some(String::from_utf8(ran.stdout).expect("UTF-8"));
+            break;
+        }
+    }
+    let help = help.unwrap_or_else(|| panic!("{whence}: there is no such command"));
+    for option in used.iter().filter(|word| word.starts_with("--")) {
+        let name = option.split('=').next().unwrap_or(option);
+        assert!(help.contains(name), "{whence}: there is no {name} in\n{help}");
+    }
+}
+
 #[test]
 fn pages_link_to_pages_and_headings_that_there_are() {
     let mut pages = Vec::new();
