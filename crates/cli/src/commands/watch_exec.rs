@@ -109,6 +109,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         upstreams,
         store.store_dir().to_owned(),
         push_options(arguments.jobs, arguments.max_memory, arguments.level),
+        Duration::from_secs(arguments.retry_for),
     );
     let upload = Upload { store, pusher, retry_for: Duration::from_secs(arguments.retry_for) };
     let uploaded = runtime.block_on(async {

@@ -16,9 +16,6 @@ use crate::push::{self, Event, PathFailure, PushOptions, Source, push};
 use crate::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy, Target};
 use crate::{Error, Refusal};
 
-/// For how long a single request is tried again here. An agent waits longer than that by itself, and says so.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
-
 /// Gives the cache's URL and its token, afresh each time: a token may be replaced while the agent runs.
 pub type GiveTarget = Box<dyn Fn() -> Result<Target, String> + Send + Sync>;
 
@@ -30,6 +27,7 @@ pub struct RemotePusher {
     upstreams: Upstreams,
     store_dir: String,
     options: PushOptions,
+    patience: Duration,
     connected: Mutex<Option<Connected>>,
 }
 
@@ -44,12 +42,16 @@ pub enum Upstreams {
 
 #[derive(Clone)]
 struct Connected {
+    /// For questions that begin something: whether the server is there is to be known at once.
+    asking: Arc<Remote>,
+    /// For what is under way, and should outlast a server's restart.
     remote: Arc<Remote>,
     upstream_keys: Vec<PublicKey>,
 }
 
 impl RemotePusher {
-    /// Returns a pusher of a store's paths. Nothing is read or sent yet.
+    /// Returns a pusher of a store's paths. Nothing is read or sent yet. A request of a push that is under way is tried again
+    /// for `patience`; everything else is tried once, and left to the caller to try again.
     #[must_use]
     pub fn new(
         target: GiveTarget,
@@ -58,8 +60,9 @@ impl RemotePusher {
         upstreams: Upstreams,
         store_dir: String,
         options: PushOptions,
+        patience: Duration,
     ) -> Self {
-        Self { target, http, source, upstreams, store_dir, options, connected: Mutex::new(None) }
+        Self { target, http, source, upstreams, store_dir, options, patience, connected: Mutex::new(None) }
     }
 
     /// Forgets the connection: the next question reads URL and token again.
@@ -72,10 +75,9 @@ impl RemotePusher {
             return Ok(connected.clone());
         }
         let target = (self.target)().map_err(|message| Trouble::Denied { message })?;
-        let retry = RetryPolicy { give_up_after: GIVE_UP_AFTER, ..RetryPolicy::default() };
-        let options = RemoteOptions { retry, ..RemoteOptions::default() };
-        let remote = Remote::connect(target, &self.http, options).await.map_err(|error| trouble(&error))?;
-        let cache = remote.describe().await.map_err(|error| trouble(&error))?;
+        let options = RemoteOptions { retry: RetryPolicy::never(), ..RemoteOptions::default() };
+        let asking = Remote::connect(target.clone(), &self.http, options).await.map_err(|error| trouble(&error))?;
+        let cache = asking.describe().await.map_err(|error| trouble(&error))?;
         let denied = |message| Err(Trouble::Denied { message });
         if cache.store_dir != self.store_dir {
             return denied(format!("the cache is one of {}, and this store is {}", cache.store_dir, self.store_dir));
@@ -87,7 +89,10 @@ impl RemotePusher {
         if let Upstreams::Only(ours) = &self.upstreams {
             upstream_keys.retain(|key| ours.contains(key));
         }
-        let connected = Connected { remote: Arc::new(remote), upstream_keys };
+        let retry = RetryPolicy { give_up_after: self.patience, ..RetryPolicy::default() };
+        let options = RemoteOptions { retry, ..RemoteOptions::default() };
+        let remote = Remote::connect(target, &self.http, options).await.map_err(|error| trouble(&error))?;
+        let connected = Connected { asking: Arc::new(asking), remote: Arc::new(remote), upstream_keys };
         Ok(self.lock().insert(connected).clone())
     }
 
@@ -104,7 +109,7 @@ impl RemotePusher {
 
 impl Pusher for RemotePusher {
     async fn missing(&self, paths: &[StorePath]) -> Result<Vec<bool>, Trouble> {
-        let remote = self.connected().await?.remote;
+        let remote = self.connected().await?.asking;
         let hashes: Vec<StoreHash> = paths.iter().map(StorePath::hash).collect();
         let mut missing = Vec::with_capacity(paths.len());
         for part in hashes.chunks(remote.limits().paths.max(1)) {
@@ -119,7 +124,7 @@ impl Pusher for RemotePusher {
         told: mpsc::Sender<(StorePath, Outcome)>,
         stop: CancellationToken,
     ) -> Result<(), Trouble> {
-        let Connected { remote, upstream_keys } = self.connected().await?;
+        let Connected { remote, upstream_keys, .. } = self.connected().await?;
         let options = PlanOptions { upstream_keys, ..PlanOptions::default() };
         let planned = plan(&remote, closure, Vec::new(), &self.store_dir, &options).await;
         let mut planned = planned.map_err(|error| self.failed(&error))?;

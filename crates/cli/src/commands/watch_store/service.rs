@@ -29,6 +29,9 @@ use crate::push_target::{give_target, push_options, upstream_keys};
 /// How long the agent may take to stop. What is being sent then is sent again the next time, as far as it is missing.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
+/// For how long a request of a push under way is tried again, before the agent says that the server is unreachable.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How often the service manager is told how things are.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
@@ -49,6 +52,7 @@ pub(super) fn run(service: &Service, options: &AgentOptions, context: &Context) 
         upstreams(service, &cache),
         location.store_dir.clone(),
         push_options(service.jobs, service.max_memory, service.level),
+        REQUEST_PATIENCE,
     ));
     let settings = settings(service, &cache, place.state.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -1,0 +1,359 @@
+//! The agent, the hook and `firn watch-exec` with real Nix, a real server, and deaths in between.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use firn_testkit::firnd::{Cache, Firnd};
+use firn_testkit::nix::{Nix, Settings, Store, Version};
+use firn_tests::{assert_same, client, closure};
+use serde_json::Value;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How long anything may take before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A machine with an agent that can be killed.
+struct Builder {
+    store: Store,
+    state: tempfile::TempDir,
+    url: String,
+    token: String,
+    agent: Option<Child>,
+}
+
+impl Builder {
+    fn new(nix: &Nix, cache: &Cache) -> Result<Self> {
+        let state = tempfile::tempdir()?;
+        fs::write(state.path().join("config.toml"), "")?;
+        fs::set_permissions(state.path().join("config.toml"), fs::Permissions::from_mode(0o600))?;
+        let store = nix.store()?;
+        // A store has a database from its first use on.
+        store.check("nix-store", ["--init"])?.done()?;
+        Ok(Self { store, state, url: cache.url.clone(), token: cache.token.clone(), agent: None })
+    }
+
+    /// Returns a command of firn on this machine.
+    fn firn(&self) -> Result<Command> {
+        let mut command = Command::new(firn_testkit::firn::binary()?);
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.state.path());
+        command
+            .env("NIX_REMOTE", self.store.root())
+            .env("FIRN_CONFIG", self.state.path().join("config.toml"))
+            .env("FIRN_TOKEN", &self.token)
+            .env("FIRN_AGENT_SOCKET", self.socket())
+            .env("FIRN_AGENT_STATE", self.state.path().join("agent"));
+        Ok(command)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.state.path().join("agent.sock")
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.state.path().join("log"))?;
+        let mut command = self.firn()?;
+        command.args(["watch-store", "--backfill", &self.url]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.agent = Some(command.spawn()?);
+        self.until(|status| status["activity"] != "stopped")?;
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill()?;
+            agent.wait()?;
+        }
+        Ok(())
+    }
+
+    fn ask<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Output> {
+        Ok(self.firn()?.arg("watch-store").args(arguments).output()?)
+    }
+
+    fn status(&self) -> Result<Value> {
+        let output = self.ask(["status", "--json"])?;
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+    }
+
+    /// Waits until the status is as wanted.
+    #[track_caller]
+    fn until(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let begun = Instant::now();
+        loop {
+            let status = self.status()?;
+            if !status.is_null() && wanted(&status) {
+                return Ok(status);
+            }
+            assert!(begun.elapsed() < PATIENCE, "it never came to that: {status:#}\n{}", self.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    #[track_caller]
+    fn flush(&self) -> Result<()> {
+        let output = self.ask(["flush", "--wait", "--timeout", "120s"])?;
+        assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.state.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// Compares what a path is on its builder and on a machine that substitutes it.
+#[track_caller]
+fn assert_cached(nix: &Nix, cache: &Cache, builder: &Builder, path: &str) -> Result<()> {
+    let client = client(nix, cache)?;
+    client.realise(&[path])?.done()?;
+    assert_same(&builder.store, &client, path)?;
+    Ok(())
+}
+
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+#[test]
+fn an_agent_that_is_killed_loses_nothing() -> Result<()> {
+    for nix in Nix::require_all() {
+        let mut firnd = Firnd::start()?;
+        let cache = firnd.cache("main", &["--public"])?;
+        let mut builder = Builder::new(&nix, &cache)?;
+        let before = builder.store.build_one(&closure(1))?;
+        builder.start()?;
+        let running = builder.store.build_one(&closure(2))?;
+        builder.flush()?;
+        assert_cached(&nix, &cache, &builder, &before)?;
+        assert_cached(&nix, &cache, &builder, &running)?;
+
+        builder.kill()?;
+        let down = builder.store.build_one(&closure(3))?;
+        firnd.kill()?;
+        builder.start()?;
+        builder.until(|status| status["activity"] == "unreachable")?;
+        let away = builder.store.build_one(&closure(4))?;
+        builder.kill()?;
+        firnd.launch()?;
+        builder.url = firnd.url("main");
+        builder.start()?;
+        builder.flush()?;
+        let cache = Cache { url: firnd.url("main"), ..cache };
+        assert_cached(&nix, &cache, &builder, &down)?;
+        assert_cached(&nix, &cache, &builder, &away)?;
+        let status = builder.status()?;
+        assert_eq!((&status["dead"], &status["counters"]["lost-before-push"]), (&0.into(), &Value::Null), "{status:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn hooks_reach_the_agent_whether_it_runs_or_not() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    let script = builder.state.path().join("hook");
+    let firn = builder.firn()?;
+    let mut text = String::from("#!/bin/sh\n");
+    for (name, value) in firn.get_envs() {
+        if let Some(value) = value {
+            text += &format!("export {}='{}'\n", name.display(), value.display());
+        }
+    }
+    text += &format!("exec {} hook\n", Path::new(firn.get_program()).display());
+    fs::write(&script, text)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let extra = vec![format!("post-build-hook = {}", script.display())];
+    builder.store.configure(&Settings { extra, ..Settings::default() })?;
+
+    let path = builder.store.build_one(&closure(1))?;
+    let spool = fs::read_to_string(builder.state.path().join("agent/spool"))?;
+    assert!(spool.contains(base_name(&path)), "{spool}");
+    builder.start()?;
+    let path = builder.store.build_one(&closure(2))?;
+    builder.flush()?;
+    assert_cached(&nix, &cache, &builder, &path)?;
+    assert_eq!(fs::metadata(builder.state.path().join("agent/spool"))?.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_hook_never_fails_a_build_and_never_speaks_on_standard_output() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let builder = Builder::new(&nix, &cache)?;
+    // A socket where nobody ever answers, a folder that can't be made, names that are none.
+    let _silent = std::os::unix::net::UnixListener::bind(builder.socket())?;
+    let blocked = builder.state.path().join("config.toml/agent");
+    let path = format!("/nix/store/{}-x", "0".repeat(32));
+    for (state, paths) in [(&blocked, path.as_str()), (&blocked, ""), (&blocked, "nonsense / ../..")] {
+        let begun = Instant::now();
+        let output = builder.firn()?.arg("hook").env("FIRN_AGENT_STATE", state).env("OUT_PATHS", paths).output()?;
+        assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    let output = builder.firn()?.args(["hook", "--no-such-option"]).output()?;
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn pins_hold_against_the_garbage_collector_until_the_push() -> Result<()> {
+    for nix in Nix::require_all() {
+        let mut firnd = Firnd::start()?;
+        let cache = firnd.cache("main", &["--public"])?;
+        let mut builder = Builder::new(&nix, &cache)?;
+        let _daemon = builder.store.daemon()?;
+        firnd.kill()?;
+        builder.start()?;
+        let path = builder.store.build_one(&closure(1))?;
+        builder.until(|status| status["pinned"] == 3 && status["waiting"] == 3)?;
+        builder.store.check("nix-collect-garbage", [] as [&str; 0])?.done()?;
+        assert!(builder.store.has(&path)?);
+
+        firnd.launch()?;
+        builder.kill()?;
+        builder.url = firnd.url("main");
+        builder.start()?;
+        builder.flush()?;
+        let cache = Cache { url: firnd.url("main"), ..cache };
+        let client = client(&nix, &cache)?;
+        client.realise(&[&path])?.done()?;
+        builder.until(|status| status["pinned"] == 0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_deleted_before_its_push_is_named() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let mut firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    firnd.kill()?;
+    builder.start()?;
+    let keep = builder.store.build_one(&closure(1))?;
+    let lose = builder.store.build_one(r#"build { name = "lose"; script = "echo > $out"; }"#)?;
+    builder.until(|status| status["waiting"] == 4)?;
+    builder.kill()?;
+    builder.store.check("nix-store", ["--delete", &lose])?.done()?;
+    firnd.launch()?;
+    builder.url = firnd.url("main");
+    builder.start()?;
+    builder.flush()?;
+    let status = builder.status()?;
+    assert_eq!(status["lost"][0]["path"], base_name(&lose), "{status:#}");
+    assert_eq!(status["counters"]["lost-before-push"], 1);
+    assert!(builder.log().contains(base_name(&lose)), "{}", builder.log());
+    let cache = Cache { url: firnd.url("main"), ..cache };
+    assert_cached(&nix, &cache, &builder, &keep)?;
+    Ok(())
+}
+
+#[test]
+fn a_rebuilt_database_is_read_from_its_beginning() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_34) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    builder.start()?;
+    builder.store.build_one(&closure(1))?;
+    builder.flush()?;
+    let dump = builder.store.check("nix-store", ["--dump-db"])?.text();
+    let file = builder.store.write("home/dump", &format!("{dump}\n"))?;
+    let database = builder.store.root().join("nix/var/nix/db");
+    for name in ["db.sqlite", "db.sqlite-wal", "db.sqlite-shm", "schema"] {
+        let _ = fs::remove_file(database.join(name));
+    }
+    let mut load = builder.store.command("nix-store");
+    assert!(load.arg("--load-db").stdin(fs::File::open(file)?).status()?.success());
+    let path = builder.store.build_one(&closure(2))?;
+    builder.until(|status| status["counters"]["rescans"] == 1)?;
+    builder.flush()?;
+    assert_cached(&nix, &cache, &builder, &path)
+}
+
+#[test]
+fn a_watched_command_keeps_its_status_and_its_builds_are_pushed() -> Result<()> {
+    for nix in Nix::require_all() {
+        let mut firnd = Firnd::start()?;
+        let cache = firnd.cache("main", &["--public"])?;
+        let builder = Builder::new(&nix, &cache)?;
+        let before = builder.store.build_one(&closure(1))?;
+        let build = |seed: u64, code: u8| -> Result<Command> {
+            let derivation = builder.store.instantiate(&closure(seed))?.concat();
+            let nix_store = builder.store.command("nix-store");
+            let mut command = builder.firn()?;
+            for (name, value) in nix_store.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+                command.env(name, value);
+            }
+            command.args(["watch-exec", &cache.url, "--retry-for", "0", "--fail-on-upload-error", "--", "sh", "-c"]);
+            let program = nix.programs().join("nix-store");
+            let line = format!("{} --realise {derivation}; exit {code}", program.display());
+            command.arg(line);
+            Ok(command)
+        };
+        let output = build(2, 7)?.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{said}");
+        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(said.contains("3 paths built"), "{said}");
+        assert_cached(&nix, &cache, &builder, &path)?;
+        assert!(!client(&nix, &cache)?.realise(&[&before])?.succeeded(), "it was there before");
+
+        firnd.kill()?;
+        let output = build(3, 0)?.output()?;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let output = build(4, 9)?.output()?;
+        assert_eq!(output.status.code(), Some(9), "{output:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    builder.store.build_one(&closure(1))?;
+    builder.start()?;
+    let second = builder.firn()?.args(["watch-store", &builder.url]).output()?;
+    assert_eq!(second.status.code(), Some(6), "{}", String::from_utf8_lossy(&second.stderr));
+    builder.flush()?;
+    let mode = fs::metadata(builder.socket())?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let metrics = builder.ask(["metrics"])?;
+    assert!(String::from_utf8_lossy(&metrics.stdout).contains("firn_agent_pushed_paths_total 3"), "{metrics:?}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_stops_when_told_to() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    builder.store.build_one(&closure(1))?;
+    builder.start()?;
+    let agent = builder.agent.as_mut().ok_or("no agent")?;
+    let told = Command::new("kill").args(["-TERM", &agent.id().to_string()]).status()?;
+    assert!(told.success() && agent.wait()?.success());
+    assert!(!builder.socket().exists());
+    assert_eq!(builder.status()?["activity"], "stopped");
+    Ok(())
+}
