@@ -85,6 +85,11 @@ impl NixSettings {
     }
 }
 
+/// Returns the directory that all store paths here are below.
+pub(crate) fn store_dir() -> String {
+    env::var("NIX_STORE_DIR").ok().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/nix/store".to_owned())
+}
+
 /// Returns the version that Nix says it is, like `2.26.3`.
 pub(crate) fn version() -> Result<String, Failure> {
     let nix = find_program().ok_or_else(no_nix)?;

@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use crate::nix_settings;
+
 /// The longest file that is read, in bytes.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -54,9 +56,13 @@ pub(crate) fn close(path: &Path) -> io::Result<bool> {
 
 /// Replaces a file atomically: it has the old text or the new one, also after a power cut. The folder is made if needed.
 ///
-/// A symbolic link is followed, so that a configuration that lies elsewhere stays there.
+/// A symbolic link is followed, so that a configuration that lies elsewhere stays there; but not into the Nix store, where
+/// nothing is ever changed: that is [`io::ErrorKind::ReadOnlyFilesystem`].
 pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let path = target(path)?;
+    if path.starts_with(nix_settings::store_dir()) {
+        return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, format!("it is {}", path.display())));
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -120,8 +120,14 @@ fn keep(file: &Path, name: &str, cache: &CacheRef, default: bool) -> Result<Path
     let relative = Path::new("tokens").join(name);
     let token_file = folder.join(&relative);
     let write = |path: &Path, error: io::Error| {
-        let failure = Failure::doing(Kind::Config, format!("write {}", path.display()), error);
-        if path.starts_with("/etc") { failure.hint("run it as root") } else { failure }
+        let (kind, failure) = (error.kind(), Failure::doing(Kind::Config, format!("write {}", path.display()), error));
+        match kind {
+            io::ErrorKind::ReadOnlyFilesystem => failure.hint(
+                "NixOS or home-manager makes this file: have it name the cache and a token-file, or give --config",
+            ),
+            io::ErrorKind::PermissionDenied => failure.hint("run it as the file's owner; with --system, as root"),
+            _ => failure,
+        }
     };
     let text = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

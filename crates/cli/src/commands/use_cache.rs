@@ -11,7 +11,7 @@ use crate::cache_ref::{CacheRef, Token};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::nix_conf::{self, Entry};
-use crate::nix_settings::{NixSettings, View};
+use crate::nix_settings::{self, NixSettings, View};
 use crate::trust::{self, Trust};
 use crate::{access, config, exit, netrc, private_file, probe};
 
@@ -110,7 +110,7 @@ fn check(cache: &CacheRef, description: &CacheDescription) -> Result<(), Failure
         let hint = format!("on the server: firnd token create --grant {}:pull --name NAME", description.name);
         return Err(Failure::new(Kind::Server, message).hint(hint));
     }
-    let ours = env::var("NIX_STORE_DIR").ok().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/nix/store".to_owned());
+    let ours = nix_settings::store_dir();
     if !description.store_dir.is_empty() && description.store_dir != ours {
         let message = format!(
             "use {} as a substituter: its paths are below {}, and here they are below {ours}",
@@ -151,13 +151,13 @@ fn is_writable(path: &Path) -> bool {
 /// Changes a file if there is something to change; returns whether there was.
 fn change(path: &Path, new_mode: u32, edit: impl FnOnce(&str) -> String) -> Result<bool, Failure> {
     let failed = |doing: &str, error: io::Error| {
-        let denied = error.kind() == io::ErrorKind::PermissionDenied || is_read_only(path, &error);
-        let failure = Failure::doing(Kind::Config, format!("{doing} {}", path.display()), error);
-        match path.canonicalize() {
-            Ok(real) if real.starts_with("/nix/store") => {
-                failure.hint("NixOS makes this file: put the lines that `firn use --print` prints into nix.settings")
+        let (kind, failure) =
+            (error.kind(), Failure::doing(Kind::Config, format!("{doing} {}", path.display()), error));
+        match kind {
+            io::ErrorKind::ReadOnlyFilesystem => {
+                failure.hint("NixOS or home-manager makes this file: have it say what `firn use --print` prints")
             }
-            _ if denied => failure.hint("run it as root, or without --system"),
+            io::ErrorKind::PermissionDenied => failure.hint("run it as root, or without --system"),
             _ => failure,
         }
     };
@@ -173,10 +173,6 @@ fn change(path: &Path, new_mode: u32, edit: impl FnOnce(&str) -> String) -> Resu
     let mode = old.map_or(new_mode, |contents| contents.mode & 0o777);
     private_file::replace(path, &changed, mode).map_err(|error| failed("write", error))?;
     Ok(true)
-}
-
-fn is_read_only(path: &Path, error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::ReadOnlyFilesystem || path.starts_with("/nix/store")
 }
 
 /// Sets the host's entry in a netrc file, and closes the file to others; returns whether something changed.

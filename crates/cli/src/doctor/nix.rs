@@ -1,6 +1,5 @@
 //! What Nix on this machine makes of the cache.
 
-use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,11 +11,6 @@ use crate::nix_conf::is_same;
 use crate::nix_settings::{self, NixSettings, View};
 use crate::trust::{self, Trust};
 use crate::{netrc, private_file};
-
-/// Returns the directory that all store paths here are below.
-pub(super) fn store_dir() -> String {
-    env::var("NIX_STORE_DIR").ok().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/nix/store".to_owned())
-}
 
 /// What Nix says of itself.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::Finding;
 use crate::access;
 use crate::cache_ref::CacheRef;
+use crate::nix_settings;
 use crate::probe::{Answer, Probe, Trouble, clean};
 
 /// How far clocks may differ without notice, in seconds.
@@ -147,7 +148,7 @@ pub(super) fn cache_info(answer: Result<Answer, Trouble>, description: Option<&C
         Err(error) => return Finding::fail(check, error.to_string(), "check the URL: this is no binary cache"),
     };
     let theirs = info.store_dir.as_deref().unwrap_or("/nix/store");
-    let ours = super::nix::store_dir();
+    let ours = nix_settings::store_dir();
     if theirs != ours {
         let detail = format!("its paths are below {theirs}, and here they are below {ours}");
         return Finding::fail(check, detail, "Nix can't use it: take a cache of the same store directory");

@@ -150,3 +150,17 @@ fn two_caches_of_a_server_share_its_entry() {
     home.firn(&["use", "--remove", &other]).expect(0);
     assert_eq!((home.read(".config/nix/netrc"), home.read(CONF)), (String::new(), String::new()));
 }
+
+#[test]
+fn a_file_in_the_store_is_never_changed() {
+    let mut home = Home::new().with_fake_nix(PLAIN);
+    let store = home.file("store");
+    home.set("NIX_STORE_DIR", store.to_str().expect("UTF-8"));
+    let made = home.write("store/0fanvwfh6772nmhmbw78d8jmj0dr6lpc-nix.conf", "a = b\n");
+    std::fs::create_dir_all(home.file(".config/nix")).expect("made");
+    symlink(&made, home.file(CONF)).expect("linked");
+    let server = Server::firnd(move |cache| cache["store_dir"] = store.to_str().into());
+    let ran = home.firn(&["use", &server.url()]).expect(4);
+    assert!(ran.err.contains("NixOS or home-manager makes this file"), "{}", ran.err);
+    assert_eq!(home.read(CONF), "a = b\n");
+}
