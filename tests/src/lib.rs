@@ -2,6 +2,8 @@
 //!
 //! The tests start the real `firnd` and talk to it with real Nix, or with a client that does what no proper client does.
 
+pub mod shipped;
+
 use firn_nix::{Sha256, StorePath};
 use firn_testkit::Result;
 use firn_testkit::firnd::{Cache, Firnd};

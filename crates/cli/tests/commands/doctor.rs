@@ -1,4 +1,4 @@
-use firn_testkit::nix::Nix;
+use firn_testkit::nix::{Nix, Settings, Store};
 use serde_json::Value;
 
 use crate::support::{Home, Ran, Server, TOKEN, refusal};
@@ -84,5 +84,31 @@ fn after_use_all_is_well_with_every_nix() {
             assert_eq!(state(&after, check), "ok", "{nix:?}: {check} in {after}");
         }
         assert_eq!(after["failed"], 0);
+    }
+}
+
+#[test]
+fn an_untrusted_user_is_told_what_the_daemon_has_to_allow() {
+    let server = Server::firnd(|_| ());
+    for nix in Nix::require_all() {
+        let settings =
+            |line: String| Settings { extra: vec!["trusted-users = nobody".to_owned(), line], ..Settings::default() };
+        let store = Store::new(&nix, &settings(String::new())).expect("a machine");
+        let mut daemon = store.daemon().expect("a daemon");
+        let mut home = Home::new().with_nix(nix.programs());
+        home.set("NIX_REMOTE", "daemon");
+        home.set("NIX_DAEMON_SOCKET_PATH", daemon.socket().to_str().expect("UTF-8"));
+        home.set("NIX_CONF_DIR", store.root().with_file_name("conf").to_str().expect("UTF-8"));
+        let ran = home.firn(&["use", &server.url()]).expect(0);
+        assert!(ran.err.contains("does not trust this user"), "{nix:?}: {}", ran.err);
+        let found = report(home.firn(&["doctor", &server.url(), "--json"]), 1);
+        assert_eq!((state(&found, "trust"), state(&found, "key")), ("fail", "fail"), "{nix:?}: {found}");
+
+        let allowed = format!("trusted-substituters = {}\ntrusted-public-keys = {}", server.url(), crate::support::KEY);
+        store.configure(&settings(allowed)).expect("configured");
+        daemon.kill().expect("killed");
+        let _daemon = store.daemon().expect("a daemon");
+        let found = report(home.firn(&["doctor", &server.url(), "--json"]), 0);
+        assert_eq!((state(&found, "trust"), state(&found, "key")), ("ok", "ok"), "{nix:?}: {found}");
     }
 }
