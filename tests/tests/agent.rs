@@ -58,7 +58,11 @@ impl Builder {
     fn start(&mut self) -> Result<()> {
         let log = fs::OpenOptions::new().append(true).create(true).open(self.state.path().join("log"))?;
         let mut command = self.firn()?;
-        command.args(["watch-store", "--backfill", &self.url]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .args(["watch-store", "--backfill", "--with-sources", &self.url])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         self.agent = Some(command.spawn()?);
         self.until(|status| status["activity"] != "stopped")?;
         Ok(())
@@ -340,6 +344,43 @@ fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
     let metrics = builder.ask(["metrics"])?;
     assert!(String::from_utf8_lossy(&metrics.stdout).contains("firn_agent_pushed_paths_total 3"), "{metrics:?}");
     Ok(())
+}
+
+/// The longest that an agent's memory ever was, in bytes.
+fn peak_bytes(agent: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{agent}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+#[test]
+fn ten_thousand_paths_at_once_are_pushed_in_bounded_memory() -> Result<()> {
+    const PATHS: usize = 10_000;
+    let Some(nix) = Nix::require(Version::V2_34) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    let _daemon = builder.store.daemon()?;
+    builder.start()?;
+    let files = tempfile::tempdir()?;
+    for number in 0..PATHS {
+        fs::write(files.path().join(format!("file-{number}")), format!("{number}\n").repeat(50))?;
+    }
+    let add = builder.store.command("nix-store").args(["--add"]).args(paths_in(files.path())?).output()?;
+    assert!(add.status.success(), "{}", String::from_utf8_lossy(&add.stderr));
+    let begun = Instant::now();
+    builder.flush()?;
+    let took = begun.elapsed();
+    let status = builder.status()?;
+    assert_eq!(status["counters"]["pushed"], PATHS, "{status:#}");
+    let peak = peak_bytes(builder.agent.as_ref().ok_or("no agent")?.id())?;
+    println!("{PATHS} paths: {took:?} after the last was added, {} MiB at most", peak >> 20);
+    assert!(peak < 256 << 20, "{peak} bytes");
+    Ok(())
+}
+
+fn paths_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<std::result::Result<_, _>>()?)
 }
 
 #[test]

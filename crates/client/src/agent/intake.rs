@@ -159,7 +159,10 @@ impl<S: Store> Desk<S> {
         for info in &found.paths {
             let refused = if source == Source::Asked { None } else { self.refuses(info) };
             if let Some(counter) = refused {
-                count(&mut intake, counter);
+                // What a hook names the cursor passes as well, and counts.
+                if source != Source::Hook {
+                    count(&mut intake, counter);
+                }
                 continue;
             }
             let entry = NewEntry { path: info.path.clone(), nar_bytes: info.nar_size, source };
