@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -56,6 +57,10 @@ impl Builder {
     }
 
     fn start(&mut self) -> Result<()> {
+        self.start_with(|command| command)
+    }
+
+    fn start_with(&mut self, change: impl FnOnce(&mut Command) -> &mut Command) -> Result<()> {
         let log = fs::OpenOptions::new().append(true).create(true).open(self.state.path().join("log"))?;
         let mut command = self.firn()?;
         command
@@ -63,8 +68,15 @@ impl Builder {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        self.agent = Some(command.spawn()?);
+        self.agent = Some(change(&mut command).spawn()?);
         self.until(|status| status["activity"] != "stopped")?;
+        Ok(())
+    }
+
+    fn signal(&self, name: &str) -> Result<()> {
+        let agent = self.agent.as_ref().ok_or("no agent")?;
+        let told = Command::new("kill").args(["-s", name, &agent.id().to_string()]).status()?;
+        assert!(told.success());
         Ok(())
     }
 
@@ -390,11 +402,58 @@ fn an_agent_stops_when_told_to() -> Result<()> {
     let cache = firnd.cache("main", &["--public"])?;
     let mut builder = Builder::new(&nix, &cache)?;
     builder.store.build_one(&closure(1))?;
-    builder.start()?;
-    let agent = builder.agent.as_mut().ok_or("no agent")?;
-    let told = Command::new("kill").args(["-TERM", &agent.id().to_string()]).status()?;
-    assert!(told.success() && agent.wait()?.success());
+    let manager = UnixDatagram::bind(builder.state.path().join("notify"))?;
+    manager.set_nonblocking(true)?;
+    let address = builder.state.path().join("notify");
+    builder.start_with(|command| command.env("NOTIFY_SOCKET", address).env("WATCHDOG_USEC", "3000000"))?;
+    builder.flush()?;
+    let mut told = Vec::new();
+    let begun = Instant::now();
+    while !told.contains(&"WATCHDOG=1".to_owned()) {
+        told.extend(heard(&manager)?);
+        assert!(begun.elapsed() < PATIENCE, "{told:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    builder.signal("TERM")?;
+    let mut agent = builder.agent.take().ok_or("no agent")?;
+    assert!(agent.wait()?.success());
     assert!(!builder.socket().exists());
     assert_eq!(builder.status()?["activity"], "stopped");
+    told.extend(heard(&manager)?);
+    for word in ["READY=1", "STATUS=", "STOPPING=1"] {
+        assert!(told.iter().any(|line| line.starts_with(word)), "{told:?}");
+    }
     Ok(())
+}
+
+/// Returns the lines that a service manager was told so far.
+fn heard(manager: &UnixDatagram) -> Result<Vec<String>> {
+    let (mut lines, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match manager.recv(&mut buffer) {
+            Ok(bytes) => lines.extend(String::from_utf8_lossy(&buffer[..bytes]).lines().map(str::to_owned)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(lines),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[test]
+fn a_new_token_is_read_on_sighup() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    let good = std::mem::replace(&mut builder.token, String::new());
+    let file = builder.state.path().join("token");
+    fs::write(&file, firnd.token("other:pull")?)?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    let path = builder.store.build_one(&closure(1))?;
+    builder.start_with(|command| command.env_remove("FIRN_TOKEN").arg("--token-file").arg(&file))?;
+    let status = builder.until(|status| status["activity"] == "paused")?;
+    assert_eq!((&status["waiting"], &status["dead"]), (&3.into(), &0.into()), "{status:#}");
+    fs::write(&file, good)?;
+    builder.signal("HUP")?;
+    builder.until(|status| status["counters"]["pushed"] == 3)?;
+    assert_cached(&nix, &cache, &builder, &path)
 }
