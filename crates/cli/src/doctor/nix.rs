@@ -12,6 +12,9 @@ use crate::nix_settings::{self, NixSettings, View};
 use crate::trust::{self, Trust};
 use crate::{netrc, private_file};
 
+/// The version whose post-build-hook gets an empty `OUT_PATHS`.
+const MUTE_HOOKS: &str = "2.8.0";
+
 /// What Nix says of itself.
 #[derive(Debug)]
 pub(super) struct Nix {
@@ -25,10 +28,11 @@ pub(super) struct Nix {
 
 /// Asks Nix, and judges.
 pub(super) fn examine(cache: Option<&CacheRef>, description: Option<&CacheDescription>) -> Vec<Finding> {
-    let version = match nix_settings::version() {
-        Ok(version) => Finding::ok("nix", format!("Nix {version}")),
+    let number = match nix_settings::version() {
+        Ok(number) => number,
         Err(failure) => return vec![Finding::of_failure("nix", &failure)],
     };
+    let version = Finding::ok("nix", format!("Nix {number}"));
     let settings = NixSettings::load(View::Client).and_then(|client| Ok((client, NixSettings::load(View::Daemon)?)));
     let nix = match settings {
         Ok((client, daemon)) => Nix { client, daemon, trust: trust::ask() },
@@ -44,7 +48,7 @@ pub(super) fn examine(cache: Option<&CacheRef>, description: Option<&CacheDescri
         });
         findings.push(credentials(&nix, cache, description));
     }
-    findings.push(hook(&nix));
+    findings.push(hook(&nix, &number));
     findings
 }
 
@@ -185,7 +189,7 @@ fn entry(path: &Path, contents: &private_file::Contents, host: &str, cache: &Cac
 }
 
 /// Judges the post-build hook.
-pub(super) fn hook(nix: &Nix) -> Finding {
+pub(super) fn hook(nix: &Nix, version: &str) -> Finding {
     let check = "hook";
     let Some(program) = nix.deciding().text("post-build-hook") else {
         return Finding::ok(check, "no post-build-hook: an agent finds new paths without one, up to 15 s later");
@@ -196,6 +200,13 @@ pub(super) fn hook(nix: &Nix) -> Finding {
             check,
             format!("post-build-hook is {program}, which is no program that can be run: every build fails"),
             "correct post-build-hook in nix.conf; it is the path of one program, without arguments",
+        );
+    }
+    if version == MUTE_HOOKS {
+        return Finding::warn(
+            check,
+            format!("post-build-hook is {program}, and Nix {version} runs hooks without naming what was built"),
+            "an agent finds new paths without it, up to 15 s later; a newer Nix names them",
         );
     }
     Finding::ok(check, format!("post-build-hook is {program}"))

@@ -201,12 +201,14 @@ fn a_private_cache_needs_an_entry_that_others_cannot_read() {
 
 #[test]
 fn a_hook_that_is_no_program_fails() {
-    let of = |values: &[(&str, Value)]| nix::hook(&nix(values, &[], Trust::NoDaemon)).state;
+    let of = |values: &[(&str, Value)]| nix::hook(&nix(values, &[], Trust::NoDaemon), "2.26.3").state;
     assert_eq!(of(&[]), State::Ok);
     assert_eq!(of(&[("post-build-hook", json!(""))]), State::Ok);
     assert!(Path::new("/bin/sh").exists());
     assert_eq!(of(&[("post-build-hook", json!("/bin/sh"))]), State::Ok);
     assert_eq!(of(&[("post-build-hook", json!("/bin/sh -c true"))]), State::Fail, "no arguments");
+    let with_hook = nix(&[("post-build-hook", json!("/bin/sh"))], &[], Trust::NoDaemon);
+    assert_eq!(nix::hook(&with_hook, "2.8.0").state, State::Warn, "it names no paths");
 }
 
 fn status(activity: Activity) -> Status {
