@@ -444,7 +444,7 @@ fn a_new_token_is_read_on_sighup() -> Result<()> {
     let firnd = Firnd::start()?;
     let cache = firnd.cache("main", &["--public"])?;
     let mut builder = Builder::new(&nix, &cache)?;
-    let good = std::mem::replace(&mut builder.token, String::new());
+    let good = std::mem::take(&mut builder.token);
     let file = builder.state.path().join("token");
     fs::write(&file, firnd.token("other:pull")?)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
