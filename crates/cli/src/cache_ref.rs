@@ -109,8 +109,10 @@ impl FromStr for CacheUrl {
         if path.split('/').skip(1).any(str::is_empty) {
             return Err("there is an empty part in its path".to_owned());
         }
-        if path.ends_with("/api") {
-            return Err("`api` is no cache".to_owned());
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if name == "api" || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        {
+            return Err("its last part is no name of a cache".to_owned());
         }
         url.set_path(&path);
         let text = url.as_str().trim_end_matches('/').to_owned();

@@ -31,6 +31,9 @@ fn refuses_what_is_no_cache() {
         "https://host/main#x",
         "https://host//main",
         "https://host/api",
+        "https://host/a b",
+        "https://host/a%2Fb",
+        "https://host/main,",
         "https://user@host/main",
         "file:///main",
     ] {
