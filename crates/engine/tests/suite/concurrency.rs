@@ -14,7 +14,7 @@ use firn_testkit::nar::Node;
 use crate::fixture::{Fixture, Pushed, cache, ingest, noise, objects, package, path, push, push_path};
 
 /// Runs a function on as many threads, all at once, and returns what each made.
-fn at_once<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn at_once<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let barrier = Barrier::new(threads);
     thread::scope(|scope| {
         let spawn = |n| {
