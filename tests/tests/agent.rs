@@ -310,20 +310,21 @@ fn a_watched_command_keeps_its_status_and_its_builds_are_pushed() -> Result<()> 
         let cache = firnd.cache("main", &["--public"])?;
         let builder = Builder::new(&nix, &cache)?;
         let before = builder.store.build_one(&closure(1))?;
-        let build = |seed: u64, code: u8| -> Result<Command> {
+        let build = |seed: u64, code: u8, exclude: &str| -> Result<Command> {
             let derivation = builder.store.instantiate(&closure(seed))?.concat();
             let nix_store = builder.store.command("nix-store");
             let mut command = builder.firn()?;
             for (name, value) in nix_store.get_envs().filter_map(|(name, value)| Some((name, value?))) {
                 command.env(name, value);
             }
-            command.args(["watch-exec", &cache.url, "--retry-for", "0", "--fail-on-upload-error", "--", "sh", "-c"]);
+            command.args(["watch-exec", &cache.url, "--retry-for", "0", "--fail-on-upload-error"]);
+            command.args(["--exclude", exclude, "--", "sh", "-c"]);
             let program = nix.programs().join("nix-store");
             let line = format!("{} --realise {derivation}; exit {code}", program.display());
             command.arg(line);
             Ok(command)
         };
-        let output = build(2, 7)?.output()?;
+        let output = build(2, 7, "")?.output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(7), "{said}");
         let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -331,10 +332,14 @@ fn a_watched_command_keeps_its_status_and_its_builds_are_pushed() -> Result<()> 
         assert_cached(&nix, &cache, &builder, &path)?;
         assert!(!client(&nix, &cache)?.realise(&[&before])?.succeeded(), "it was there before");
 
+        let output = build(5, 0, "top-*")?.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("2 paths built"), "{said}");
+
         firnd.kill()?;
-        let output = build(3, 0)?.output()?;
+        let output = build(3, 0, "")?.output()?;
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        let output = build(4, 9)?.output()?;
+        let output = build(4, 9, "")?.output()?;
         assert_eq!(output.status.code(), Some(9), "{output:?}");
     }
     Ok(())

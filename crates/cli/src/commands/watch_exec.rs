@@ -90,9 +90,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         None => Upstreams::Server,
     };
     let store = Arc::new(NixStore::new(location.clone()));
-    let mut built = Built::since_now(store.clone(), filter);
+    let (mut built, unreadable) = Built::since_now(store.clone(), filter);
     let hook = PrivateHook::install(&location, context);
-    if let (Err(error), None) = (&built, &hook) {
+    if let (Some(error), None) = (&unreadable, &hook) {
         context.output.warn(&format!("nothing will be pushed: {}", error.chain()));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -113,10 +113,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
     );
     let upload = Upload { store, pusher, retry_for: Duration::from_secs(arguments.retry_for) };
     let uploaded = runtime.block_on(async {
-        let paths = match &mut built {
-            Ok(built) => built.paths(named)?,
-            Err(_) => named,
-        };
+        let paths = built.paths(&named)?;
         upload.run(paths, context).await
     });
     runtime.shutdown_background();

@@ -1,7 +1,10 @@
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firn_nix::StorePath;
 use firn_nix_store::{Daemon, Database, DbIdentity, Error, Location, Result, Selection};
+
+use crate::plan::references_first;
 
 /// A page of Nix's database.
 #[derive(Debug, Clone)]
@@ -44,6 +47,29 @@ impl Pinner for Daemon {
     fn is_valid(&mut self, path: &StorePath) -> Result<bool> {
         Self::is_valid(self, path)
     }
+}
+
+/// Asks the daemon, path by path: for users who may not read the database.
+fn by_daemon(daemon: &mut Daemon, paths: &[StorePath], and_references: bool) -> Result<Selection> {
+    let mut found = Selection::default();
+    let mut seen: HashSet<StorePath> = HashSet::new();
+    let mut next: Vec<StorePath> = paths.to_vec();
+    while let Some(path) = next.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        match daemon.info(&path)? {
+            Some(info) => {
+                if and_references {
+                    next.extend(info.references.iter().cloned());
+                }
+                found.paths.push(info);
+            }
+            None => found.absent.push(path),
+        }
+    }
+    found.paths = references_first(found.paths);
+    Ok(found)
 }
 
 /// The store of this machine. The database is opened when it is first needed, and again when another took its place.
@@ -100,11 +126,17 @@ impl Store for NixStore {
     }
 
     fn infos(&self, paths: &[StorePath]) -> Result<Selection> {
-        self.read(|database| database.infos(paths))
+        match self.read(|database| database.infos(paths)) {
+            Err(Error::Denied { .. }) => by_daemon(&mut Daemon::connect(&self.location)?, paths, false),
+            answer => answer,
+        }
     }
 
     fn closure(&self, paths: &[StorePath]) -> Result<Selection> {
-        self.read(|database| database.closure(paths))
+        match self.read(|database| database.closure(paths)) {
+            Err(Error::Denied { .. }) => by_daemon(&mut Daemon::connect(&self.location)?, paths, true),
+            answer => answer,
+        }
     }
 
     fn store_dir(&self) -> &str {
@@ -113,5 +145,38 @@ impl Store for NixStore {
 
     fn pinner(&self) -> Result<Box<dyn Pinner>> {
         Ok(Box::new(Daemon::connect(&self.location)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_testkit::nix::{Nix, Version};
+
+    use super::*;
+
+    #[test]
+    fn the_daemon_says_what_the_database_says() {
+        let Some(nix) = Nix::require(Version::V2_26) else { return };
+        let machine = nix.store().unwrap();
+        let expression = r#"let a = build { name = "a"; script = "echo > $out"; }; in
+            build { name = "b"; inherit a; script = "echo $a $out > $out"; }"#;
+        let top = machine.build_one(expression).unwrap();
+        let top = StorePath::parse_absolute(&top, "/nix/store").unwrap();
+        let absent: StorePath = format!("{}-absent", "0".repeat(32)).parse().unwrap();
+        let _daemon = machine.daemon().unwrap();
+        let location = Location::for_root(&machine.root());
+        let store = NixStore::new(location.clone());
+        let asked = [top.clone(), absent.clone(), top];
+        for and_references in [false, true] {
+            let of_daemon = by_daemon(&mut Daemon::connect(&location).unwrap(), &asked, and_references).unwrap();
+            let of_database = if and_references { store.closure(&asked) } else { store.infos(&asked) }.unwrap();
+            let names = |found: &Selection| found.paths.iter().map(|info| info.path.clone()).collect::<Vec<_>>();
+            assert_eq!(names(&of_daemon), names(&of_database));
+            assert_eq!(
+                (of_daemon.absent.as_slice(), of_daemon.paths.len()),
+                ([absent.clone()].as_slice(), 1 + usize::from(and_references))
+            );
+            assert_eq!(of_daemon.paths[0].nar_hash, of_database.paths[0].nar_hash);
+        }
     }
 }

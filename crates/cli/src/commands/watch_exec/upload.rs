@@ -25,30 +25,39 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub(super) struct Built {
     store: Arc<NixStore>,
     filter: Filter,
-    last_id: i64,
+    /// Where its database ended; none if it can't be read, then only the hook tells.
+    last_id: Option<i64>,
 }
 
 impl Built {
-    /// Begins to count.
-    pub(super) fn since_now(store: Arc<NixStore>, filter: Filter) -> Result<Self, Failure> {
-        let page = store.page(i64::MAX - 1, 1).map_err(store_failure)?;
-        Ok(Self { store, filter, last_id: page.max_id })
+    /// Begins to count, and says why the database can't be read if so.
+    pub(super) fn since_now(store: Arc<NixStore>, filter: Filter) -> (Self, Option<Failure>) {
+        match store.page(i64::MAX - 1, 1) {
+            Ok(page) => (Self { store, filter, last_id: Some(page.max_id) }, None),
+            Err(error) => (Self { store, filter, last_id: None }, Some(store_failure(error))),
+        }
     }
 
     /// Returns what was built since then, and what the hook named.
-    pub(super) fn paths(&mut self, named: Vec<StorePath>) -> Result<Vec<StorePath>, Failure> {
-        let mut paths = named;
-        loop {
-            let page = self.store.page(self.last_id, PAGE).map_err(store_failure)?;
+    pub(super) fn paths(&mut self, named: &[StorePath]) -> Result<Vec<StorePath>, Failure> {
+        let mut paths = Vec::new();
+        if !named.is_empty() {
+            self.take(self.store.infos(named).map_err(store_failure)?.paths, &mut paths);
+        }
+        while let Some(last_id) = self.last_id {
+            let page = self.store.page(last_id, PAGE).map_err(store_failure)?;
             let Some(last_id) = page.rows.last_id() else { break };
-            self.last_id = last_id;
-            let wanted = page.rows.paths.iter().filter(|info| was_built(info));
-            let wanted = wanted.filter(|info| self.filter.refuses(info, self.store.store_dir()).is_none());
-            paths.extend(wanted.map(|info| info.path.clone()));
+            self.last_id = Some(last_id);
+            self.take(page.rows.paths.into_iter().filter(was_built).collect(), &mut paths);
         }
         let mut seen = HashSet::new();
         paths.retain(|path| seen.insert(path.clone()));
         Ok(paths)
+    }
+
+    fn take(&self, found: Vec<PathInfo>, paths: &mut Vec<StorePath>) {
+        let is_wanted = |info: &PathInfo| self.filter.refuses(info, self.store.store_dir()).is_none();
+        paths.extend(found.into_iter().filter(is_wanted).map(|info| info.path));
     }
 }
 
