@@ -1,6 +1,6 @@
 //! The pipeline: paths are read, cut, asked about, sent and committed, many at a time within one limit of memory.
 //!
-//! Each path is a task that goes through the stages of [`pulse`]. What tasks share: a budget of bytes, places for threads that
+//! Each path is a task that goes through the stages of `pulse`. What tasks share: a budget of bytes, places for threads that
 //! read, questions and frames and commits that are gathered to few requests, and a ledger of which chunks are on the server.
 //! Nobody who waits for another path holds memory or a place, so longer paths and unlucky orders hold up nothing.
 
