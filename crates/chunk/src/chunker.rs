@@ -11,6 +11,7 @@ use firn_nix::StoreHash;
 use firn_nix::nar::{Decoder, Event};
 
 use crate::normalise::{CONTEXT_BYTES, HELD_BYTES, Normaliser};
+use crate::origin::{Origin, Origins};
 use crate::{ChunkId, ChunkRef, ChunkerId, Error, Input, MAX_CHUNKS, Recipe, Result};
 
 /// Files from this size on are cut on their own.
@@ -36,6 +37,8 @@ pub struct Chunk<'a> {
     pub id: ChunkId,
     /// Its normalised bytes; at least one, at most `ChunkerId::CURRENT.max`.
     pub data: &'a [u8],
+    /// Where in a NAR it begins, if there is a name for that; no part of what the chunk is.
+    pub origin: Option<Origin>,
 }
 
 /// What an input became, beside its chunks.
@@ -65,6 +68,7 @@ pub struct Chunker {
     clean: usize,
     /// Where cutting starts anew, in ascending order; at most two for 16 KiB of what the buffer may hold.
     borders: VecDeque<u64>,
+    origins: Origins,
     chunks: Vec<ChunkRef>,
     max_chunks: usize,
 }
@@ -83,6 +87,7 @@ impl Chunker {
             start: 0,
             clean: 0,
             borders: VecDeque::new(),
+            origins: Origins::new(),
             chunks: Vec::new(),
             max_chunks: MAX_CHUNKS,
         }
@@ -129,8 +134,9 @@ impl Chunker {
         if self.input == Input::Bytes {
             return Ok(());
         }
-        let Self { decoder, borders, .. } = self;
+        let Self { decoder, borders, origins, .. } = self;
         let mut on_event = |event: Event<'_>| {
+            origins.note(&event, OWN_STREAM_BYTES);
             if let Event::Regular { offset, size, .. } = event
                 && size >= OWN_STREAM_BYTES
             {
@@ -158,7 +164,9 @@ impl Chunker {
                 return Err(Error::TooLong { limit: self.max_chunks });
             }
             self.chunks.push(ChunkRef { id, len: u32::try_from(data.len()).expect("at most 256 KiB") });
-            on_chunk(Chunk { id, data });
+            let at = self.base + self.start as u64;
+            let origin = self.origins.of(at, at + data.len() as u64);
+            on_chunk(Chunk { id, data, origin });
             self.start += data.len();
         }
         Ok(())

@@ -123,7 +123,7 @@ pub(crate) fn runs_of(kept: &[u8], chunks: &[ChunkRef], wanted: &[bool], run_byt
             if !run.ids.is_empty() && run.data.len() + len > run_bytes {
                 runs.push(std::mem::take(&mut run));
             }
-            run.push(Chunk { id: chunk.id, data });
+            run.push(Chunk { id: chunk.id, data, origin: None });
         }
     }
     if !run.ids.is_empty() {
