@@ -1,14 +1,16 @@
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use firn_chunk::ChunkId;
-use firn_index::{CacheName, ChunkIndex, Error, PackSeq, Result, SeenId};
+use firn_chunk::{ChunkId, RecipeId};
+use firn_index::{CacheName, ChunkIndex, Error, LINEAGE_ROWS, LineageKey, LineageRow, PackSeq, Result, SeenId};
 use firn_pack::ChunkLoc;
 use rocksdb::{Cache, ColumnFamily, DB, DBPinnableSlice, WriteBatch, WriteOptions};
 
 use crate::database;
 use crate::errors::failed;
 use crate::keys::{decode_location, encode_location, seen_key, seen_range};
+use crate::lineage::{self, RecipeTag};
 use crate::options::{self, ChunkIndexOptions};
 
 /// The key of the watermark: shorter than any chunk's.
@@ -16,6 +18,9 @@ const WATERMARK: &[u8] = b"watermark";
 
 /// The column family of what caches have seen.
 const SEEN: &str = "seen";
+
+/// The column family of what may be a base of what.
+const LINEAGE: &str = "lineage";
 
 /// How many ids are looked up in one call of RocksDB's, which keeps a block of 8 KiB in memory for each that it finds.
 const LOOKUP_IDS: usize = 256;
@@ -41,7 +46,7 @@ impl RocksChunkIndex {
     pub fn open(folder: &Path, options: &ChunkIndexOptions) -> Result<Self> {
         let cache = options::block_cache(options.cache_bytes);
         let settings = options::chunk_database(&cache, options);
-        let families = [SEEN];
+        let families = [SEEN, LINEAGE];
         let db =
             database::open(&folder.join("chunks"), &settings, &settings, &families, &options::seen_family(&cache))?;
         Ok(Self { db, cache, writer: Mutex::new(()) })
@@ -50,7 +55,9 @@ impl RocksChunkIndex {
     /// Returns about how much memory it holds.
     pub fn memory_bytes(&self) -> u64 {
         let beside = ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"];
-        let beside: u64 = beside.iter().map(|name| self.property(name).saturating_add(self.seen_property(name))).sum();
+        let families = [self.family(), self.seen_family(), self.lineage_family()];
+        let of = |family, name: &str| self.db.property_int_value_cf(family, name).ok().flatten().unwrap_or(0);
+        let beside: u64 = families.iter().flat_map(|family| beside.iter().map(move |name| of(*family, name))).sum();
         beside.saturating_add(u64::try_from(self.cache.get_usage()).unwrap_or(u64::MAX))
     }
 
@@ -58,18 +65,33 @@ impl RocksChunkIndex {
     pub fn compact(&self) {
         self.db.compact_range(None::<&[u8]>, None::<&[u8]>);
         self.db.compact_range_cf(self.seen_family(), None::<&[u8]>, None::<&[u8]>);
+        self.db.compact_range_cf(self.lineage_family(), None::<&[u8]>, None::<&[u8]>);
     }
 
     fn property(&self, name: &str) -> u64 {
         self.db.property_int_value(name).ok().flatten().unwrap_or(0)
     }
 
-    fn seen_property(&self, name: &str) -> u64 {
-        self.db.property_int_value_cf(self.seen_family(), name).ok().flatten().unwrap_or(0)
-    }
-
     fn seen_family(&self) -> &ColumnFamily {
         self.db.cf_handle(SEEN).expect("it was named when the database was opened")
+    }
+
+    fn lineage_family(&self) -> &ColumnFamily {
+        self.db.cf_handle(LINEAGE).expect("it was named when the database was opened")
+    }
+
+    /// Returns the ids of recipes, given their tags.
+    fn tagged(&self, tags: &[RecipeTag]) -> Result<HashMap<RecipeTag, RecipeId>> {
+        let mut found = HashMap::new();
+        for some in tags.chunks(LOOKUP_IDS) {
+            let keys = some.iter().map(lineage::tag_key);
+            let values = self.db.multi_get_cf(keys.map(|key| (self.lineage_family(), key)));
+            for (tag, value) in some.iter().zip(values) {
+                let value = value.map_err(failed("look up the recipe of a lineage"))?;
+                found.extend(value.and_then(|rest| lineage::tagged(tag, &rest)).map(|recipe| (*tag, recipe)));
+            }
+        }
+        Ok(found)
     }
 
     fn family(&self) -> &ColumnFamily {
@@ -158,7 +180,7 @@ impl ChunkIndex for RocksChunkIndex {
     }
 
     fn flush(&self) -> Result<()> {
-        database::flush(&self.db, &[self.family(), self.seen_family()])
+        database::flush(&self.db, &[self.family(), self.seen_family(), self.lineage_family()])
     }
 
     fn note_seen(&self, cache: &CacheName, ids: &[SeenId]) -> Result<()> {
@@ -189,6 +211,51 @@ impl ChunkIndex for RocksChunkIndex {
         batch.delete_range_cf(self.seen_family(), first, end);
         self.write_to(self.seen_family(), &batch)?;
         database::flush(&self.db, &[self.seen_family()])
+    }
+
+    fn lineage(&self, keys: &[LineageKey]) -> Result<Vec<Vec<LineageRow>>> {
+        let keys = keys.iter().map(|key| (self.lineage_family(), lineage::key(*key)));
+        let mut all = Vec::new();
+        for value in self.db.multi_get_cf(keys) {
+            let value = value.map_err(failed("look up a lineage"))?;
+            all.push(value.map(|value| lineage::decode(&value)).unwrap_or_default());
+        }
+        let mut tags: Vec<RecipeTag> = all.iter().flatten().map(|(tag, _)| *tag).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        let recipes = self.tagged(&tags)?;
+        // A recipe's own entry may have been lost in a crash that kept rows of it.
+        let whole = |(tag, chunk): (RecipeTag, u32)| Some(LineageRow { recipe: *recipes.get(&tag)?, chunk });
+        Ok(all.into_iter().map(|rows| rows.into_iter().filter_map(whole).collect()).collect())
+    }
+
+    fn add_lineage(&self, rows: &[(LineageKey, LineageRow)]) -> Result<()> {
+        let _writer = self.lock();
+        let mut keys: Vec<LineageKey> = rows.iter().map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let old = self.db.multi_get_cf(keys.iter().map(|key| (self.lineage_family(), lineage::key(*key))));
+        let mut kept: BTreeMap<LineageKey, Vec<(RecipeTag, u32)>> = BTreeMap::new();
+        for (key, value) in keys.iter().zip(old) {
+            let value = value.map_err(failed("look up a lineage"))?;
+            kept.insert(*key, value.map(|value| lineage::decode(&value)).unwrap_or_default());
+        }
+        let mut batch = WriteBatch::default();
+        let mut last = None;
+        for (key, row) in rows {
+            let (tag, rest) = lineage::tag(&row.recipe);
+            if last.replace(row.recipe) != Some(row.recipe) {
+                batch.put_cf(self.lineage_family(), lineage::tag_key(&tag), rest);
+            }
+            let rows = kept.entry(*key).or_default();
+            rows.retain(|(old, _)| *old != tag);
+            rows.insert(0, (tag, row.chunk));
+            rows.truncate(LINEAGE_ROWS);
+        }
+        for (key, rows) in &kept {
+            batch.put_cf(self.lineage_family(), lineage::key(*key), lineage::encode(rows));
+        }
+        self.write_to(self.lineage_family(), &batch)
     }
 
     fn estimated_chunks(&self) -> Result<u64> {

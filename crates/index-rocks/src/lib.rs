@@ -21,6 +21,7 @@ mod chunks;
 mod database;
 mod errors;
 mod keys;
+mod lineage;
 mod meta;
 mod options;
 mod staged;

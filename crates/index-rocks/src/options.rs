@@ -27,7 +27,7 @@ impl Default for MetaOptions {
 
 /// How a [`crate::RocksChunkIndex`] uses memory.
 ///
-/// The bound is `cache_bytes` + twice `write_buffer_bytes` + 2 MiB for what caches have seen + 2 MiB for each look-up under
+/// The bound is `cache_bytes` + twice `write_buffer_bytes` + 4 MiB for what caches have seen and for lineages + 2 MiB for each look-up under
 /// way + some hundred bytes for each of its files.
 #[derive(Debug, Clone)]
 pub struct ChunkIndexOptions {
@@ -119,7 +119,7 @@ pub(crate) fn chunk_database(cache: &Cache, chosen: &ChunkIndexOptions) -> Optio
     options
 }
 
-/// Returns the settings of the column family of what caches have seen.
+/// Returns the settings of the column families of what caches have seen and of lineages.
 pub(crate) fn seen_family(cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_write_buffer_size(MIB);

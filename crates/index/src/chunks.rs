@@ -30,6 +30,23 @@ fn halves(id: [u8; 32]) -> [[u8; 16]; 2] {
     halves
 }
 
+/// Under what a chunk may be found by one that is like it: a hash of the place in NARs where both stand, or of what both
+/// are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LineageKey(pub u64);
+
+/// A chunk that may be the base of one like it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LineageRow {
+    /// A recipe that has it.
+    pub recipe: RecipeId,
+    /// Which of the recipe's chunks it is, from 0.
+    pub chunk: u32,
+}
+
+/// How many rows are kept of one key. With 1 `builders` takes 4 % and `upgrade` 3 % more bytes, with 2 `upgrade` 1.6 %.
+pub const LINEAGE_ROWS: usize = 3;
+
 /// Maps chunk ids to locations; rebuildable from pack footers, possibly behind [`crate::Meta`].
 ///
 /// Writes need not be durable when a call returns: what a crash loses is applied again from the packs
@@ -65,6 +82,14 @@ pub trait ChunkIndex: Send + Sync {
 
     /// Forgets, durably, all that was noted for a cache: another of its name must not inherit it.
     fn forget_cache(&self, cache: &CacheName) -> Result<()>;
+
+    /// Returns, for each of at most 4096 keys, the rows added last, the newest first; at most [`LINEAGE_ROWS`] each.
+    ///
+    /// Rows are hints: a recipe that they name may be gone, and a crash may lose any of them, which costs bytes later.
+    fn lineage(&self, keys: &[LineageKey]) -> Result<Vec<Vec<LineageRow>>>;
+
+    /// Adds rows in their order; the oldest of a key make room, and a recipe has one row of a key.
+    fn add_lineage(&self, rows: &[(LineageKey, LineageRow)]) -> Result<()>;
 
     /// Returns roughly how many chunks are known (an estimate is enough: it is shown to people).
     fn estimated_chunks(&self) -> Result<u64>;

@@ -31,7 +31,7 @@ mod meta;
 mod rows;
 mod sessions;
 
-pub use chunks::{ChunkIndex, SeenId};
+pub use chunks::{ChunkIndex, LINEAGE_ROWS, LineageKey, LineageRow, SeenId};
 pub use meta::{Commit, Error, Meta, Op, Refusal, Result};
 pub use rows::{
     AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow, Grant,

@@ -6,7 +6,7 @@ use std::thread;
 use firn_chunk::{ChunkId, Input};
 use firn_engine::{Engine, PathOutcome};
 use firn_index::memory::MemoryChunkIndex;
-use firn_index::{CacheName, ChunkIndex, PackSeq, Result, SeenId};
+use firn_index::{CacheName, ChunkIndex, LineageKey, LineageRow, PackSeq, Result, SeenId};
 use firn_pack::ChunkLoc;
 use firn_storage::{Memory, Meter};
 use firn_testkit::nar::Node;
@@ -108,6 +108,14 @@ impl ChunkIndex for Interrupted {
 
     fn forget_cache(&self, cache: &CacheName) -> Result<()> {
         self.inner.forget_cache(cache)
+    }
+
+    fn lineage(&self, keys: &[LineageKey]) -> Result<Vec<Vec<LineageRow>>> {
+        self.inner.lineage(keys)
+    }
+
+    fn add_lineage(&self, rows: &[(LineageKey, LineageRow)]) -> Result<()> {
+        self.inner.add_lineage(rows)
     }
 
     fn estimated_chunks(&self) -> Result<u64> {

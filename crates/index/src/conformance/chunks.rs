@@ -1,18 +1,18 @@
 //! The suites for [`ChunkIndex`].
 
-use firn_chunk::ChunkId;
+use firn_chunk::{ChunkId, RecipeId};
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 use super::samples::{cache, chunk, location};
 use super::{Open, ok};
-use crate::{ChunkIndex, SeenId};
+use crate::{ChunkIndex, LINEAGE_ROWS, LineageKey, LineageRow, SeenId};
 
 /// Checks everything about a [`ChunkIndex`] that can be seen without opening it again.
 ///
 /// # Panics
 /// Where the engine breaks the trait's word.
 pub fn chunk_index(fresh: &dyn Fn() -> Box<dyn ChunkIndex>) {
-    let cases: [fn(&dyn ChunkIndex); 10] = [
+    let cases: [fn(&dyn ChunkIndex); 11] = [
         a_new_index_is_empty,
         answers_stand_in_the_order_of_the_ids,
         a_later_location_replaces,
@@ -23,6 +23,7 @@ pub fn chunk_index(fresh: &dyn Fn() -> Box<dyn ChunkIndex>) {
         what_a_cache_has_seen,
         a_cache_is_forgotten_alone,
         what_was_seen_is_no_chunk,
+        lineage_keeps_the_newest_rows,
     ];
     for case in cases {
         case(&*fresh());
@@ -37,6 +38,7 @@ pub fn durable_chunk_index(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
     what_was_flushed_is_kept(open);
     the_watermark_is_never_ahead(open);
     what_was_seen_is_kept_by_a_flush_and_what_was_forgotten_stays_so(open);
+    lineage_is_kept_by_a_flush(open);
 }
 
 fn entries(range: std::ops::Range<u64>) -> Vec<(ChunkId, ChunkLoc)> {
@@ -248,4 +250,32 @@ fn assert_all_there(index: &dyn ChunkIndex, seq: u64) {
         let found = ok(index.lookup(&ids));
         assert!(found.iter().all(Option::is_some), "a chunk of the packs up to {seq} is missing");
     }
+}
+
+fn row(recipe: u8, chunk: u32) -> LineageRow {
+    LineageRow { recipe: RecipeId([recipe; 32]), chunk }
+}
+
+fn lineage_keeps_the_newest_rows(index: &dyn ChunkIndex) {
+    let [one, two, none] = [1, u64::MAX, 3].map(LineageKey);
+    assert_eq!(ok(index.lineage(&[])), Vec::<Vec<_>>::new());
+    assert_eq!(ok(index.lineage(&[one])), [vec![]]);
+    ok(index.add_lineage(&[(one, row(1, 5)), (two, row(1, 6)), (one, row(2, 7))]));
+    assert_eq!(ok(index.lineage(&[two, none, one])), [vec![row(1, 6)], vec![], vec![row(2, 7), row(1, 5)]]);
+    // A recipe has one row, which is as new as the last one added.
+    ok(index.add_lineage(&[(one, row(1, u32::MAX))]));
+    assert_eq!(ok(index.lineage(&[one])), [vec![row(1, u32::MAX), row(2, 7)]]);
+    let many: Vec<_> = (10..20).map(|n| (one, row(n, 0))).collect();
+    ok(index.add_lineage(&many));
+    let newest: Vec<_> = many.iter().rev().take(LINEAGE_ROWS).map(|(_, row)| *row).collect();
+    assert_eq!(ok(index.lineage(&[one, two])), [newest, vec![row(1, 6)]]);
+    assert_eq!(ok(index.estimated_chunks()), 0, "a row is no chunk");
+}
+
+fn lineage_is_kept_by_a_flush(open: &mut dyn FnMut(Open) -> Box<dyn ChunkIndex>) {
+    let index = open(Open::Fresh);
+    ok(index.add_lineage(&[(LineageKey(7), row(1, 2))]));
+    ok(index.flush());
+    drop(index);
+    assert_eq!(ok(open(Open::Reopened).lineage(&[LineageKey(7)])), [vec![row(1, 2)]]);
 }

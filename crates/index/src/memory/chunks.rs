@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use firn_chunk::ChunkId;
 use firn_pack::ChunkLoc;
 
-use crate::{CacheName, ChunkIndex, PackSeq, Result, SeenId};
+use crate::{CacheName, ChunkIndex, LINEAGE_ROWS, LineageKey, LineageRow, PackSeq, Result, SeenId};
 
 /// A [`ChunkIndex`] in memory.
 #[derive(Debug, Default)]
@@ -17,6 +17,7 @@ struct State {
     chunks: BTreeMap<ChunkId, ChunkLoc>,
     watermark: PackSeq,
     seen: BTreeMap<CacheName, BTreeSet<SeenId>>,
+    lineage: BTreeMap<LineageKey, Vec<LineageRow>>,
 }
 
 impl MemoryChunkIndex {
@@ -79,6 +80,22 @@ impl ChunkIndex for MemoryChunkIndex {
 
     fn forget_cache(&self, cache: &CacheName) -> Result<()> {
         self.lock().seen.remove(cache);
+        Ok(())
+    }
+
+    fn lineage(&self, keys: &[LineageKey]) -> Result<Vec<Vec<LineageRow>>> {
+        let state = self.lock();
+        Ok(keys.iter().map(|key| state.lineage.get(key).cloned().unwrap_or_default()).collect())
+    }
+
+    fn add_lineage(&self, rows: &[(LineageKey, LineageRow)]) -> Result<()> {
+        let mut state = self.lock();
+        for (key, row) in rows {
+            let kept = state.lineage.entry(*key).or_default();
+            kept.retain(|old| old.recipe != row.recipe);
+            kept.insert(0, *row);
+            kept.truncate(LINEAGE_ROWS);
+        }
         Ok(())
     }
 
