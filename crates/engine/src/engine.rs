@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 
 use firn_chunk::{Input, RecipeId};
 use firn_index::{
-    AliasRow, CacheName, ChunkIndex, Content, DocumentKey, DocumentRow, Meta, NarRow, ReferencePolicy, Totals, Uploader,
+    AliasRow, CacheName, ChunkIndex, Content, DocumentKey, DocumentRow, LineageKey, LineageRow, Meta, NarRow,
+    ReferencePolicy, Totals, Uploader,
 };
 use firn_nix::nar::Listing;
 use firn_nix::{Sha256, StoreHash, StorePath};
@@ -20,7 +21,7 @@ use crate::commit::{DocumentContent, PathOutcome, PathUpload};
 use crate::committer::{self, Change, Request, Stored};
 use crate::frames::Frames;
 use crate::ingest::{Ingest, Ingested};
-use crate::packs::Packs;
+use crate::packs::{LOOKUP_IDS, Packs};
 use crate::pool::Pool;
 use crate::recipes::Recipes;
 use crate::records::RecordEncoder;
@@ -37,11 +38,23 @@ const LISTINGS: usize = 64;
 /// Bytes read at a time when references are looked for.
 const SCAN_BYTES: usize = 1 << 20;
 
+/// When delta frames are made. Those that are there are read in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Delta {
+    /// While an upload is taken in.
+    #[default]
+    Inline,
+    /// Never.
+    Off,
+}
+
 /// How an engine works. The values are bounds or preferences; none of them changes a format.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The zstd level of chunk frames.
     pub compression_level: i32,
+    /// Whether new chunks are compressed with others that are like them.
+    pub delta: Delta,
     /// Bytes at which a pack is sealed.
     pub pack_bytes: u64,
     /// Bytes of new chunks in one frame, uncompressed.
@@ -64,6 +77,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             compression_level: 3,
+            delta: Delta::Inline,
             pack_bytes: 32 << 20,
             frame_bytes: 1 << 20,
             frame_cache_bytes: 64 << 20,
@@ -122,7 +136,7 @@ impl Engine {
         options: Options,
     ) -> Result<Self> {
         let packs = Arc::new(Packs {
-            storage: Arc::clone(&storage),
+            storage,
             meta,
             chunks,
             in_flight: Default::default(),
@@ -133,6 +147,8 @@ impl Engine {
             state: Mutex::default(),
         });
         recovery::identify(&packs)?;
+        // Before packs are recovered, whose frames may have bases in others.
+        recovery::catch_up(&packs)?;
         recovery::seal_torn_packs(&packs)?;
         recovery::catch_up(&packs)?;
         let (queue, requests) = sync_channel(committer::QUEUE);
@@ -144,7 +160,7 @@ impl Engine {
                 .map_err(|error| Error::Unusable(format!("its committer thread could not be started: {error}")))?
         };
         let shared = Shared {
-            frames: Frames::new(storage, options.frame_cache_bytes),
+            frames: Frames::new(Arc::clone(&packs), options.frame_cache_bytes),
             recipes: Recipes::new(options.recipe_cache_bytes),
             transport_sizes: TransportSizes::new(4 << 20),
             listings: Cache::new(LISTINGS),
@@ -192,9 +208,10 @@ impl Engine {
             uploaded_at: now,
             lease_until: now.saturating_add(self.shared.options.nar_lease_seconds),
         };
-        let (recipe, chunks) = (nar.recipe, nar.chunks);
+        let (recipe, chunks, lineage) = (nar.recipe, nar.chunks, nar.lineage);
         let new = Stored { new_recipe: nar.new_recipe, session: nar.session };
         self.submit(Change::Nar { cache: cache.clone(), hash: nar.nar_hash, row, alias: file, new })?;
+        self.shared.note_lineage(&recipe, &lineage);
         self.shared.note_committed(cache, &recipe, chunks);
         Ok(())
     }
@@ -391,6 +408,17 @@ impl Shared {
     fn submit(&self, change: Change) -> Result<PathOutcome> {
         let outcome = self.submit_all(vec![change])?.pop();
         outcome.unwrap_or_else(|| Err(Error::Internal("commit: no outcome came back".to_owned())))
+    }
+
+    /// Notes where later uploads may find bases in a recipe that is committed. What is lost of that costs bytes.
+    fn note_lineage(&self, recipe: &RecipeId, lineage: &[(LineageKey, u32)]) {
+        let row = |&(key, chunk): &(LineageKey, u32)| (key, LineageRow { recipe: *recipe, chunk });
+        for some in lineage.chunks(LOOKUP_IDS) {
+            if let Err(error) = self.packs.chunks.add_lineage(&some.iter().map(row).collect::<Vec<_>>()) {
+                tracing::warn!(%recipe, %error, "could not note a lineage: what is like it will take more room");
+                return;
+            }
+        }
     }
 
     /// Commits changes together, in their order; there is an outcome for each.

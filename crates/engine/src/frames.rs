@@ -3,11 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use firn_chunk::ChunkId;
-use firn_pack::{DecodedFrame, FrameDecoder, FrameLoc};
-use firn_storage::Storage;
+use firn_pack::{DecodedFrame, FrameDecoder, FrameLoc, MAX_BASE_BYTES, frame_bases};
 use quick_cache::sync::{Cache, GuardResult};
 
-use crate::packs::object_name;
+use crate::packs::{Packs, object_name};
 use crate::pool::Pool;
 use crate::{Error, Result};
 
@@ -24,17 +23,34 @@ const READ_FRAMES: usize = 4;
 pub(crate) struct CheckedFrame {
     frame: DecodedFrame,
     ids: Vec<OnceLock<ChunkId>>,
+    /// The frames that hold its bases.
+    bases: Vec<FrameLoc>,
 }
 
 impl CheckedFrame {
-    fn new(frame: DecodedFrame) -> Self {
+    fn new(frame: DecodedFrame, bases: Vec<FrameLoc>) -> Self {
         let ids = frame.ends.iter().map(|_| OnceLock::new()).collect();
-        Self { frame, ids }
+        Self { frame, ids, bases }
+    }
+
+    /// Returns the frames that hold what this one was decompressed with, sorted; none for most.
+    pub(crate) fn bases(&self) -> &[FrameLoc] {
+        &self.bases
+    }
+
+    /// Returns the length of its chunks, uncompressed.
+    pub(crate) fn raw_bytes(&self) -> usize {
+        self.frame.data.len()
     }
 
     /// Returns a frame whose chunks' ids were computed already.
     fn known(frame: DecodedFrame, ids: impl Iterator<Item = ChunkId>) -> Self {
-        Self { frame, ids: ids.map(OnceLock::from).collect() }
+        Self { frame, ids: ids.map(OnceLock::from).collect(), bases: Vec::new() }
+    }
+
+    /// Returns a chunk wherever it is in the frame.
+    fn find(&self, id: &ChunkId) -> Option<&[u8]> {
+        (0..=u16::MAX).take(self.ids.len()).find_map(|index| self.chunk(index, id))
     }
 
     /// Returns a chunk, or `None` when the item at `index` is not that chunk.
@@ -61,7 +77,7 @@ impl quick_cache::Weighter<(FrameLoc,), Arc<CheckedFrame>> for Weight {
 
 /// Reads frames from storage through a memory of the most used ones.
 pub(crate) struct Frames {
-    storage: Arc<dyn Storage>,
+    packs: Arc<Packs>,
     memory: Cache<(FrameLoc,), Arc<CheckedFrame>, Weight>,
     decoders: Pool<FrameDecoder>,
 }
@@ -71,10 +87,10 @@ pub(crate) type Fetched = Vec<(FrameLoc, Arc<CheckedFrame>)>;
 
 impl Frames {
     /// Returns a reader that keeps up to `bytes` of decoded frames.
-    pub(crate) fn new(storage: Arc<dyn Storage>, bytes: u64) -> Self {
+    pub(crate) fn new(packs: Arc<Packs>, bytes: u64) -> Self {
         let frames = usize::try_from(bytes >> 20).unwrap_or(usize::MAX).max(16);
         let decoders = Pool::new(|| FrameDecoder::new().map_err(|error| Error::Internal(error.to_string())));
-        Self { storage, memory: Cache::with_weighter(frames, bytes, Weight), decoders }
+        Self { packs, memory: Cache::with_weighter(frames, bytes, Weight), decoders }
     }
 
     /// Returns the bytes of decoded frames in memory.
@@ -94,16 +110,22 @@ impl Frames {
 
     /// Returns a frame, and others of `next` (those wanted after it, in order) that the same read brought.
     ///
-    /// Callers that want the same frame at the same time read and decode it once.
+    /// Callers that want the same frame at the same time read and decode it once. What it takes to decode a frame with
+    /// bases is looked for by id; `bases` are frames that may hold it when the chunk index does not know.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the pack is gone or short, or the frame is not what was written.
-    pub(crate) fn get(&self, loc: FrameLoc, next: &mut dyn Iterator<Item = FrameLoc>) -> Result<Fetched> {
+    pub(crate) fn get(
+        &self,
+        loc: FrameLoc,
+        bases: &[FrameLoc],
+        next: &mut dyn Iterator<Item = FrameLoc>,
+    ) -> Result<Fetched> {
         match self.memory.get_value_or_guard(&(loc,), None) {
             GuardResult::Value(frame) => Ok(vec![(loc, frame)]),
             GuardResult::Timeout => Err(Error::Internal("wait for a frame without a limit".to_owned())),
             GuardResult::Guard(guard) => {
-                let fetched = self.fetch(loc, next)?;
+                let fetched = self.fetch(loc, bases, next)?;
                 if let Some(((_, first), rest)) = fetched.split_first() {
                     // An insertion fails only when the entry was removed meanwhile.
                     let _ = guard.insert(Arc::clone(first));
@@ -119,10 +141,10 @@ impl Frames {
     /// Returns the items of a record frame, past the memory.
     pub(crate) fn read_record(&self, loc: FrameLoc) -> Result<DecodedFrame> {
         let bytes = self.read(loc, u64::from(loc.len))?;
-        self.decode(&loc, &bytes)
+        self.decode(&loc, &bytes, &[])
     }
 
-    fn fetch(&self, loc: FrameLoc, next: &mut dyn Iterator<Item = FrameLoc>) -> Result<Fetched> {
+    fn fetch(&self, loc: FrameLoc, bases: &[FrameLoc], next: &mut dyn Iterator<Item = FrameLoc>) -> Result<Fetched> {
         let mut wanted = vec![loc];
         let mut end = loc.offset.saturating_add(u64::from(loc.len));
         for candidate in next {
@@ -150,8 +172,8 @@ impl Frames {
         for at in wanted {
             let start = usize::try_from(at.offset - loc.offset).unwrap_or(usize::MAX);
             let part = bytes.get(start..).and_then(|rest| rest.get(..at.len as usize)).unwrap_or_default();
-            match self.decode(&at, part) {
-                Ok(frame) => fetched.push((at, Arc::new(CheckedFrame::new(frame)))),
+            match self.decode_with_bases(&at, part, bases) {
+                Ok(frame) => fetched.push((at, Arc::new(frame))),
                 Err(error) if fetched.is_empty() => return Err(error),
                 Err(_) => break,
             }
@@ -159,20 +181,76 @@ impl Frames {
         Ok(fetched)
     }
 
+    /// Decodes a frame, with its bases if it has any: at most 64 chunks of 4 MiB together, of which each may take a read
+    /// and the decoding of a frame. firn makes frames whose bases are in [`crate::run::MAX_BASE_FRAMES`] at most.
+    fn decode_with_bases(&self, loc: &FrameLoc, bytes: &[u8], hints: &[FrameLoc]) -> Result<CheckedFrame> {
+        let damaged = |error: firn_pack::Error| Error::damaged(describe(loc), error);
+        let ids: Vec<ChunkId> = frame_bases(bytes).map_err(damaged)?.into_iter().map(ChunkId).collect();
+        if ids.is_empty() {
+            return Ok(CheckedFrame::new(self.decode(loc, bytes, &[])?, Vec::new()));
+        }
+        let (mut prefix, mut frames) = (Vec::new(), Vec::new());
+        let places = self.packs.find_all(&ids)?;
+        for (id, place) in ids.iter().zip(places) {
+            let place = place.map(|place| place.frame);
+            let frame = self.add_base(id, place, hints, &mut prefix)?;
+            let frame =
+                frame.ok_or_else(|| Error::damaged(describe(loc), format!("its base {id} is gone or wrong")))?;
+            frames.push(frame);
+        }
+        frames.sort_unstable();
+        frames.dedup();
+        Ok(CheckedFrame::new(self.decode(loc, bytes, &prefix)?, frames))
+    }
+
+    /// Adds a base's bytes to a prefix, from where the index has it or from one of the other frames; returns which.
+    fn add_base(
+        &self,
+        id: &ChunkId,
+        place: Option<FrameLoc>,
+        hints: &[FrameLoc],
+        prefix: &mut Vec<u8>,
+    ) -> Result<Option<FrameLoc>> {
+        for loc in place.iter().chain(hints) {
+            let frame = match self.plain(*loc) {
+                Ok(frame) => frame,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(data) = frame.find(id).filter(|data| prefix.len() + data.len() <= MAX_BASE_BYTES) {
+                prefix.extend_from_slice(data);
+                return Ok(Some(*loc));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns a frame that must have no bases. It waits for nobody: whoever calls may hold up others already.
+    fn plain(&self, loc: FrameLoc) -> Result<Arc<CheckedFrame>> {
+        if let Some(frame) = self.memory.get(&(loc,)) {
+            let is_plain = frame.bases.is_empty();
+            return if is_plain { Ok(frame) } else { Err(Error::damaged(describe(&loc), "it has bases itself")) };
+        }
+        let bytes = self.read(loc, u64::from(loc.len))?;
+        let frame = Arc::new(CheckedFrame::new(self.decode(&loc, &bytes, &[])?, Vec::new()));
+        self.memory.insert((loc,), Arc::clone(&frame));
+        Ok(frame)
+    }
+
     fn read(&self, loc: FrameLoc, len: u64) -> Result<bytes::Bytes> {
         use firn_storage::Error as Fault;
         let name = object_name(loc.pack);
         let len = usize::try_from(len).map_err(|_| Error::Internal("read more than memory holds".to_owned()))?;
-        self.storage.read(&name, loc.offset, len).map_err(|error| match error {
+        self.packs.storage.read(&name, loc.offset, len).map_err(|error| match error {
             Fault::NotFound { .. } | Fault::Short { .. } => Error::damaged(describe(&loc), error),
             other => other.into(),
         })
     }
 
-    fn decode(&self, loc: &FrameLoc, bytes: &[u8]) -> Result<DecodedFrame> {
+    fn decode(&self, loc: &FrameLoc, bytes: &[u8], prefix: &[u8]) -> Result<DecodedFrame> {
         self.decoders.lend(|decoder| {
-            decoder.decode(bytes).map_err(|error| match error {
-                firn_pack::Error::Corrupt { .. } => Error::damaged(describe(loc), error),
+            decoder.decode_delta(bytes, prefix).map_err(|error| match error {
+                firn_pack::Error::Corrupt { .. } | firn_pack::Error::NeedsBases => Error::damaged(describe(loc), error),
                 other => Error::Internal(other.to_string()),
             })
         })

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use firn_chunk::{Chunk, ChunkId, Chunker, Input, Recipe, RecipeId};
-use firn_index::{SeenId, SessionId, UnixSeconds};
+use firn_chunk::{Chunk, ChunkId, Chunker, Cut, Input, Recipe, RecipeId};
+use firn_index::{LineageKey, SeenId, SessionId, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::{ChunkLoc, FrameLoc};
 use sha2::Digest;
 
-use crate::engine::Shared;
+use crate::bases::BaseFinder;
+use crate::engine::{Delta, Shared};
 use crate::placement::Placement;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
@@ -40,6 +41,9 @@ pub struct Ingest {
 struct Cutting {
     shared: Arc<Shared>,
     run: Arc<Run>,
+    /// The chunks with bases wait in a run of their own.
+    delta: Arc<Run>,
+    bases: BaseFinder,
     places: Vec<Place>,
     scatter: Scatter,
     /// Chunks whose places are not decided yet, at most [`MIN_GATHERED`] and one.
@@ -91,6 +95,8 @@ pub struct Ingested {
     pub(crate) new_recipe: Option<NewRecipe>,
     /// Its chunks, unless they have to be read from the recipe.
     pub(crate) chunks: Option<Vec<SeenId>>,
+    /// Where later uploads may find bases in it; nothing if the recipe was stored before.
+    pub(crate) lineage: Vec<(LineageKey, u32)>,
     pub(crate) session: Session,
 }
 
@@ -141,14 +147,16 @@ impl Drop for Session {
 impl Ingest {
     pub(crate) fn begin(shared: &Arc<Shared>, input: Input) -> Result<Self> {
         shared.check_room()?;
-        let run = Run::new(shared.options.frame_bytes, shared.options.compression_level);
+        let run = || Run::new(shared.options.frame_bytes, shared.options.compression_level);
         Ok(Self {
             shared: Arc::clone(shared),
             chunker: Some(Chunker::new(input)),
             sha256: sha2::Sha256::new(),
             cutting: Cutting {
                 shared: Arc::clone(shared),
-                run,
+                run: run(),
+                delta: run(),
+                bases: BaseFinder::default(),
                 places: Vec::new(),
                 scatter: Scatter::default(),
                 held: Vec::new(),
@@ -196,25 +204,34 @@ impl Ingest {
         let cut = chunker.finish(&mut |chunk| cutting.take(&chunk, &mut failed));
         let cut = failed.map_or(cut.map_err(Error::from), Err)?;
         let nar_hash = Sha256(std::mem::take(&mut self.sha256).finalize().into());
-        let placement = self.cutting.settle()?;
+        let mut placement = self.cutting.settle()?;
         let encoded = cut.recipe.encode();
         let recipe = RecipeId::of(&encoded);
 
         let mut stats = self.cutting.stats;
         stats.chunks = cut.recipe.chunks.len() as u64;
-        stats.stored_bytes = self.cutting.run.stored_bytes();
+        stats.stored_bytes = self.cutting.run.stored_bytes() + self.cutting.delta.stored_bytes();
         stats.known_recipe = self.shared.packs.meta.recipe(&recipe)?.is_some_and(|row| row.damaged_at.is_none());
         let chunks = Some(cut.recipe.chunks.iter().map(|chunk| SeenId::from(&chunk.id)).collect());
-        let mut new_recipe = None;
+        let (mut new_recipe, mut lineage) = (None, Vec::new());
         if !stats.known_recipe {
-            self.verify(cut.recipe, placement.clone(), &cut.slots, nar_hash)?;
+            placement.bases = self.verify(cut.recipe, placement.clone(), &cut.slots, nar_hash)?;
+            lineage = self.cutting.bases.finish();
             new_recipe = Some(NewRecipe { encoded, placement, length: cut.length, chunks: stats.chunks });
         }
         let Self { session, .. } = self;
-        Ok(Ingested { nar_hash, length: cut.length, recipe, slots: cut.slots, stats, new_recipe, chunks, session })
+        let Cut { slots, length, .. } = cut;
+        Ok(Ingested { nar_hash, length, recipe, slots, stats, new_recipe, chunks, lineage, session })
     }
 
-    fn verify(&self, recipe: Recipe, placement: Placement, slots: &[StoreHash], expected: Sha256) -> Result<()> {
+    /// Restores the upload once; returns the frames that hold bases of what it needs.
+    fn verify(
+        &self,
+        recipe: Recipe,
+        placement: Placement,
+        slots: &[StoreHash],
+        expected: Sha256,
+    ) -> Result<Vec<FrameLoc>> {
         let length = recipe.length;
         let stored = StoredRecipe::new(recipe, placement)
             .ok_or_else(|| Error::Internal("place the upload's chunks: their number is wrong".to_owned()))?;
@@ -224,7 +241,7 @@ impl Ingest {
             sha256.update(&piece);
         }
         if Sha256(sha256.finalize().into()) == expected {
-            Ok(())
+            Ok(restore.into_bases())
         } else {
             Err(Error::Internal("reproduce the upload: other bytes came back; nothing was committed".to_owned()))
         }
@@ -240,6 +257,9 @@ impl Cutting {
     }
 
     fn place(&mut self, chunk: &Chunk<'_>) -> Result<()> {
+        if self.shared.options.delta == Delta::Inline {
+            self.bases.pass(chunk);
+        }
         let packs = &self.shared.packs;
         let pending = packs.in_flight.get(&chunk.id);
         let loc = match &pending {
@@ -254,7 +274,7 @@ impl Cutting {
             (Some(pending), _) => self.places.push(Place::Pending(pending)),
             (None, Some(loc)) if is_lone => self.held.push(Held { id: chunk.id, data: chunk.data.to_vec(), loc }),
             (None, Some(loc)) => self.places.push(Place::At(loc)),
-            (None, None) => self.store(chunk.id, chunk.data, true)?,
+            (None, None) => self.store_new(chunk)?,
         }
         Ok(())
     }
@@ -271,7 +291,7 @@ impl Cutting {
         self.is_gathering = is_lone && in_order.is_none();
         for held in std::mem::take(&mut self.held) {
             if is_worth_it {
-                self.store(held.id, &held.data, false)?;
+                self.take_note(held.data.len(), self.run.take_again(held.id, &held.data, &self.shared.packs)?);
             } else {
                 self.places.push(Place::At(held.loc));
             }
@@ -280,20 +300,30 @@ impl Cutting {
         Ok(())
     }
 
-    /// Stores a chunk, unless another upload has it in hand; with `may_share`, also unless the index knows it by now.
-    fn store(&mut self, id: ChunkId, data: &[u8], may_share: bool) -> Result<()> {
-        let (pending, is_mine) = self.run.take(id, data, may_share, &self.shared.packs)?;
+    /// Stores a chunk, unless another upload has it in hand or the index knows it by now.
+    fn store_new(&mut self, chunk: &Chunk<'_>) -> Result<()> {
+        let bases = match self.shared.options.delta {
+            Delta::Inline => self.bases.find(&self.shared, chunk)?,
+            Delta::Off => Vec::new(),
+        };
+        let run = if bases.is_empty() { &self.run } else { &self.delta };
+        let taken = run.take(chunk.id, chunk.data, &bases, &self.shared.packs)?;
+        self.take_note(chunk.data.len(), taken);
+        Ok(())
+    }
+
+    fn take_note(&mut self, len: usize, (pending, is_mine): (Arc<Pending>, bool)) {
         if is_mine {
             self.stats.new_chunks += 1;
-            self.stats.unique_bytes += data.len() as u64;
+            self.stats.unique_bytes += len as u64;
         }
         self.places.push(Place::Pending(pending));
-        Ok(())
     }
 
     fn settle(&mut self) -> Result<Placement> {
         self.place_held(None, false)?;
         self.run.flush(&self.shared.packs)?;
+        self.delta.flush(&self.shared.packs)?;
         let mut placement = Placement::default();
         for place in self.places.drain(..) {
             placement.push(match place {
@@ -308,8 +338,10 @@ impl Cutting {
 impl Drop for Cutting {
     fn drop(&mut self) {
         // Other uploads may lean on what waits in the run. If it can't be stored, they are told.
-        if self.run.flush(&self.shared.packs).is_err() {
-            self.run.abandon(&self.shared.packs.in_flight);
+        for run in [&self.run, &self.delta] {
+            if run.flush(&self.shared.packs).is_err() {
+                run.abandon(&self.shared.packs.in_flight);
+            }
         }
     }
 }

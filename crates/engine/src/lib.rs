@@ -10,6 +10,7 @@
 #[cfg(test)]
 extern crate self as firn_engine;
 
+mod bases;
 mod clock;
 mod commit;
 mod committer;
@@ -37,7 +38,7 @@ mod transport;
 
 pub use clock::{Clock, Entropy, SystemClock};
 pub use commit::{DocumentContent, PathOutcome, PathUpload};
-pub use engine::{Engine, Options, Stats};
+pub use engine::{Delta, Engine, Options, Stats};
 pub use error::{Error, Result};
 pub use ingest::{Ingest, IngestStats, Ingested};
 pub use push::{Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, Scope};

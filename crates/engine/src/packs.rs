@@ -147,6 +147,14 @@ impl Packs {
         Ok(found)
     }
 
+    /// Returns where each chunk lies, also if it is not durable yet.
+    pub(crate) fn find_all(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkLoc>>> {
+        // In this order: what is no longer in hand is in the index by then.
+        let in_hand = self.in_flight.get_all(ids.iter().copied());
+        let known = self.lookup_all(ids)?;
+        Ok(in_hand.into_iter().zip(known).map(|(pending, known)| pending.and_then(|it| it.loc()).or(known)).collect())
+    }
+
     /// Forgets that chunks are at these places, where they were found to be damaged, so that they are stored again.
     pub(crate) fn forget_chunks(&self, chunks: &[(ChunkId, ChunkLoc)]) -> Result<()> {
         self.in_flight.release(chunks);

@@ -6,11 +6,16 @@
 //! ```text
 //! magic "FPLC" | version u8 = 1 | v packs | packs x 16 bytes | v runs | runs x (v pack, v offset, v length, v first, v count)
 //! ```
+//!
+//! Version 2 goes on: `v bases | bases x (v pack, v offset, v length)`, frames that hold bases of the runs' frames.
 
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 const MAGIC: &[u8; 4] = b"FPLC";
 const VERSION: u8 = 1;
+
+/// The version with frames of bases behind the runs.
+const VERSION_WITH_BASES: u8 = 2;
 
 /// Consecutive chunks of a recipe that lie one after the other in one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub(crate) struct Run {
 pub(crate) struct Placement {
     /// The runs.
     pub runs: Vec<Run>,
+    /// Frames that hold bases of the runs' frames, sorted.
+    pub bases: Vec<FrameLoc>,
 }
 
 impl Placement {
@@ -48,9 +55,14 @@ impl Placement {
         self.runs.iter().map(|run| u64::from(run.count)).sum()
     }
 
+    /// Returns all frames that are needed, those of bases included; some more than once.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = FrameLoc> + '_ {
+        self.runs.iter().map(|run| run.frame).chain(self.bases.iter().copied())
+    }
+
     /// Returns the packs that are needed, sorted, without duplicates.
     pub(crate) fn packs(&self) -> Vec<PackId> {
-        let mut packs: Vec<_> = self.runs.iter().map(|run| run.frame.pack).collect();
+        let mut packs: Vec<_> = self.frames().map(|frame| frame.pack).collect();
         packs.sort_unstable();
         packs.dedup();
         packs
@@ -61,7 +73,7 @@ impl Placement {
         let packs = self.packs();
         let mut out = Vec::with_capacity(16 + packs.len() * 16 + self.runs.len() * 12);
         out.extend_from_slice(MAGIC);
-        out.push(VERSION);
+        out.push(if self.bases.is_empty() { VERSION } else { VERSION_WITH_BASES });
         put(&mut out, packs.len() as u64);
         for pack in &packs {
             out.extend_from_slice(&pack.0);
@@ -75,12 +87,24 @@ impl Placement {
             put(&mut out, u64::from(run.first));
             put(&mut out, u64::from(run.count));
         }
+        if !self.bases.is_empty() {
+            put(&mut out, self.bases.len() as u64);
+        }
+        for base in &self.bases {
+            let pack = packs.binary_search(&base.pack).expect("packs() lists the pack of every base");
+            put(&mut out, pack as u64);
+            put(&mut out, base.offset);
+            put(&mut out, u64::from(base.len));
+        }
         out
     }
 
     /// Reads a placement; `None` when the bytes are not one.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(MAGIC)?.strip_prefix(&[VERSION])?;
+        let (&version, mut rest) = bytes.strip_prefix(MAGIC)?.split_first()?;
+        if version != VERSION && version != VERSION_WITH_BASES {
+            return None;
+        }
         let packs = take(&mut rest)?;
         let table_bytes = usize::try_from(packs.checked_mul(16)?).ok()?;
         let table = rest.get(..table_bytes)?;
@@ -106,7 +130,19 @@ impl Placement {
             }
             runs.push(Run { frame: FrameLoc { pack, offset, len }, first, count });
         }
-        rest.is_empty().then_some(Self { runs })
+        let mut bases = Vec::new();
+        if version == VERSION_WITH_BASES {
+            let count = take(&mut rest)?;
+            if count == 0 || count > rest.len() as u64 / 3 {
+                return None;
+            }
+            for _ in 0..count {
+                let pack = pack_at(take(&mut rest)?)?;
+                let offset = take(&mut rest)?;
+                bases.push(FrameLoc { pack, offset, len: u32::try_from(take(&mut rest)?).ok()? });
+            }
+        }
+        rest.is_empty().then_some(Self { runs, bases })
     }
 }
 
@@ -168,6 +204,18 @@ mod tests {
             assert_eq!(Placement::decode(&bytes[..len]), None, "cut at {len}");
         }
         assert_eq!(Placement::decode(&[&bytes[..], &[0]].concat()), None);
+    }
+
+    #[test]
+    fn frames_of_bases_are_needed_too() {
+        let mut placement = sample();
+        placement.bases.push(FrameLoc { pack: PackId([3; 16]), offset: 9, len: 5 });
+        assert_eq!(placement.packs(), [1, 2, 3].map(|pack| PackId([pack; 16])));
+        let bytes = placement.encode();
+        assert_eq!(Placement::decode(&bytes), Some(placement));
+        for len in 0..bytes.len() {
+            assert_eq!(Placement::decode(&bytes[..len]), None, "cut at {len}");
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl StoredRecipe {
         }
         let mut needs: Vec<(PackId, u64)> = Vec::new();
         for pack in placement.packs() {
-            let frames = placement.runs.iter().map(|run| run.frame).filter(|frame| frame.pack == pack);
+            let frames = placement.frames().filter(|frame| frame.pack == pack);
             let end = frames.map(|frame| frame.offset.saturating_add(u64::from(frame.len))).max();
             needs.push((pack, end.unwrap_or(0)));
         }
@@ -42,7 +42,10 @@ impl StoredRecipe {
     }
 
     fn weight(&self) -> u64 {
-        (self.recipe.chunks.len() * 36 + self.recipe.patches.len() * 4 + self.placement.runs.len() * 40 + 512) as u64
+        (self.recipe.chunks.len() * 36
+            + self.recipe.patches.len() * 4
+            + (self.placement.runs.len() + self.placement.bases.len()) * 40
+            + 512) as u64
     }
 }
 

@@ -2,7 +2,7 @@
 
 use firn_chunk::{ChunkId, ChunkerId};
 use firn_index::{PackRow, PackState, StoreInfo};
-use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
+use firn_pack::{ChunkLoc, Footer, FrameDecoder, FrameEntry, FrameKind, FrameLoc, PackId};
 
 use crate::packs::{Packs, object_name};
 use crate::{Error, Result};
@@ -74,17 +74,18 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
         packs.meta.seal_pack(pack, len, unique)?;
         return Ok(());
     }
-    let recovered = match firn_pack::recover(read, len, &mut |_| Ok(None)) {
-        Ok(recovered) => recovered,
-        Err(firn_pack::Error::NoHeader) if row.durable_bytes == 0 => {
-            packs.storage.delete(&name)?;
-            return forget(packs, pack, row);
-        }
-        Err(error) => {
-            tracing::error!(%pack, %error, "a pack is damaged; what leans on it answers as missing");
-            return Ok(());
-        }
-    };
+    let recovered =
+        match firn_pack::recover(read, len, &mut |id| base(packs, &ChunkId(*id)).map_err(std::io::Error::other)) {
+            Ok(recovered) => recovered,
+            Err(firn_pack::Error::NoHeader) if row.durable_bytes == 0 => {
+                packs.storage.delete(&name)?;
+                return forget(packs, pack, row);
+            }
+            Err(error) => {
+                tracing::error!(%pack, %error, "a pack is damaged; what leans on it answers as missing");
+                return Ok(());
+            }
+        };
     let is_damaged = recovered.valid_len < row.durable_bytes || !recovered.lost.is_empty();
     if is_damaged {
         tracing::error!(
@@ -106,6 +107,24 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
     packs.meta.seal_pack(pack, writer.len(), unique)?;
     tracing::info!(%pack, cut_bytes = len - end, "recovered a pack that was being written");
     Ok(())
+}
+
+/// Returns a chunk of another pack that frames of a torn one were compressed with.
+fn base(packs: &Packs, id: &ChunkId) -> Result<Option<Vec<u8>>> {
+    let Some(loc) = packs.lookup(id)? else { return Ok(None) };
+    let name = object_name(loc.frame.pack);
+    let bytes = match packs.storage.read(&name, loc.frame.offset, loc.frame.len as usize) {
+        Ok(bytes) => bytes,
+        Err(firn_storage::Error::NotFound { .. } | firn_storage::Error::Short { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let internal = |error: firn_pack::Error| Error::Internal(error.to_string());
+    let frame = match FrameDecoder::new().map_err(internal)?.decode(&bytes) {
+        Ok(frame) => frame,
+        Err(firn_pack::Error::Corrupt { .. } | firn_pack::Error::NeedsBases) => return Ok(None),
+        Err(error) => return Err(internal(error)),
+    };
+    Ok(frame.item(loc.index.into()).filter(|data| ChunkId::of(data) == *id).map(<[u8]>::to_vec))
 }
 
 fn forget(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {

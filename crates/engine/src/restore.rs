@@ -1,6 +1,6 @@
 //! Restore: a recipe back to its bytes, any range of them, every chunk checked.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub struct Restore {
     at: Cursor,
     /// Frames that a read brought along.
     ahead: VecDeque<(FrameLoc, Arc<CheckedFrame>)>,
+    /// Frames that held bases of those read so far.
+    bases: BTreeSet<FrameLoc>,
 }
 
 /// The chunk that holds the next byte.
@@ -61,6 +63,7 @@ impl Restore {
             end,
             at: Cursor::default(),
             ahead: VecDeque::new(),
+            bases: BTreeSet::new(),
         };
         restore.check_present()?;
         restore.seek(range.start.min(end));
@@ -96,6 +99,11 @@ impl Restore {
         self.patcher.apply(self.position, &mut out);
         self.position += len as u64;
         Ok(Some(out.freeze()))
+    }
+
+    /// Returns the frames that held bases of what was restored so far, sorted.
+    pub(crate) fn into_bases(self) -> Vec<FrameLoc> {
+        self.bases.into_iter().collect()
     }
 
     fn fill(&mut self, out: &mut BytesMut, len: usize) -> Result<()> {
@@ -171,7 +179,7 @@ impl Restore {
         let packs = &self.shared.packs;
         packs.forget_chunks(&[(chunk.id, bad)])?;
         let Some(other) = packs.lookup(&chunk.id)? else { return Ok(false) };
-        match self.shared.frames.get(other.frame, &mut std::iter::empty()) {
+        match self.shared.frames.get(other.frame, &self.stored.placement.bases, &mut std::iter::empty()) {
             Ok(fetched) => {
                 let data = fetched.first().and_then(|(_, frame)| frame.chunk(other.index, &chunk.id));
                 if let Some(data) = data.and_then(|data| data.get(part)) {
@@ -196,7 +204,8 @@ impl Restore {
         let runs = self.stored.placement.runs.get(self.at.run + 1..).unwrap_or_default();
         let mut last = loc;
         let mut next = runs.iter().map(|run| run.frame).filter(|frame| std::mem::replace(&mut last, *frame) != *frame);
-        self.ahead = self.shared.frames.get(loc, &mut next)?.into();
+        self.ahead = self.shared.frames.get(loc, &self.stored.placement.bases, &mut next)?.into();
+        self.bases.extend(self.ahead.iter().flat_map(|(_, frame)| frame.bases()));
         let frame = self.ahead.front().map(|(_, frame)| Arc::clone(frame));
         frame.ok_or_else(|| Error::Internal("read a frame: nothing came back".to_owned()))
     }
@@ -212,11 +221,20 @@ impl Restore {
             if len >= end {
                 continue;
             }
+            let is_there = |frame: &FrameLoc| frame.offset.saturating_add(u64::from(frame.len)) <= len;
+            let mut of_bases = self.stored.placement.bases.iter().filter(|base| base.pack == pack);
+            if let Some(gone) = of_bases.find(|base| !is_there(base)) {
+                let error = Error::damaged(
+                    format!("a base at byte {}", gone.offset),
+                    format!("pack {pack} is gone or cut short"),
+                );
+                self.found_damage(&error);
+                return Err(error);
+            }
             let mut chunks = self.stored.recipe.chunks.iter();
             for run in &self.stored.placement.runs {
                 let ids: Vec<_> = chunks.by_ref().take(run.count as usize).map(|chunk| chunk.id).collect();
-                let is_there = run.frame.offset.saturating_add(u64::from(run.frame.len)) <= len;
-                if run.frame.pack == pack && !is_there {
+                if run.frame.pack == pack && !is_there(&run.frame) {
                     self.check_elsewhere(&ids, run.frame)?;
                 }
             }
@@ -253,7 +271,7 @@ impl Restore {
     fn forget_damaged_chunks(&self) -> Result<()> {
         let mut chunks = self.stored.recipe.chunks.iter();
         for run in &self.stored.placement.runs {
-            let frame = match self.shared.frames.get(run.frame, &mut std::iter::empty()) {
+            let frame = match self.shared.frames.get(run.frame, &self.stored.placement.bases, &mut std::iter::empty()) {
                 Ok(fetched) => fetched.into_iter().next().map(|(_, frame)| frame),
                 Err(error) if error.is_damage() => None,
                 Err(error) => return Err(error),

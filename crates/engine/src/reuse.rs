@@ -33,6 +33,7 @@ impl Engine {
                 stats,
                 new_recipe: None,
                 chunks: None,
+                lineage: Vec::new(),
                 session,
             }));
         }

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use firn_chunk::ChunkId;
-use firn_pack::{ChunkLoc, DecodedFrame, FrameEntry, FrameKind, FrameLoc};
+use firn_pack::{Bases, ChunkLoc, DecodedFrame, Frame, FrameEntry, FrameKind, FrameLoc, MAX_BASES};
 
+use crate::bases::Base;
 use crate::in_flight::{Claim, InFlight};
 use crate::packs::Packs;
 use crate::{Error, Result};
@@ -12,6 +13,19 @@ use crate::{Error, Result};
 /// A frame is stored as its client made it when at most one part in so many of it is known: that is twice on the disk
 /// then, and compressing the rest again would take longer than everything else about it.
 const KEPT_WITH: usize = 4;
+
+/// The frames that hold the bases of one frame, at most: with [`MAX_PREFIX_BYTES`] it bounds what a chunk costs to restore,
+/// which is to read and decode its own frame and these. With 16 no corpus gets smaller.
+pub(crate) const MAX_BASE_FRAMES: usize = 8;
+
+/// The bytes of all bases of one frame, at most.
+const MAX_PREFIX_BYTES: usize = 2 << 20;
+
+/// What a delta frame must be under, in percent of the same chunks without bases. What is not becomes a base of others.
+const WORTH_PERCENT: usize = 60;
+
+/// What naming a base takes, in the frame and in the pack's footer.
+const BASE_BYTES: usize = 64;
 
 /// A chunk that an ingest took on itself to store, until its bytes are durable.
 pub(crate) struct Pending {
@@ -79,17 +93,29 @@ struct Inner {
     data: Vec<u8>,
     lens: Vec<u32>,
     chunks: Vec<(ChunkId, Arc<Pending>)>,
+    bases: Prefix,
     stored_bytes: u64,
+}
+
+/// The bases of a run's chunks.
+#[derive(Default)]
+struct Prefix {
+    ids: Vec<[u8; 32]>,
+    data: Vec<u8>,
+    frames: Vec<FrameLoc>,
+    /// What the run's chunks would take without bases, as far as their bases tell.
+    plain_bytes: usize,
 }
 
 impl Run {
     /// Returns an empty run that makes frames of up to `limit` bytes (one chunk at least) at a zstd level.
     pub(crate) fn new(limit: usize, level: i32) -> Arc<Self> {
-        let inner = Inner { data: Vec::new(), lens: Vec::new(), chunks: Vec::new(), stored_bytes: 0 };
+        let inner =
+            Inner { data: Vec::new(), lens: Vec::new(), chunks: Vec::new(), bases: Prefix::default(), stored_bytes: 0 };
         Arc::new(Self { limit, level, inner: Mutex::new(inner) })
     }
 
-    /// Takes a chunk, unless another ingest has it in hand or, with `may_share`, the index knows it.
+    /// Takes a chunk and what may serve as its bases, unless another ingest has it in hand or the index knows it.
     ///
     /// Claiming and taking are one step under the run's lock, so that whoever finds the claim finds the chunk too. The
     /// index is asked after the claim: a chunk that another ingest had in hand a moment ago is in the index by now.
@@ -97,11 +123,33 @@ impl Run {
         self: &Arc<Self>,
         id: ChunkId,
         data: &[u8],
+        bases: &[Base],
+        packs: &Packs,
+    ) -> Result<(Arc<Pending>, bool)> {
+        self.take_if(id, data, bases, true, packs)
+    }
+
+    /// Takes a chunk that the index knows and that is to be stored once more, unless another ingest has it in hand.
+    pub(crate) fn take_again(
+        self: &Arc<Self>,
+        id: ChunkId,
+        data: &[u8],
+        packs: &Packs,
+    ) -> Result<(Arc<Pending>, bool)> {
+        self.take_if(id, data, &[], false, packs)
+    }
+
+    fn take_if(
+        self: &Arc<Self>,
+        id: ChunkId,
+        data: &[u8],
+        bases: &[Base],
         may_share: bool,
         packs: &Packs,
     ) -> Result<(Arc<Pending>, bool)> {
         let mut inner = self.lock();
-        if !inner.data.is_empty() && inner.data.len() + data.len() > self.limit {
+        let is_over = inner.data.len() + data.len() > self.limit || !inner.bases.has_room(bases);
+        if !inner.data.is_empty() && is_over {
             self.store(&mut inner, packs)?;
         }
         let mine = Arc::new(Pending { run: Arc::clone(self), loc: OnceLock::new() });
@@ -124,6 +172,7 @@ impl Run {
                 }
             }
         }
+        inner.bases.add(bases, data.len());
         inner.push(id, data, Arc::clone(&pending));
         Ok((pending, true))
     }
@@ -212,10 +261,7 @@ impl Run {
             return Ok(());
         }
         let ids: Vec<[u8; 32]> = inner.chunks.iter().map(|(id, _)| id.0).collect();
-        let frame = packs.encoders.lend(|encoder| {
-            let frame = encoder.encode(FrameKind::Chunks, &inner.data, &inner.lens, &ids, self.level);
-            frame.map_err(|error| Error::Internal(error.to_string()))
-        })?;
+        let frame = self.encode(inner, &ids, packs)?;
         let loc = packs.append(&frame)?;
         for ((_, pending), index) in inner.chunks.iter().zip(0..=u16::MAX) {
             // Only this run sets it, once, under its lock.
@@ -224,6 +270,22 @@ impl Run {
         inner.stored_bytes += u64::from(loc.len);
         inner.clear();
         Ok(())
+    }
+
+    /// Makes the run's frame: with its bases if that gains enough.
+    fn encode(&self, inner: &Inner, ids: &[[u8; 32]], packs: &Packs) -> Result<Frame> {
+        let frame = packs.encoders.lend(|encoder| {
+            if let Some(limit) = inner.bases.limit() {
+                let bases = Bases { ids: &inner.bases.ids, data: &inner.bases.data };
+                let delta = encoder.encode_delta(&inner.data, &inner.lens, ids, &bases, limit, self.level);
+                if let Some(frame) = delta.map_err(|error| Error::Internal(error.to_string()))? {
+                    return Ok(frame);
+                }
+            }
+            let frame = encoder.encode(FrameKind::Chunks, &inner.data, &inner.lens, ids, self.level);
+            frame.map_err(|error| Error::Internal(error.to_string()))
+        })?;
+        Ok(frame)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -242,5 +304,44 @@ impl Inner {
         self.data.clear();
         self.lens.clear();
         self.chunks.clear();
+        self.bases = Prefix::default();
+    }
+}
+
+impl Prefix {
+    /// Returns whether these bases fit, too. The first ones always do.
+    fn has_room(&self, bases: &[Base]) -> bool {
+        let new = || bases.iter().filter(|base| !self.ids.contains(&base.id.0));
+        let mut frames: Vec<FrameLoc> = new().map(|base| base.loc).filter(|loc| !self.frames.contains(loc)).collect();
+        frames.sort_unstable();
+        frames.dedup();
+        let bytes: usize = new().map(|base| base.data().len()).sum();
+        self.ids.len() + new().count() <= MAX_BASES
+            && self.frames.len() + frames.len() <= MAX_BASE_FRAMES
+            && self.data.len() + bytes <= MAX_PREFIX_BYTES
+    }
+
+    /// Adds the bases of a chunk of `len` bytes that are not there yet, as far as there is room.
+    fn add(&mut self, bases: &[Base], len: usize) {
+        for base in bases {
+            if self.has_room(std::slice::from_ref(base)) && !self.ids.contains(&base.id.0) {
+                self.ids.push(base.id.0);
+                self.data.extend_from_slice(base.data());
+                if !self.frames.contains(&base.loc) {
+                    self.frames.push(base.loc);
+                }
+            }
+        }
+        if let Some(first) = bases.first() {
+            self.plain_bytes += len * first.loc.len as usize / first.raw_bytes().max(1);
+        }
+    }
+
+    /// Returns what a delta frame's payload must be under to be worth it; `None` without bases.
+    fn limit(&self) -> Option<usize> {
+        if self.ids.is_empty() {
+            return None;
+        }
+        Some((self.plain_bytes * WORTH_PERCENT / 100).saturating_sub(self.ids.len() * BASE_BYTES))
     }
 }

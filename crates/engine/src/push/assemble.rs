@@ -89,7 +89,7 @@ impl Engine {
         let mut found = self.find(&scope, &nar)?;
         for _ in 0..ATTEMPTS {
             match self.check(cache, &nar, &found) {
-                Ok(()) => return Ok(self.assembled(session, cache, nar, found)),
+                Ok(bases) => return Ok(self.assembled(session, cache, nar, found, bases)),
                 // The damaged copies are forgotten by now: what has no other is missing.
                 Err(error) if error.is_damage() => found = self.shared.find_again(found)?,
                 Err(error) => return Err(error),
@@ -98,14 +98,21 @@ impl Engine {
         Err(Error::damaged(describe(&nar.nar_hash), "copy after copy of its chunks was found damaged: push it again"))
     }
 
-    fn assembled(&self, session: SessionId, cache: &CacheName, nar: NarClaim, found: Found) -> Assembled {
+    fn assembled(
+        &self,
+        session: SessionId,
+        cache: &CacheName,
+        nar: NarClaim,
+        found: Found,
+        bases: Vec<FrameLoc>,
+    ) -> Assembled {
         let now = self.shared.packs.clock.now();
         let Found { stored, source } = found;
         let new_recipe = match source {
             Source::Known(_) => None,
             Source::Sent(encoded) => Some(NewRecipe {
                 encoded,
-                placement: stored.placement.clone(),
+                placement: Placement { bases, ..stored.placement.clone() },
                 length: stored.recipe.length,
                 chunks: stored.recipe.chunks.len() as u64,
             }),
@@ -168,15 +175,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Restores a NAR once and compares it with what is claimed, unless the cache has the very same one.
-    fn check(&self, cache: &CacheName, nar: &NarClaim, found: &Found) -> Result<()> {
+    /// Restores a NAR once and compares it with what is claimed, unless the cache has the very same one. Returns the frames
+    /// that hold bases of what a new recipe needs.
+    fn check(&self, cache: &CacheName, nar: &NarClaim, found: &Found) -> Result<Vec<FrameLoc>> {
         let id = match found.source {
             Source::Known(record) => Some((nar.recipe, record)),
             Source::Sent(_) => None,
         };
         let row = self.meta().nar(cache, &nar.nar_hash)?;
         if id.is_some() && row.is_some_and(|row| row.recipe == nar.recipe && row.slots == nar.slots) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let stored = Arc::clone(&found.stored);
         let mut restore = Restore::open(&self.shared, id, stored, &nar.slots, 0..nar.nar_size)?;
@@ -187,7 +195,7 @@ impl Engine {
         }
         decoder.finish().map_err(Error::Nar)?;
         if Sha256(sha256.finalize().into()) == nar.nar_hash {
-            Ok(())
+            Ok(restore.into_bases())
         } else {
             Err(wrong_nar(nar, "other bytes come of its recipe, chunks and slots".to_owned()))
         }
