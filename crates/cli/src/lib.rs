@@ -23,6 +23,7 @@ mod output;
 mod private_file;
 mod probe;
 mod program;
+mod progress;
 mod push_target;
 mod trust;
 

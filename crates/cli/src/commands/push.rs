@@ -1,13 +1,237 @@
 //! `firn push`.
 
+mod interrupt;
+mod report;
+mod select;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use firn_api::CacheDescription;
+use firn_client::plan::{Pattern, Plan, PlanOptions, plan};
+use firn_client::push::{PushOptions, StoreSource, push};
+use firn_client::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy, Target};
+use firn_nix::PublicKey;
+use firn_nix_store::Location;
+
+use crate::cache_ref::CacheRef;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::exit;
+use crate::failure::{Failure, Kind};
+use crate::progress::Progress;
+
+use select::Selected;
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    /// Store paths, result links or files in the store, and at last the cache: a URL or a configured name. Without a cache,
+    /// the configuration's default
+    #[arg(value_name = "PATH|CACHE")]
+    names: Vec<String>,
+    /// Push also what the paths refer to. This is the default
+    #[arg(long, conflicts_with = "no_closure")]
+    closure: bool,
+    /// Push exactly the paths; what they refer to has to be in the cache or at an upstream
+    #[arg(long)]
+    no_closure: bool,
+    /// Read further paths from standard input, one a line
+    #[arg(long)]
+    stdin: bool,
+    /// Push every valid path of the store
+    #[arg(long, conflicts_with_all = ["stdin", "no_closure", "closure"])]
+    all: bool,
+    /// Say what would be pushed, and push nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Push only paths with such names, the part behind the hash; * and ? are wildcards. May be given several times
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<Pattern>,
+    /// Don't push paths with such names. May be given several times
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<Pattern>,
+    /// Push also what an upstream has signed
+    #[arg(long)]
+    no_upstream_skip: bool,
+    /// Don't ask which paths are there: have each verified and committed again, which repairs damaged ones
+    #[arg(long)]
+    recheck: bool,
+    /// How many paths are read at a time
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// How much of the paths may be in memory at a time
+    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
+    max_memory: ByteSize,
+    /// The zstd level of what is sent; the server keeps it so
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    level: i32,
+    /// How long a request is tried again while the server can't be reached or is busy
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    retry_for: u64,
+    /// Read the token from a file; - is standard input
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+const AFTER_HELP: &str = "\
+With --json, each event is one line on standard output; docs/PUSH.md describes them.
+Exit codes: 0 all paths are in the cache, 1 some were not pushed (they are named), 2 usage,
+3 the server can't be reached or refuses, 4 configuration, 5 the Nix store can't be read, 130 interrupted.";
 
 /// Runs the command.
-pub(crate) fn run(_arguments: &Arguments, _context: &Context) -> Result<u8, Failure> {
-    Err(Failure::not_built("push"))
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failure> {
+    if arguments.stdin && arguments.token_file.as_ref().is_some_and(|file| file.as_os_str() == "-") {
+        return Err(Failure::new(Kind::Usage, "read both paths and the token from standard input"));
+    }
+    let (names, cache) = select::split_cache(&context.config()?, &arguments.names)?;
+    let cache = context.cache(cache.as_deref(), arguments.token_file.as_deref())?;
+    let location = Location::from_env().map_err(|error| Failure::of(Kind::Store, error))?;
+    let wanted = select::Wanted { names, stdin: arguments.stdin, all: arguments.all, closure: !arguments.no_closure };
+    let selected = select::select(&location, wanted)?;
+    for line in &selected.warnings {
+        context.output.warn(line);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::doing(Kind::Failed, "start threads", error))?;
+    let code = runtime.block_on(push_selected(arguments, context, &cache, location, selected));
+    // Threads that still read for a push that was stopped are not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn push_selected(
+    arguments: &Arguments,
+    context: &Context,
+    cache: &CacheRef,
+    location: Location,
+    selected: Selected,
+) -> Result<u8, Failure> {
+    let progress = Arc::new(Progress::new(context.output));
+    let stop = interrupt::stop_on_signals(context.output);
+    let work = async {
+        let remote = connect(arguments, cache, &progress).await?;
+        let description = remote.describe().await.map_err(server)?;
+        check(&description, &location, cache)?;
+        let options = plan_options(arguments, context, cache, &description);
+        let store_dir = location.store_dir.clone();
+        let planned = plan(&remote, selected.paths, selected.beside, &store_dir, &options).await.map_err(server)?;
+        Ok::<_, Failure>((Arc::new(remote), planned))
+    };
+    let (remote, planned) = tokio::select! {
+        () = stop.cancelled() => return Err(Failure::new(Kind::Interrupted, "push: it was interrupted")),
+        done = work => done?,
+    };
+    progress.line(&report::planned(&planned, arguments.dry_run));
+    if arguments.dry_run {
+        progress.dry_run(&planned);
+        return Ok(exit::DONE);
+    }
+    let skipped = report::Skipped::of(&planned);
+    let summary = push_planned(arguments, remote, location, planned, &stop, &progress).await;
+    progress.finish(&report::finished(&summary, &skipped));
+    report::code(summary)
+}
+
+async fn push_planned(
+    arguments: &Arguments,
+    remote: Arc<Remote>,
+    location: Location,
+    planned: Plan,
+    stop: &tokio_util::sync::CancellationToken,
+    progress: &Arc<Progress>,
+) -> firn_client::push::Summary {
+    let defaults = PushOptions::default();
+    let options = PushOptions {
+        jobs: arguments.jobs.map_or(defaults.jobs, NonZeroUsize::get),
+        memory_bytes: arguments.max_memory.as_u64(),
+        level: arguments.level,
+    };
+    let told = progress.clone();
+    let on_event = Arc::new(move |event| told.event(&event));
+    push(remote, Arc::new(StoreSource(location)), planned, &options, stop, on_event).await
+}
+
+async fn connect(arguments: &Arguments, cache: &CacheRef, progress: &Arc<Progress>) -> Result<Remote, Failure> {
+    let token = cache.token.as_ref().map(|token| firn_client::remote::Token::parse(token.expose())).transpose();
+    let token = token.map_err(|error| Failure::of(Kind::Config, error))?;
+    let target = Target::parse(cache.url.as_str(), token).map_err(|error| Failure::of(Kind::Usage, error))?;
+    let told = progress.clone();
+    let options = RemoteOptions {
+        retry: RetryPolicy { give_up_after: Duration::from_secs(arguments.retry_for), ..RetryPolicy::default() },
+        on_wait: Arc::new(move |waiting| told.waiting(waiting)),
+        ..RemoteOptions::default()
+    };
+    // As Nix does, for a server with a certificate of the organisation's own.
+    let extra_certificates = std::env::var_os("NIX_SSL_CERT_FILE").map(PathBuf::from);
+    let http = HttpOptions { extra_certificates, ..HttpOptions::default() };
+    Remote::connect(target, &http, options).await.map_err(server)
+}
+
+/// Refuses what can't work before anything is read.
+fn check(description: &CacheDescription, location: &Location, cache: &CacheRef) -> Result<(), Failure> {
+    if description.store_dir != location.store_dir {
+        let message = format!(
+            "push from {} to a cache of {}: paths of one store directory are of no use in another",
+            location.store_dir, description.store_dir
+        );
+        return Err(Failure::new(Kind::Usage, message));
+    }
+    if !description.can_push {
+        let hint = match &cache.token {
+            None => {
+                "no token was found: give one with --token-file or FIRN_TOKEN, or keep it with `firn login`".to_owned()
+            }
+            Some(token) => format!("the token from {} has no grant to push there", token.source),
+        };
+        return Err(Failure::new(Kind::Server, format!("push to {}: it is not allowed", cache.url)).hint(hint));
+    }
+    Ok(())
+}
+
+/// What is left out: the server has to accept a proof for it, so only its own upstream keys count.
+fn plan_options(
+    arguments: &Arguments,
+    context: &Context,
+    cache: &CacheRef,
+    description: &CacheDescription,
+) -> PlanOptions {
+    let theirs: Vec<PublicKey> = description.upstream_keys.iter().filter_map(|key| key.parse().ok()).collect();
+    let mut keys = match &cache.upstream_keys {
+        Some(ours) => ours.clone(),
+        None => theirs.clone(),
+    };
+    for key in keys.iter().filter(|key| !theirs.iter().any(|their| their.to_string() == key.to_string())) {
+        context.output.warn(&format!(
+            "the configuration's upstream key {} is none of the cache's: what it signed is pushed",
+            key.name()
+        ));
+    }
+    keys.retain(|key| theirs.iter().any(|their| their.to_string() == key.to_string()));
+    if arguments.no_upstream_skip {
+        keys.clear();
+    }
+    PlanOptions {
+        upstream_keys: keys,
+        include: arguments.include.clone(),
+        exclude: arguments.exclude.clone(),
+        ignore_present: arguments.recheck,
+    }
+}
+
+/// Returns the failure that stands for what a server did.
+pub(crate) fn server(error: firn_client::Error) -> Failure {
+    use firn_client::Error;
+    let kind = match &error {
+        Error::Target(_) => Kind::Usage,
+        Error::Setup { .. } => Kind::Config,
+        Error::Cancelled => Kind::Interrupted,
+        _ => Kind::Server,
+    };
+    Failure::of(kind, error)
 }

@@ -1,0 +1,140 @@
+//! What is said at a push's beginning and end.
+
+use std::collections::BTreeMap;
+
+use firn_client::plan::{Plan, Skip};
+use firn_client::push::{PathFailure, Summary};
+use serde_json::{Value, json};
+
+use crate::exit;
+use crate::failure::{Failure, Kind};
+use crate::progress::{Line, bytes, paths};
+
+/// How many failed paths are named at the end.
+const MAX_NAMED: usize = 20;
+
+/// How many paths were skipped and why.
+pub(super) struct Skipped {
+    present: u64,
+    upstream: BTreeMap<String, u64>,
+    excluded: u64,
+}
+
+impl Skipped {
+    pub(super) fn of(plan: &Plan) -> Self {
+        let mut skipped = Self { present: 0, upstream: BTreeMap::new(), excluded: 0 };
+        for (skip, count) in plan.skipped_counts() {
+            match skip {
+                Skip::Present => skipped.present = count,
+                Skip::Upstream(key) => _ = skipped.upstream.insert(key, count),
+                Skip::Excluded => skipped.excluded = count,
+            }
+        }
+        skipped
+    }
+
+    fn total(&self) -> u64 {
+        self.present + self.excluded + self.upstream.values().sum::<u64>()
+    }
+
+    fn text(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        if self.present > 0 {
+            parts.push(format!("{} in the cache already", self.present));
+        }
+        parts.extend(self.upstream.iter().map(|(key, count)| format!("{count} signed by {key}")));
+        if self.excluded > 0 {
+            parts.push(format!("{} excluded by name", self.excluded));
+        }
+        (!parts.is_empty()).then(|| format!("skipped {}: {}", paths(self.total()), parts.join(", ")))
+    }
+
+    fn json(&self) -> Value {
+        json!({ "present": self.present, "upstream": self.upstream, "excluded": self.excluded })
+    }
+}
+
+/// Returns what is said before anything is pushed.
+pub(super) fn planned(plan: &Plan, is_dry_run: bool) -> Line {
+    let skipped = Skipped::of(plan);
+    let count = plan.paths.len() as u64;
+    let verb = if is_dry_run { "would push" } else { "pushing" };
+    let mut text = format!("{verb} {} of {}", paths(count), bytes(plan.logical_bytes()));
+    if let Some(skipped) = skipped.text() {
+        text.push_str("; ");
+        text.push_str(&skipped);
+    }
+    let json = json!({
+        "event": "planned",
+        "paths": count,
+        "logical_bytes": plan.logical_bytes(),
+        "skipped": skipped.json(),
+    });
+    Line { text, json }
+}
+
+/// Returns what is said at the end.
+pub(super) fn finished(summary: &Summary, skipped: &Skipped) -> Line {
+    let totals = &summary.totals;
+    let wire = totals.wire.total_bytes();
+    let mut text = format!(
+        "pushed {}: {} of NARs, {} over the wire",
+        paths(totals.done_paths),
+        bytes(totals.logical_bytes),
+        bytes(wire)
+    );
+    if totals.logical_bytes > wire {
+        text.push_str(&format!(" ({:.1} % saved)", 100.0 * (1.0 - wire as f64 / totals.logical_bytes as f64)));
+    }
+    for (count, what) in [
+        (totals.known_paths, "had contents that the server knew"),
+        (summary.merged_paths, "had come there meanwhile"),
+        (summary.kept_first_paths, "are there with other contents, which stay"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!("\n  {count} {what}"));
+        }
+    }
+    if let Some(skipped) = skipped.text() {
+        text.push_str(&format!("\n  {skipped}"));
+    }
+    let failed = summary.failed.iter().filter(|(_, failure)| !matches!(failure, PathFailure::Stopped));
+    for (path, failure) in failed.clone().take(MAX_NAMED) {
+        text.push_str(&format!("\n  not pushed: {path}: {failure}"));
+    }
+    let more = failed.count().saturating_sub(MAX_NAMED);
+    if more > 0 {
+        text.push_str(&format!("\n  not pushed: {more} more"));
+    }
+    let json = json!({
+        "event": "finished",
+        "done_paths": totals.done_paths,
+        "failed_paths": totals.failed_paths,
+        "created_paths": summary.created_paths,
+        "merged_paths": summary.merged_paths,
+        "kept_first_paths": summary.kept_first_paths,
+        "known_paths": totals.known_paths,
+        "logical_bytes": totals.logical_bytes,
+        "new_bytes": totals.new_bytes,
+        "frame_bytes": totals.frame_bytes,
+        "wire": totals.wire,
+        "wire_bytes": wire,
+        "skipped": skipped.json(),
+    });
+    Line { text, json }
+}
+
+/// Returns the exit code of a push that ended, or why it did not come to its end.
+pub(super) fn code(summary: Summary) -> Result<u8, Failure> {
+    match summary.stopped_by {
+        Some(firn_client::Error::Cancelled) => {
+            let failure = Failure::new(Kind::Interrupted, "push all paths: it was interrupted");
+            Err(failure.hint("what was pushed is in the cache; the same command goes on from there"))
+        }
+        Some(error) => {
+            Err(super::server(error).hint("what was pushed is in the cache; the same command goes on from there"))
+        }
+        None if summary.failed.is_empty() => Ok(exit::DONE),
+        None => Ok(exit::FAILED),
+    }
+}
