@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use firn_chunk::Input;
-use firn_engine::{Engine, Entropy, Options, PathUpload, SystemClock};
+use firn_engine::{Delta, Engine, Entropy, Options, PathUpload, SystemClock};
 use firn_index::{CacheName, CacheRow, Meta, Totals, Uploader};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
 use firn_storage::Disk;
@@ -29,6 +30,9 @@ pub(crate) struct Arguments {
     /// Uncompressed bytes of a frame
     #[arg(long, default_value_t = 1 << 20)]
     frame_bytes: usize,
+    /// Don't make delta frames
+    #[arg(long)]
+    no_delta: bool,
     /// Keep the store in this folder instead of a temporary one
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -61,8 +65,12 @@ fn open(data: &Path, arguments: &Arguments) -> anyhow::Result<Engine> {
     let storage = Arc::new(Disk::open(data.join("store"))?);
     let meta: Arc<dyn Meta> = Arc::new(RocksMeta::open(&data.join("index"), &MetaOptions::default())?);
     let chunks = Arc::new(RocksChunkIndex::open(&data.join("index"), &ChunkIndexOptions::default())?);
-    let options =
-        Options { compression_level: arguments.level, frame_bytes: arguments.frame_bytes, ..Options::default() };
+    let options = Options {
+        compression_level: arguments.level,
+        frame_bytes: arguments.frame_bytes,
+        delta: if arguments.no_delta { Delta::Off } else { Delta::Inline },
+        ..Options::default()
+    };
     Ok(Engine::open(storage, meta, chunks, Arc::new(SystemClock), Arc::new(Random), options)?)
 }
 
@@ -146,7 +154,24 @@ fn push(engine: &Engine, entry: &Entry) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Measures how long it takes to have the first 64 KiB of a NAR, with an engine that has nothing of it in memory yet.
+fn first_pieces(engine: &Engine, entries: &[Entry]) -> anyhow::Result<()> {
+    let mut times: Vec<Duration> = Vec::new();
+    // The newest first: they lean on others.
+    for entry in entries.iter().rev() {
+        let nar = engine.meta().nar(&cache(), &entry.info.nar_hash)?.expect("it was committed");
+        let began = Instant::now();
+        engine.restore(&nar.recipe, &nar.slots, 0..u64::MAX)?.next(64 << 10)?;
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    let at = |part: usize| times.get(times.len() * part / 100).map_or(0.0, |time| time.as_secs_f64() * 1e3);
+    println!("first 64 KiB: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms", at(50), at(90), at(99));
+    Ok(())
+}
+
 fn read_back(engine: &Engine, entries: &[Entry]) -> anyhow::Result<()> {
+    first_pieces(engine, entries)?;
     let (mut identity, mut encoded) = (0u64, 0u64);
     let start = cpu_seconds("self")?;
     for entry in entries {

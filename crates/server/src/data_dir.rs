@@ -17,7 +17,7 @@ use firn_storage::{Disk, Storage};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::config::StoreConfig;
+use crate::config::Config;
 
 /// What a server writes into the lock file; any other holder is a command that will be done soon.
 pub const SERVER: &str = "firnd serve";
@@ -273,9 +273,9 @@ impl DataDir {
     }
 
     /// Opens the whole store, and brings it into order if the last server was killed.
-    pub fn open_store(&self, lock: Lock, config: &StoreConfig) -> Result<OpenStore, DataError> {
+    pub fn open_store(&self, lock: Lock, config: &Config) -> Result<OpenStore, DataError> {
         // A machine of 32 bits could not use more anyway.
-        let half = usize::try_from(config.index_cache.0 / 2).unwrap_or(usize::MAX);
+        let half = usize::try_from(config.store.index_cache.0 / 2).unwrap_or(usize::MAX);
         // The rows of packs, paths and recipes are asked for more often than single chunks.
         let meta = self.open_meta(half)?;
         let path = self.index();
@@ -321,15 +321,17 @@ impl DataDir {
     }
 }
 
-fn engine_options(config: &StoreConfig) -> firn_engine::Options {
+fn engine_options(config: &Config) -> firn_engine::Options {
+    let store = &config.store;
     firn_engine::Options {
-        compression_level: config.compression_level,
-        pack_bytes: config.pack_size.0,
-        frame_cache_bytes: config.frame_cache.0,
-        recipe_cache_bytes: config.recipe_cache.0,
-        nar_lease_seconds: config.nar_lease.0.as_secs(),
-        max_nar_bytes: config.max_nar_size.0,
-        min_free_bytes: config.min_free.0,
+        compression_level: store.compression_level,
+        delta: config.ingest.delta.into(),
+        pack_bytes: store.pack_size.0,
+        frame_cache_bytes: store.frame_cache.0,
+        recipe_cache_bytes: store.recipe_cache.0,
+        nar_lease_seconds: store.nar_lease.0.as_secs(),
+        max_nar_bytes: store.max_nar_size.0,
+        min_free_bytes: store.min_free.0,
         ..firn_engine::Options::default()
     }
 }

@@ -83,7 +83,7 @@ pub fn run(config: Config, data: &DataDir, json: bool) -> Result<(), ServeError>
     logging::init(&config.log);
     let lock = data.lock(SERVER)?;
     let tls = tls::Tls::from_config(&config.server)?;
-    let store = data.open_store(lock, &config.store)?;
+    let store = data.open_store(lock, &config)?;
     let mut config = config;
     open_files::provide(&mut config.server);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -6,6 +6,7 @@ mod fixture;
 mod budget;
 mod concurrency;
 mod damage;
+mod delta;
 mod faults;
 mod paths;
 mod push;

@@ -26,6 +26,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// How bytes are kept.
     pub store: StoreConfig,
+    /// What is done to new bytes.
+    pub ingest: IngestConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -141,6 +143,34 @@ impl Default for ServerConfig {
             max_downloads: 1024,
             narinfo_cache: Size(16 << 20),
             shutdown_grace: Span(Duration::from_secs(30)),
+        }
+    }
+}
+
+/// What is done to new bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct IngestConfig {
+    /// Whether new chunks are compressed with stored ones that are like them.
+    pub delta: DeltaMode,
+}
+
+/// When delta frames are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeltaMode {
+    /// While an upload is taken in.
+    #[default]
+    Inline,
+    /// Never; those that are there are read.
+    Off,
+}
+
+impl From<DeltaMode> for firn_engine::Delta {
+    fn from(mode: DeltaMode) -> Self {
+        match mode {
+            DeltaMode::Inline => Self::Inline,
+            DeltaMode::Off => Self::Off,
         }
     }
 }

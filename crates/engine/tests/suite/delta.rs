@@ -1,0 +1,255 @@
+//! Delta frames: what is like a stored chunk costs what differs, comes back as it was, and needs what it leans on.
+
+use std::sync::Arc;
+
+use firn_engine::{Delta, Engine};
+use firn_pack::{Footer, FrameKind, PackId};
+use firn_storage::{Memory, Meter, Storage};
+use firn_testkit::nar::Node;
+use firn_testkit::random::Random;
+
+use crate::fixture::{Fixture, Pushed, ingest, objects, push, restore, upload_again};
+
+const FILE_BYTES: usize = 400_000;
+
+/// Returns the contents of a file, with a build id here and there that depends on the build.
+fn contents(seed: u64, build: u8) -> Vec<u8> {
+    let mut bytes = Random::new(seed).noise(FILE_BYTES);
+    for at in (1000..FILE_BYTES).step_by(20_000) {
+        bytes[at..at + 20].fill(build);
+    }
+    bytes
+}
+
+/// Returns a NAR with one larger file under a name.
+fn build_as(name: &str, seed: u64, build: u8) -> Vec<u8> {
+    Node::directory([(name, Node::file(contents(seed, build)))]).encode()
+}
+
+fn build(seed: u64, build: u8) -> Vec<u8> {
+    build_as("libx.so.1.0", seed, build)
+}
+
+/// A store in memory with small packs, so that a rebuild lies in another pack than what it leans on.
+fn store(delta: Delta) -> (Memory, Fixture) {
+    let memory = Memory::new();
+    let mut fixture = Fixture::on(Arc::new(memory.clone()));
+    fixture.options.delta = delta;
+    fixture.options.pack_bytes = 300_000;
+    fixture.options.frame_bytes = 150_000;
+    fixture.options.frame_cache_bytes = 0;
+    fixture.options.recipe_cache_bytes = 0;
+    (memory, fixture)
+}
+
+fn stored_bytes(engine: &Engine) -> u64 {
+    engine.stats().unwrap().totals.stored_bytes
+}
+
+/// Pushes a NAR and returns it with the bytes that it took.
+fn push_counted(engine: &Engine, nar: &[u8]) -> (Pushed, u64) {
+    let before = stored_bytes(engine);
+    let pushed = push(engine, nar).unwrap();
+    (pushed, stored_bytes(engine) - before)
+}
+
+/// Returns the footers of all packs of a closed store, with the objects' names.
+fn footers(storage: &dyn Storage) -> Vec<(String, Footer)> {
+    let open = |(name, len): (String, u64)| {
+        let footer = Footer::open(|at, len| storage.read(&name, at, len).map_err(std::io::Error::other), len).unwrap();
+        (name, footer)
+    };
+    objects(storage).into_iter().map(open).collect()
+}
+
+#[test]
+fn a_rebuild_costs_what_differs() {
+    let (_, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let (first, first_bytes) = push_counted(&engine, &build(1, 1));
+    let (second, second_bytes) = push_counted(&engine, &build(1, 2));
+    // Under another version of its name, and then under another name, found by what it is made of.
+    let (third, third_bytes) = push_counted(&engine, &build_as("libx.so.2.11", 1, 3));
+    let (fourth, fourth_bytes) = push_counted(&engine, &build_as("moved", 1, 4));
+    assert!(first_bytes > FILE_BYTES as u64, "noise does not compress: {first_bytes}");
+    for bytes in [second_bytes, third_bytes, fourth_bytes] {
+        assert!(bytes < first_bytes / 20, "{bytes} of {first_bytes}");
+    }
+    for pushed in [&first, &second, &third, &fourth] {
+        pushed.check(&engine).unwrap();
+        assert_eq!(restore(&engine, pushed, 123_456..234_567).unwrap(), pushed.bytes[123_456..234_567]);
+    }
+}
+
+#[test]
+fn nothing_is_made_when_it_is_off_and_what_is_there_is_read() {
+    let (_, mut fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let (first, _) = push_counted(&engine, &build(1, 1));
+    let (second, _) = push_counted(&engine, &build(1, 2));
+    engine.close().unwrap();
+    fixture.options.delta = Delta::Off;
+    let engine = fixture.open();
+    let (third, third_bytes) = push_counted(&engine, &build(1, 3));
+    assert!(third_bytes > FILE_BYTES as u64 / 2, "{third_bytes}");
+    for pushed in [&first, &second, &third] {
+        pushed.check(&engine).unwrap();
+    }
+}
+
+#[test]
+fn other_content_at_the_same_place_is_stored_plain() {
+    let (memory, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    push(&engine, &build(1, 1)).unwrap();
+    let other = push(&engine, &build(2, 1)).unwrap();
+    other.check(&engine).unwrap();
+    engine.close().unwrap();
+    let footers = footers(&memory);
+    assert!(footers.iter().flat_map(|(_, footer)| &footer.frames).all(|(_, entry)| entry.bases.is_empty()));
+}
+
+/// Builds of which each is like the one before: all of them lean on the first.
+fn builds(engine: &Engine) -> Vec<Pushed> {
+    (1..6).map(|n| push(engine, &build(1, n)).unwrap()).collect()
+}
+
+#[test]
+fn a_base_lies_in_a_frame_without_bases_and_its_packs_are_edges() {
+    let (memory, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let pushed = builds(&engine);
+    engine.close().unwrap();
+
+    let footers = footers(&memory);
+    let frames =
+        || footers.iter().flat_map(|(_, footer)| footer.frames.iter().map(move |(_, entry)| (footer.id, entry)));
+    let pack_of = |id: &[u8; 32]| -> PackId {
+        let holds = |(_, entry): &(PackId, &firn_pack::FrameEntry)| entry.items.iter().any(|item| item.id == *id);
+        let (pack, entry) = frames().find(holds).expect("a base is stored");
+        assert_eq!(entry.bases, <[[u8; 32]; 0]>::default());
+        pack
+    };
+    let deltas: Vec<_> = frames().filter(|(_, entry)| !entry.bases.is_empty()).collect();
+    assert!(deltas.len() >= 4, "{} delta frames", deltas.len());
+    assert!(deltas.iter().all(|(_, entry)| entry.kind == FrameKind::Chunks && entry.bases.len() <= 64));
+    for pushed in &pushed[1..] {
+        let edges = fixture.meta.recipe(&pushed.recipe).unwrap().unwrap().edges;
+        let of_bases: Vec<_> = deltas.iter().flat_map(|(_, entry)| entry.bases.iter().map(pack_of)).collect();
+        assert!(of_bases.iter().any(|pack| edges.contains(pack)));
+        assert!(of_bases.iter().all(|pack| edges.contains(pack)), "all of them lean on the first build");
+    }
+}
+
+#[test]
+fn a_chunk_takes_a_bounded_number_of_reads() {
+    let memory = Memory::new();
+    let meter = Arc::new(Meter::new(Arc::new(memory)));
+    let mut fixture = Fixture::on(Arc::clone(&meter) as Arc<dyn Storage>);
+    // Many small files of one build each: as many frames as can be.
+    fixture.options.frame_bytes = 20_000;
+    fixture.options.frame_cache_bytes = 0;
+    let engine = fixture.open();
+    push(&engine, &build(1, 1)).unwrap();
+    fixture.options.frame_bytes = 1 << 20;
+    engine.close().unwrap();
+    let engine = fixture.open();
+    let second = push(&engine, &build(1, 2)).unwrap();
+
+    let before = meter.counts();
+    restore(&engine, &second, 200_000..200_001).unwrap();
+    let counts = meter.counts().since(&before);
+    // The chunk's frame twice (as a whole and when it is read), for each the frames of its bases; the recipe.
+    assert!(counts.reads <= 2 * (1 + 8) + 2, "{counts:?}");
+}
+
+#[test]
+fn damage_in_a_base_is_damage_of_what_leans_on_it_and_an_upload_heals_it() {
+    let (memory, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let pushed = builds(&engine);
+    engine.close().unwrap();
+    let (name, footer) = footers(&memory).into_iter().next().expect("there are packs");
+    let (offset, entry) = footer.frames.first().expect("the pack has frames");
+    assert!(entry.bases.is_empty());
+    memory.damage(&name, *offset as usize + entry.len as usize / 2, 0x10).unwrap();
+
+    let engine = fixture.open();
+    for pushed in &pushed {
+        let error = pushed.check(&engine).expect_err("damage must be noticed");
+        assert!(error.is_damage(), "{error}");
+        assert!(!engine.is_restorable(&pushed.recipe).unwrap());
+    }
+    for pushed in pushed.iter().rev() {
+        upload_again(&engine, &pushed.bytes);
+    }
+    for pushed in &pushed {
+        pushed.check(&engine).unwrap();
+    }
+}
+
+#[test]
+fn a_pack_of_bases_that_is_gone_is_known_before_the_first_byte() {
+    let (memory, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let pushed = builds(&engine);
+    engine.close().unwrap();
+    let (first, _) =
+        footers(&memory).into_iter().find(|(_, footer)| footer.frames[0].1.kind == FrameKind::Chunks).unwrap();
+    memory.delete(&first).unwrap();
+
+    let engine = fixture.open();
+    for pushed in &pushed {
+        let Err(error) = engine.restore(&pushed.recipe, &pushed.slots, 0..u64::MAX) else {
+            panic!("a base is gone");
+        };
+        assert!(error.is_damage(), "{error}");
+    }
+    for pushed in &pushed {
+        upload_again(&engine, &pushed.bytes);
+        pushed.check(&engine).unwrap();
+    }
+}
+
+#[test]
+fn bases_are_found_without_a_chunk_index() {
+    let (memory, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let pushed = builds(&engine);
+    engine.close().unwrap();
+    // A footer that can't be read: its chunks are not offered, but recipes know where they are.
+    for (name, len) in objects(&memory) {
+        memory.damage(&name, len as usize - 1, 1).unwrap();
+    }
+    let engine = fixture.without_chunk_index().open();
+    assert_eq!(engine.stats().unwrap().chunks, 0);
+    for pushed in &pushed {
+        pushed.check(&engine).unwrap();
+    }
+}
+
+#[test]
+fn a_torn_pack_of_delta_frames_is_recovered() {
+    for pack_bytes in [300_000, 32 << 20] {
+        let (memory, mut fixture) = store(Delta::Inline);
+        fixture.options.pack_bytes = pack_bytes;
+        let engine = fixture.open();
+        let pushed = builds(&engine);
+        drop(ingest(&engine, &build(3, 1)).unwrap());
+        let left = memory.after_power_loss();
+        let fixture = fixture.over(left.clone()).without_chunk_index();
+        let engine = fixture.open();
+        for pushed in &pushed {
+            pushed.check(&engine).unwrap();
+        }
+        let (_, more) = push_counted(&engine, &build(1, 9));
+        assert!(more > 0);
+        engine.close().unwrap();
+        let deltas = footers(&left)
+            .iter()
+            .flat_map(|(_, footer)| footer.frames.clone())
+            .filter(|(_, e)| !e.bases.is_empty())
+            .count();
+        assert!(deltas >= 4, "recovery keeps them: {deltas}");
+    }
+}
