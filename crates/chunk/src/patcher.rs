@@ -45,6 +45,14 @@ impl Patcher {
         self.next = self.cursor.next(&self.recipe.patches);
     }
 
+    /// Returns how many bytes from `offset` on are the same before and after patching: up to the next patch, or without end.
+    pub fn clean(&mut self, offset: u64) -> u64 {
+        if offset != self.offset {
+            self.seek(offset);
+        }
+        self.next.map_or(u64::MAX, |patch| patch.position.saturating_sub(offset))
+    }
+
     /// Patches the normalised bytes that start at `offset` in the input.
     ///
     /// A patch that lies partly outside is applied as far as it is inside.

@@ -1,7 +1,9 @@
 //! Decoded frames: read, checked, and kept in memory up to a limit of bytes.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use firn_chunk::ChunkId;
 use firn_pack::{DecodedFrame, FrameDecoder, FrameLoc, MAX_BASE_BYTES, frame_bases};
 use quick_cache::sync::{Cache, GuardResult};
@@ -21,7 +23,10 @@ const READ_FRAMES: usize = 4;
 
 /// A decoded frame whose chunks are checked against their ids when first used.
 pub(crate) struct CheckedFrame {
-    frame: DecodedFrame,
+    /// The items, one behind the other; parts of it are sent without being copied.
+    data: Bytes,
+    /// Where each item ends.
+    ends: Vec<u32>,
     ids: Vec<OnceLock<ChunkId>>,
     /// The frames that hold its bases.
     bases: Vec<FrameLoc>,
@@ -30,7 +35,7 @@ pub(crate) struct CheckedFrame {
 impl CheckedFrame {
     fn new(frame: DecodedFrame, bases: Vec<FrameLoc>) -> Self {
         let ids = frame.ends.iter().map(|_| OnceLock::new()).collect();
-        Self { frame, ids, bases }
+        Self { data: frame.data.into(), ends: frame.ends, ids, bases }
     }
 
     /// Returns the frames that hold what this one was decompressed with, sorted; none for most.
@@ -40,12 +45,23 @@ impl CheckedFrame {
 
     /// Returns the length of its chunks, uncompressed.
     pub(crate) fn raw_bytes(&self) -> usize {
-        self.frame.data.len()
+        self.data.len()
+    }
+
+    /// Returns where in [`Self::data`] a chunk lies, or `None` when the item at `index` is not that chunk.
+    pub(crate) fn range(&self, index: u16, id: &ChunkId) -> Option<Range<usize>> {
+        let index = usize::from(index);
+        let end = *self.ends.get(index)? as usize;
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |end| *end as usize);
+        let data = self.data.get(start..end)?;
+        let found = self.ids.get(index)?.get_or_init(|| ChunkId::of(data));
+        (found == id).then_some(start..end)
     }
 
     /// Returns a frame whose chunks' ids were computed already.
     fn known(frame: DecodedFrame, ids: impl Iterator<Item = ChunkId>) -> Self {
-        Self { frame, ids: ids.map(OnceLock::from).collect(), bases: Vec::new() }
+        let ids = ids.map(OnceLock::from).collect();
+        Self { data: frame.data.into(), ends: frame.ends, ids, bases: Vec::new() }
     }
 
     /// Returns a chunk wherever it is in the frame.
@@ -55,14 +71,16 @@ impl CheckedFrame {
 
     /// Returns a chunk, or `None` when the item at `index` is not that chunk.
     pub(crate) fn chunk(&self, index: u16, id: &ChunkId) -> Option<&[u8]> {
-        let index = usize::from(index);
-        let data = self.frame.item(index)?;
-        let found = self.ids.get(index)?.get_or_init(|| ChunkId::of(data));
-        (found == id).then_some(data)
+        self.data.get(self.range(index, id)?)
+    }
+
+    /// Returns all items, one behind the other.
+    pub(crate) fn data(&self) -> &Bytes {
+        &self.data
     }
 
     fn weight(&self) -> u64 {
-        (self.frame.data.len() + self.ids.len() * 48 + 256) as u64
+        (self.data.len() + self.ids.len() * 48 + 256) as u64
     }
 }
 
@@ -237,7 +255,7 @@ impl Frames {
         Ok(frame)
     }
 
-    fn read(&self, loc: FrameLoc, len: u64) -> Result<bytes::Bytes> {
+    fn read(&self, loc: FrameLoc, len: u64) -> Result<Bytes> {
         use firn_storage::Error as Fault;
         let name = object_name(loc.pack);
         let len = usize::try_from(len).map_err(|_| Error::Internal("read more than memory holds".to_owned()))?;

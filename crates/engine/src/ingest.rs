@@ -7,6 +7,7 @@ use firn_index::{LineageKey, SeenId, SessionId, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::{ChunkLoc, FrameLoc};
 use sha2::Digest;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::bases::BaseFinder;
 use crate::engine::{Delta, Shared};
@@ -32,6 +33,7 @@ pub struct Ingest {
     shared: Arc<Shared>,
     chunker: Option<Chunker>,
     sha256: sha2::Sha256,
+    fingerprint: Fingerprint,
     cutting: Cutting,
     session: Session,
     length: u64,
@@ -152,6 +154,7 @@ impl Ingest {
             shared: Arc::clone(shared),
             chunker: Some(Chunker::new(input)),
             sha256: sha2::Sha256::new(),
+            fingerprint: Fingerprint::new(shared.packs.entropy.draw()),
             cutting: Cutting {
                 shared: Arc::clone(shared),
                 run: run(),
@@ -181,6 +184,7 @@ impl Ingest {
             return Err(Error::TooLarge { limit });
         }
         self.sha256.update(bytes);
+        self.fingerprint.update(bytes);
         let Self { chunker, cutting, .. } = self;
         let chunker = chunker.as_mut().ok_or_else(after_error)?;
         let mut failed = None;
@@ -192,7 +196,7 @@ impl Ingest {
         outcome
     }
 
-    /// Ends the input, stores what is left, and restores the whole once to compare its hash.
+    /// Ends the input, stores what is left, and restores the whole once to compare it with what came in.
     ///
     /// # Errors
     /// As [`Ingest::write`]; [`Error::Nar`] when the NAR is cut short; [`Error::Damaged`] when a chunk that was stored
@@ -215,7 +219,7 @@ impl Ingest {
         let chunks = Some(cut.recipe.chunks.iter().map(|chunk| SeenId::from(&chunk.id)).collect());
         let (mut new_recipe, mut lineage) = (None, Vec::new());
         if !stats.known_recipe {
-            placement.bases = self.verify(cut.recipe, placement.clone(), &cut.slots, nar_hash)?;
+            placement.bases = self.verify(cut.recipe, placement.clone(), &cut.slots)?;
             lineage = self.cutting.bases.finish();
             new_recipe = Some(NewRecipe { encoded, placement, length: cut.length, chunks: stats.chunks });
         }
@@ -225,26 +229,50 @@ impl Ingest {
     }
 
     /// Restores the upload once; returns the frames that hold bases of what it needs.
-    fn verify(
-        &self,
-        recipe: Recipe,
-        placement: Placement,
-        slots: &[StoreHash],
-        expected: Sha256,
-    ) -> Result<Vec<FrameLoc>> {
+    fn verify(&self, recipe: Recipe, placement: Placement, slots: &[StoreHash]) -> Result<Vec<FrameLoc>> {
         let length = recipe.length;
         let stored = StoredRecipe::new(recipe, placement)
             .ok_or_else(|| Error::Internal("place the upload's chunks: their number is wrong".to_owned()))?;
         let mut restore = Restore::open(&self.shared, None, Arc::new(stored), slots, 0..length)?;
-        let mut sha256 = sha2::Sha256::new();
+        let mut restored = self.fingerprint.another();
         while let Some(piece) = restore.next(VERIFY_BYTES)? {
-            sha256.update(&piece);
+            restored.update(&piece);
         }
-        if Sha256(sha256.finalize().into()) == expected {
+        if restored.digest() == self.fingerprint.digest() {
             Ok(restore.into_bases())
         } else {
             Err(Error::Internal("reproduce the upload: other bytes came back; nothing was committed".to_owned()))
         }
+    }
+}
+
+/// Tells whether the bytes that came in and those that come back are the same: XXH3 of 128 bits with a seed that is drawn
+/// for each upload. Its tenth of SHA-256's cost is enough, as no uploader can aim at a seed that it does not know.
+struct Fingerprint {
+    seed: u64,
+    hasher: Xxh3,
+}
+
+impl Fingerprint {
+    fn new(drawn: u128) -> Self {
+        Self::seeded((drawn >> 64) as u64 ^ drawn as u64)
+    }
+
+    fn seeded(seed: u64) -> Self {
+        Self { seed, hasher: Xxh3::with_seed(seed) }
+    }
+
+    /// Returns an empty one with the same seed.
+    fn another(&self) -> Self {
+        Self::seeded(self.seed)
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    fn digest(&self) -> u128 {
+        self.hasher.digest128()
     }
 }
 

@@ -12,8 +12,15 @@ use firn_pack::{ChunkLoc, FrameLoc};
 use crate::engine::Shared;
 use crate::frames::CheckedFrame;
 use crate::packs::object_name;
+use crate::placement::Run;
 use crate::recipes::StoredRecipe;
 use crate::{Error, Result};
+
+/// Bytes that are copied at a time where they can't be shared: at the next patch there may be more that can.
+const COPY_BYTES: usize = 64 << 10;
+
+/// How many times its own length a shared piece may keep in memory.
+const MAX_PINNED: usize = 4;
 
 /// Bytes on their way out. Holds at most a few decoded frames beside what [`Restore::next`] returns.
 pub struct Restore {
@@ -79,7 +86,8 @@ impl Restore {
         self.end - self.position
     }
 
-    /// Returns the next bytes, at most `max` of them, or `None` at the end.
+    /// Returns the next bytes, one at least and at most `max`, or `None` at the end. What needs no patch is a part of a
+    /// decoded frame, not a copy: it keeps the frame in memory, of which it is no less than a fourth.
     ///
     /// # Errors
     /// [`Error::Damaged`] when stored bytes are gone or wrong: the recipe is marked, and what was returned before is
@@ -89,16 +97,87 @@ impl Restore {
         if len == 0 {
             return Ok(None);
         }
-        let mut out = BytesMut::with_capacity(len);
-        if let Err(error) = self.fill(&mut out, len) {
-            // So that asking again begins where the last good bytes ended.
-            self.at = Cursor::default();
-            self.seek(self.position);
-            return Err(error);
+        let clean = usize::try_from(self.patcher.clean(self.position)).unwrap_or(usize::MAX);
+        let shared = if clean == 0 { Ok(None) } else { self.share(len.min(clean)) };
+        let piece = match shared {
+            Ok(Some(piece)) => Ok(piece),
+            Ok(None) => self.copy(len.min(COPY_BYTES)),
+            Err(error) => Err(error),
+        };
+        match piece {
+            Ok(piece) => {
+                self.position += piece.len() as u64;
+                self.advance_to(self.position);
+                Ok(Some(piece))
+            }
+            Err(error) => {
+                // So that asking again begins where the last good bytes ended.
+                self.at = Cursor::default();
+                self.advance_to(self.position);
+                Err(error)
+            }
         }
+    }
+
+    /// Returns the next `len` bytes (one at least), fewer only at the end, or `None` there.
+    ///
+    /// # Errors
+    /// As [`Restore::next`]; what came before the failure is lost.
+    pub fn read(&mut self, len: usize) -> Result<Option<Bytes>> {
+        let len = len.max(1);
+        let Some(first) = self.next(len)? else { return Ok(None) };
+        if first.len() == len || self.remaining() == 0 {
+            return Ok(Some(first));
+        }
+        let mut whole = BytesMut::with_capacity(
+            len.min(usize::try_from(self.remaining()).unwrap_or(usize::MAX).saturating_add(first.len())),
+        );
+        whole.extend_from_slice(&first);
+        while whole.len() < len
+            && let Some(piece) = self.next(len - whole.len())?
+        {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(Some(whole.freeze()))
+    }
+
+    /// Returns the next bytes as a part of the frame that holds them, at most `limit`, which no patch changes; `None` if
+    /// that is too little of the frame to keep it in memory, or if the frame is damaged.
+    fn share(&mut self, limit: usize) -> Result<Option<Bytes>> {
+        let run = self.run_at()?;
+        let frame = match self.frame(run.frame) {
+            Ok(frame) => frame,
+            Err(error) if error.is_damage() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let offset = usize::try_from(self.position - self.at.start).unwrap_or(usize::MAX);
+        let (mut part, mut last) = (None::<Range<usize>>, 0);
+        let chunks = self.stored.recipe.chunks.get(self.at.chunk..).unwrap_or_default();
+        for (chunk, nth) in chunks.iter().zip(self.at.in_run..run.count) {
+            let index = u16::try_from(nth).ok().and_then(|nth| run.first.checked_add(nth));
+            let range = index.and_then(|index| frame.range(index, &chunk.id));
+            let Some(range) = range.filter(|range| range.len() == chunk.len as usize) else { break };
+            let start = part.as_ref().map_or(range.start.saturating_add(offset), |part| part.start);
+            last = range.end;
+            part = Some(start..last);
+            if last.saturating_sub(start) >= limit {
+                break;
+            }
+        }
+        let Some(part) = part else { return Ok(None) };
+        let part = part.start..last.min(part.start.saturating_add(limit));
+        if part.is_empty() || part.len() * MAX_PINNED < frame.data().len() {
+            return Ok(None);
+        }
+        Ok(Some(frame.data().slice(part)))
+    }
+
+    /// Returns the next `len` bytes, copied and patched.
+    fn copy(&mut self, len: usize) -> Result<Bytes> {
+        let mut out = BytesMut::with_capacity(len);
+        self.fill(&mut out, len)?;
         self.patcher.apply(self.position, &mut out);
-        self.position += len as u64;
-        Ok(Some(out.freeze()))
+        Ok(out.freeze())
     }
 
     /// Returns the frames that held bases of what was restored so far, sorted.
@@ -126,8 +205,13 @@ impl Restore {
             self.at = Cursor::default();
         }
         self.position = position.min(self.end);
+        self.advance_to(self.position);
+    }
+
+    /// Moves on to the chunk that holds a position, which is not before the current one.
+    fn advance_to(&mut self, position: u64) {
         while let Some(chunk) = self.stored.recipe.chunks.get(self.at.chunk).copied() {
-            if self.at.start + u64::from(chunk.len) > self.position {
+            if self.at.start + u64::from(chunk.len) > position {
                 break;
             }
             self.advance(&chunk);
@@ -149,10 +233,14 @@ impl Restore {
         chunk.ok_or_else(|| Error::Internal("restore: the recipe's chunks are shorter than it says".to_owned()))
     }
 
+    fn run_at(&self) -> Result<Run> {
+        let run = self.stored.placement.runs.get(self.at.run).copied();
+        run.ok_or_else(|| Error::Internal("restore: the placement ends early".to_owned()))
+    }
+
     /// Adds a part of the current chunk to `out`.
     fn read_chunk(&mut self, chunk: &ChunkRef, out: &mut BytesMut, part: Range<usize>) -> Result<()> {
-        let run = self.stored.placement.runs.get(self.at.run).copied();
-        let run = run.ok_or_else(|| Error::Internal("restore: the placement ends early".to_owned()))?;
+        let run = self.run_at()?;
         let index = run.first + u16::try_from(self.at.in_run).unwrap_or(u16::MAX);
         let found = self.frame(run.frame).and_then(|frame| {
             let data = frame.chunk(index, &chunk.id).filter(|data| data.len() == chunk.len as usize);

@@ -152,7 +152,7 @@ impl ZstdRestore {
     }
 
     fn encode_next(&mut self) -> Result<Option<Bytes>> {
-        let Some(piece) = self.restore.next(TRANSPORT_FRAME_BYTES)? else { return Ok(None) };
+        let Some(piece) = self.restore.read(TRANSPORT_FRAME_BYTES)? else { return Ok(None) };
         let frame = self.encoder.encode(&piece)?;
         if let Some(measured) = &mut self.measured {
             measured.push(u32::try_from(frame.len()).map_err(internal)?);
@@ -168,7 +168,7 @@ impl ZstdRestore {
 fn measure(shared: &crate::engine::Shared, nar: Sha256, mut restore: Restore) -> Result<Arc<[u32]>> {
     let mut encoder = Encoder::new()?;
     let mut sizes = Vec::new();
-    while let Some(piece) = restore.next(TRANSPORT_FRAME_BYTES)? {
+    while let Some(piece) = restore.read(TRANSPORT_FRAME_BYTES)? {
         sizes.push(u32::try_from(encoder.encode(&piece)?.len()).map_err(internal)?);
     }
     let sizes: Arc<[u32]> = sizes.into();

@@ -341,7 +341,7 @@ fn a_slow_reader_of_the_damaged_copy_does_not_condemn_the_repaired_one() {
         let loc = store.fixture.chunks.lookup(&[id]).unwrap()[0].unwrap();
         store.fixture.chunks.forget(&[(id, loc)]).unwrap();
     }
-    assert!(slow.next(usize::MAX).is_err());
+    assert!(slow.read(usize::MAX).is_err());
     assert!(store.engine.is_restorable(&pushed.recipe).unwrap());
     pushed.check(&store.engine).unwrap();
 }

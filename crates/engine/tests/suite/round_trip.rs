@@ -149,15 +149,34 @@ fn ranges_end_at_the_end() {
 }
 
 #[test]
-fn pieces_are_as_long_as_was_asked_for() {
+fn reads_are_as_long_as_was_asked_for() {
     let engine = tight().open();
     let pushed = push(&engine, &package(1, 100_000)).unwrap();
     let mut restore = engine.restore(&pushed.recipe, &pushed.slots, 5..u64::MAX).unwrap();
-    assert_eq!(restore.next(0).unwrap().unwrap(), &pushed.bytes[5..6]);
-    assert_eq!(restore.next(70_000).unwrap().unwrap(), &pushed.bytes[6..70_006]);
-    assert_eq!(restore.next(usize::MAX).unwrap().unwrap(), &pushed.bytes[70_006..]);
+    assert_eq!(restore.read(0).unwrap().unwrap(), &pushed.bytes[5..6]);
+    assert_eq!(restore.read(70_000).unwrap().unwrap(), &pushed.bytes[6..70_006]);
+    assert_eq!(restore.read(usize::MAX).unwrap().unwrap(), &pushed.bytes[70_006..]);
+    assert_eq!(restore.read(1).unwrap(), None);
     assert_eq!(restore.next(1).unwrap(), None);
-    assert_eq!(restore.next(1).unwrap(), None);
+}
+
+#[test]
+fn pieces_are_no_longer_than_was_asked_for() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    // Nothing in it is patched.
+    let pushed = push(&engine, &noise(1, 3_000_000)).unwrap();
+    for max in [1000, 50_000, 300_000, usize::MAX] {
+        let mut restore = engine.restore(&pushed.recipe, &pushed.slots, 0..u64::MAX).unwrap();
+        let (mut got, mut longest) = (Vec::new(), 0);
+        while let Some(piece) = restore.next(max).unwrap() {
+            assert!((1..=max).contains(&piece.len()), "{} of {max}", piece.len());
+            longest = longest.max(piece.len());
+            got.extend_from_slice(&piece);
+        }
+        assert!(got == pushed.bytes, "{max}");
+        assert!(max != usize::MAX || longest > 256 << 10, "whole parts of frames are given out, not {longest} bytes");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Response bodies: nothing, bytes in memory, or pieces that are made off the async threads, one ahead of the client.
+//! Response bodies: nothing, bytes in memory, or pieces that are made off the async threads, some ahead of the client.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,10 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
-/// Makes a body piece by piece; may block.
+/// Makes a body some pieces at a time; may block.
 pub trait Source: Send + 'static {
-    /// Returns the next piece, never an empty one, or `None` at the end. Not called again after an error.
-    fn next(&mut self) -> Result<Option<Bytes>, Broken>;
+    /// Returns the next pieces, none of them empty, or no piece at the end. Not called again after an error.
+    fn next(&mut self) -> Result<VecDeque<Bytes>, Broken>;
 }
 
 /// Why a body could not be sent to its end; the connection is broken off, so that nobody takes what came for the whole.
@@ -37,8 +38,8 @@ pub enum Broken {
 
 /// A response's body.
 ///
-/// It holds at most two pieces: the one that the connection is sending and the next one. A client that does not read
-/// holds no thread.
+/// It holds what its source makes at two times: what the connection is sending and what comes next. A client that does
+/// not read holds no thread.
 pub struct Body {
     kind: Kind,
     /// Bytes to come, if they are known.
@@ -73,11 +74,11 @@ struct Life {
 type Work = Pin<Box<dyn Future<Output = Result<(), Broken>> + Send>>;
 
 struct Pull {
-    ready: Option<Bytes>,
+    ready: VecDeque<Bytes>,
     state: State,
 }
 
-type Made = (Box<dyn Source>, Result<Option<Bytes>, Broken>);
+type Made = (Box<dyn Source>, Result<VecDeque<Bytes>, Broken>);
 
 enum State {
     Idle(Box<dyn Source>),
@@ -104,7 +105,11 @@ impl Body {
 
     /// Returns a body of `length` bytes (or as many as come) that begins with `first` and goes on with `source`.
     pub fn pull(first: Option<Bytes>, source: Box<dyn Source>, length: Option<u64>) -> Self {
-        Self { kind: Kind::Pull(Pull { ready: first, state: State::Idle(source) }), left: length, permit: None }
+        Self {
+            kind: Kind::Pull(Pull { ready: first.into_iter().collect(), state: State::Idle(source) }),
+            left: length,
+            permit: None,
+        }
     }
 
     /// Returns a body of as many bytes as `work` sends into `pieces`, and of `sign` whenever it sent nothing for the time
@@ -196,28 +201,27 @@ impl Life {
 
 impl Pull {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
-        if let Some(piece) = self.ready.take() {
-            self.make_next();
+        self.make_next();
+        if let Some(piece) = self.ready.pop_front() {
             return Poll::Ready(Ok(Some(piece)));
         }
-        self.make_next();
         let State::Making(task) = &mut self.state else { return Poll::Ready(Ok(None)) };
         let made = ready!(Pin::new(task).poll(context));
         self.state = State::Done;
-        let Ok((source, piece)) = made else { return Poll::Ready(Err(Broken::Panicked)) };
-        if let Ok(Some(_)) = &piece {
-            self.state = State::Idle(source);
-            self.make_next();
-        }
-        Poll::Ready(piece)
+        let Ok((source, pieces)) = made else { return Poll::Ready(Err(Broken::Panicked)) };
+        self.ready = pieces?;
+        let Some(piece) = self.ready.pop_front() else { return Poll::Ready(Ok(None)) };
+        self.state = State::Idle(source);
+        self.make_next();
+        Poll::Ready(Ok(Some(piece)))
     }
 
-    /// Starts making the next piece unless that is under way or there is none.
+    /// Starts making the next pieces unless that is under way or there is none.
     fn make_next(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Done) {
             State::Idle(mut source) => State::Making(tokio::task::spawn_blocking(move || {
-                let piece = source.next();
-                (source, piece)
+                let pieces = source.next();
+                (source, pieces)
             })),
             other => other,
         };
@@ -271,26 +275,26 @@ mod tests {
 
     /// Gives what it is told to, and counts.
     struct Script {
-        pieces: Vec<Result<Option<Bytes>, Broken>>,
+        pieces: Vec<Result<VecDeque<Bytes>, Broken>>,
         made: Arc<AtomicUsize>,
     }
 
     impl Source for Script {
-        fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        fn next(&mut self) -> Result<VecDeque<Bytes>, Broken> {
             self.made.fetch_add(1, Ordering::SeqCst);
-            if self.pieces.is_empty() { Ok(None) } else { self.pieces.remove(0) }
+            if self.pieces.is_empty() { Ok(VecDeque::new()) } else { self.pieces.remove(0) }
         }
     }
 
-    fn script(pieces: Vec<Result<Option<Bytes>, Broken>>) -> (Box<dyn Source>, Arc<AtomicUsize>) {
+    fn script(pieces: Vec<Result<VecDeque<Bytes>, Broken>>) -> (Box<dyn Source>, Arc<AtomicUsize>) {
         let made = Arc::<AtomicUsize>::default();
         (Box::new(Script { pieces, made: Arc::clone(&made) }), made)
     }
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    fn piece(text: &'static str) -> Result<Option<Bytes>, Broken> {
-        Ok(Some(Bytes::from_static(text.as_bytes())))
+    fn piece(text: &'static str) -> Result<VecDeque<Bytes>, Broken> {
+        Ok([Bytes::from_static(text.as_bytes())].into())
     }
 
     #[tokio::test]
@@ -314,7 +318,7 @@ mod tests {
     async fn survives_a_panic_of_its_source() {
         struct Panics;
         impl Source for Panics {
-            fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+            fn next(&mut self) -> Result<VecDeque<Bytes>, Broken> {
                 panic!("on purpose");
             }
         }
@@ -324,7 +328,8 @@ mod tests {
     #[tokio::test]
     async fn sends_the_first_piece_and_the_rest() {
         for length in [None, Some(6)] {
-            let (source, _) = script(vec![piece("cd"), piece("ef")]);
+            let both = ["cd", "e"].map(|text| Bytes::from_static(text.as_bytes())).into();
+            let (source, _) = script(vec![Ok(both), piece("f")]);
             let body = Body::pull(Some(Bytes::from_static(b"ab")), source, length);
             assert_eq!(http_body::Body::size_hint(&body).exact(), length);
             assert_eq!(body.collect().await.unwrap().to_bytes(), "abcdef");

@@ -4,10 +4,11 @@
 //! under which files were uploaded: identity and zstd give the same bytes as above, everything else is compressed anew
 //! for each request (nobody checks the file's hash, only the NAR's) and can't be resumed.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use firn_engine::{Restore, TRANSPORT_FRAME_BYTES, ZstdRestore};
 use firn_index::NarRow;
 use firn_nix::Sha256;
@@ -103,8 +104,13 @@ pub(super) fn identity(app: &Arc<App>, row: &NarRow, part: Range<u64>, want: Wan
     let length = wanted.end - wanted.start;
     let fail = |error| failed(app, error, After::Headers);
     let mut restore = app.engine.restore(&row.recipe, &row.slots, bytes).map_err(fail)?;
-    let first = if want.head_only { None } else { restore.next(PIECE_BYTES).map_err(fail)? };
-    let body = if length <= PIECE_BYTES as u64 && !want.head_only {
+    let is_short = length <= PIECE_BYTES as u64;
+    let first = match (want.head_only, is_short) {
+        (true, _) => None,
+        (false, true) => restore.read(PIECE_BYTES).map_err(fail)?,
+        (false, false) => restore.next(PIECE_BYTES).map_err(fail)?,
+    };
+    let body = if is_short && !want.head_only {
         Body::full(first.unwrap_or_default())
     } else {
         Body::pull(first, Box::new(Identity { app: Arc::clone(app), restore }), Some(length))
@@ -178,8 +184,15 @@ pub(super) struct Identity {
 }
 
 impl Source for Identity {
-    fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        self.restore.next(LATER_BYTES).map_err(|error| broken(&self.app, error))
+    fn next(&mut self) -> Result<VecDeque<Bytes>, Broken> {
+        let (mut pieces, mut bytes) = (VecDeque::new(), 0);
+        while bytes < LATER_BYTES
+            && let Some(piece) = self.restore.next(LATER_BYTES - bytes).map_err(|error| broken(&self.app, error))?
+        {
+            bytes += piece.len();
+            pieces.push_back(piece);
+        }
+        Ok(pieces)
     }
 }
 
@@ -191,9 +204,9 @@ struct Zstd {
 }
 
 impl Source for Zstd {
-    fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        let mut piece = BytesMut::new();
-        // Four frames at most: as much of the NAR as a piece of the other form.
+    fn next(&mut self) -> Result<VecDeque<Bytes>, Broken> {
+        let mut pieces = VecDeque::new();
+        // Four frames at most: as much of the NAR as the pieces of the other form.
         for _ in 0..LATER_BYTES / TRANSPORT_FRAME_BYTES {
             if self.left == 0 {
                 break;
@@ -201,9 +214,9 @@ impl Source for Zstd {
             let Some(mut frame) = self.restore.next().map_err(|error| broken(&self.app, error))? else { break };
             frame.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
             self.left -= frame.len() as u64;
-            piece.extend_from_slice(&frame);
+            pieces.extend(Some(frame).filter(|frame| !frame.is_empty()));
         }
-        Ok(Some(piece.freeze()).filter(|piece| !piece.is_empty()))
+        Ok(pieces)
     }
 }
 
@@ -216,7 +229,7 @@ struct Encoded {
 }
 
 impl Source for Encoded {
-    fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+    fn next(&mut self) -> Result<VecDeque<Bytes>, Broken> {
         let broken_off = |error: std::io::Error| Broken::Source(Box::new(error));
         while let Some(encoder) = &mut self.encoder {
             match self.restore.next(PIECE_BYTES).map_err(|error| broken(&self.app, error))? {
@@ -224,15 +237,15 @@ impl Source for Encoded {
                     encoder.write(&piece).map_err(broken_off)?;
                     let ready = encoder.take();
                     if !ready.is_empty() {
-                        return Ok(Some(ready.into()));
+                        return Ok([ready.into()].into());
                     }
                 }
                 None => {
                     let last = self.encoder.take().map_or(Ok(Vec::new()), Encoder::finish).map_err(broken_off)?;
-                    return Ok(Some(Bytes::from(last)).filter(|last| !last.is_empty()));
+                    return Ok(Some(Bytes::from(last)).into_iter().filter(|last| !last.is_empty()).collect());
                 }
             }
         }
-        Ok(None)
+        Ok(VecDeque::new())
     }
 }
