@@ -71,7 +71,7 @@ fn open(app: &Arc<App>, cache: &Cache, key: &DocumentKey) -> Result<Response<Bod
         Content::Inline(bytes) => Body::full(bytes),
         Content::Recipe { recipe, slots, length } => {
             let mut restore = app.engine.restore(&recipe, &slots, 0..length).map_err(fail)?;
-            let first = restore.next(PIECE_BYTES).map_err(fail)?;
+            let first = restore.read(PIECE_BYTES).map_err(fail)?;
             Body::pull(first, Box::new(Identity { app: Arc::clone(app), restore }), Some(length))
         }
     };

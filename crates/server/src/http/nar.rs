@@ -104,13 +104,9 @@ pub(super) fn identity(app: &Arc<App>, row: &NarRow, part: Range<u64>, want: Wan
     let length = wanted.end - wanted.start;
     let fail = |error| failed(app, error, After::Headers);
     let mut restore = app.engine.restore(&row.recipe, &row.slots, bytes).map_err(fail)?;
-    let is_short = length <= PIECE_BYTES as u64;
-    let first = match (want.head_only, is_short) {
-        (true, _) => None,
-        (false, true) => restore.read(PIECE_BYTES).map_err(fail)?,
-        (false, false) => restore.next(PIECE_BYTES).map_err(fail)?,
-    };
-    let body = if is_short && !want.head_only {
+    // Damage in it is found before the status line is sent.
+    let first = if want.head_only { None } else { restore.read(PIECE_BYTES).map_err(fail)? };
+    let body = if length <= PIECE_BYTES as u64 && !want.head_only {
         Body::full(first.unwrap_or_default())
     } else {
         Body::pull(first, Box::new(Identity { app: Arc::clone(app), restore }), Some(length))
