@@ -1,12 +1,17 @@
 //! How rows of lineages are written: a recipe's id, which does not compress, is there once.
 //!
-//! Key (8 bytes, big endian) → rows of 12 bytes, the newest first: the recipe's tag, its chunk's number. A tag is the
-//! first 8 bytes of the id. Key `r`, tag → the rest of the id.
+//! Key (its low 6 bytes, big endian) → rows of 7 bytes, the newest first: the recipe's tag, its chunk's number in 3 bytes.
+//! A tag is the first 4 bytes of the id. Key `r`, tag → the rest of the id. Rows are hints: where two keys or tags meet,
+//! a base is not found.
 
 use firn_chunk::RecipeId;
 use firn_index::LineageKey;
 
-const TAG_BYTES: usize = 8;
+const TAG_BYTES: usize = 4;
+
+const CHUNK_BYTES: usize = 3;
+
+const ROW_BYTES: usize = TAG_BYTES + CHUNK_BYTES;
 
 /// The first bytes of a recipe's id.
 pub(crate) type RecipeTag = [u8; TAG_BYTES];
@@ -31,20 +36,28 @@ pub(crate) fn tagged(tag: &RecipeTag, rest: &[u8]) -> Option<RecipeId> {
 }
 
 /// Returns the key of rows.
-pub(crate) fn key(key: LineageKey) -> [u8; 8] {
-    key.0.to_be_bytes()
+pub(crate) fn key(key: LineageKey) -> [u8; 6] {
+    let [_, _, low @ ..] = key.0.to_be_bytes();
+    low
 }
 
 /// Returns the value of rows.
 pub(crate) fn encode(rows: &[(RecipeTag, u32)]) -> Vec<u8> {
-    rows.iter().flat_map(|(tag, chunk)| tag.iter().copied().chain(chunk.to_le_bytes())).collect()
+    let row = |(tag, chunk): &(RecipeTag, u32)| {
+        let mut row = [0; ROW_BYTES];
+        row[..TAG_BYTES].copy_from_slice(tag);
+        row[TAG_BYTES..].copy_from_slice(&chunk.to_le_bytes()[..CHUNK_BYTES]);
+        row
+    };
+    rows.iter().flat_map(row).collect()
 }
 
 /// Reads rows. They are hints: what is cut short is left out.
 pub(crate) fn decode(value: &[u8]) -> Vec<(RecipeTag, u32)> {
     let row = |row: &[u8]| {
         let (tag, chunk) = row.split_first_chunk()?;
-        Some((*tag, u32::from_le_bytes(chunk.try_into().ok()?)))
+        let [low, middle, high] = chunk.try_into().ok()?;
+        Some((*tag, u32::from_le_bytes([low, middle, high, 0])))
     };
-    value.chunks_exact(TAG_BYTES + 4).filter_map(row).collect()
+    value.chunks_exact(ROW_BYTES).filter_map(row).collect()
 }

@@ -131,6 +131,8 @@ pub(crate) fn seen_family(cache: &Cache) -> Options {
     options.set_max_bytes_for_level_base(64 * MIB as u64);
     // There are no values and keys are random, but each carries RocksDB's own eight bytes, zero once it has come down.
     options.set_compression_type(DBCompressionType::Zstd);
+    // Lineages name recipes again and again, far apart.
+    options.set_compression_options(ZSTD_WINDOW_BITS, 3, 0, 16 * 1024);
     let mut tables = tables(cache);
     tables.set_block_size(8 * KIB);
     tables.set_hybrid_ribbon_filter(10.0, 1);

@@ -40,7 +40,7 @@ pub struct LineageKey(pub u64);
 pub struct LineageRow {
     /// A recipe that has it.
     pub recipe: RecipeId,
-    /// Which of the recipe's chunks it is, from 0.
+    /// Which of the recipe's chunks it is, from 0; under [`firn_chunk::MAX_CHUNKS`].
     pub chunk: u32,
 }
 
