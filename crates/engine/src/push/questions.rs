@@ -61,6 +61,12 @@ impl Engine {
         hashes.iter().map(|hash| Ok(!self.has_path(cache, hash)?)).collect()
     }
 
+    /// Forgets, durably, what was noted about a cache that was deleted: only bytes on the disk are saved by it, because
+    /// another cache of the same name inherits nothing anyway.
+    pub fn forget_cache(&self, cache: &CacheName) -> Result<()> {
+        Ok(self.shared.packs.chunks.forget_cache(cache)?)
+    }
+
     fn has_path(&self, cache: &CacheName, hash: &StoreHash) -> Result<bool> {
         if !self.meta().path_may_exist(cache, hash) {
             return Ok(false);

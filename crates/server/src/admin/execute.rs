@@ -167,6 +167,9 @@ impl Admin<'_> {
         let view = self.view(&name, &row, Some(contents))?;
         self.meta.delete_cache(&name).map_err(store)?;
         self.refresh_caches()?;
+        if let Some(Err(error)) = self.app.map(|app| app.engine.forget_cache(&name)) {
+            tracing::warn!(cache = %name, %error, "what a deleted cache had seen stays in the index");
+        }
         Ok(Answer::Deleted(Box::new(view)))
     }
 

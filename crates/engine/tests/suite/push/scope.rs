@@ -125,6 +125,16 @@ fn a_cache_that_is_made_again_inherits_nothing() {
 }
 
 #[test]
+fn what_a_cache_has_seen_can_be_forgotten() {
+    let (_, engine, local) = store();
+    let session = engine.begin_session().unwrap();
+    local.send(&engine, session, &cache()).unwrap();
+    engine.forget_cache(&secret()).unwrap();
+    assert_eq!(told(&engine, &only(secret()), &local), (false, false));
+    assert_eq!(told(&engine, &only(cache()), &local), (true, false));
+}
+
+#[test]
 fn a_recipe_that_is_sent_as_a_chunk_opens_nothing() {
     let (_, engine, local) = store();
     let session = engine.begin_session().unwrap();
