@@ -5,6 +5,7 @@
 mod corpus;
 mod load;
 mod process;
+mod pushed;
 mod store;
 
 use clap::{Parser, Subcommand};

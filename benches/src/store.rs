@@ -14,6 +14,7 @@ use firn_storage::Disk;
 
 use crate::corpus::{self, Entry};
 use crate::process::{cpu_seconds, disk_bytes, peak_bytes};
+use crate::pushed::Client;
 
 const MB: f64 = 1e6;
 const GB: f64 = 1e9;
@@ -33,6 +34,9 @@ pub(crate) struct Arguments {
     /// Don't make delta frames
     #[arg(long)]
     no_delta: bool,
+    /// Push instead of uploading: what a client does is not counted in the CPU seconds
+    #[arg(long)]
+    pushed: bool,
     /// Keep the store in this folder instead of a temporary one
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -83,15 +87,25 @@ fn one(arguments: &Arguments, folder: &Path, data: &Path) -> anyhow::Result<()> 
         "{:<12} {:>6} {:>11} {:>10} {:>10} {:>9}",
         "generation", "paths", "logical MB", "unique MB", "packs MB", "CPU-s/GB"
     );
-    let start = cpu_seconds("self")?;
+    let mut client = arguments.pushed.then(|| Client::new(&engine)).transpose()?;
+    let cpu_so_far = |client: &Option<Client>| -> anyhow::Result<f64> {
+        Ok(cpu_seconds("self")? - client.as_ref().map_or(0.0, |client| client.cpu))
+    };
+    let start = cpu_so_far(&client)?;
     for generation in entries.chunk_by(|a, b| a.generation == b.generation) {
-        let (before, cpu) = (engine.stats()?.totals, cpu_seconds("self")?);
+        let (before, cpu) = (engine.stats()?.totals, cpu_so_far(&client)?);
         for entry in generation {
-            push(&engine, entry)?;
+            match &mut client {
+                Some(client) => client.push(&engine, &cache(), &entry.nar, arguments.level, offer(entry))?,
+                None => push(&engine, entry)?,
+            }
         }
-        print_row(&generation[0].generation, &before, &engine.stats()?.totals, cpu_seconds("self")? - cpu);
+        if let Some(client) = &mut client {
+            client.commit(&engine, &cache())?;
+        }
+        print_row(&generation[0].generation, &before, &engine.stats()?.totals, cpu_so_far(&client)? - cpu);
     }
-    print_row("all", &Totals::default(), &engine.stats()?.totals, cpu_seconds("self")? - start);
+    print_row("all", &Totals::default(), &engine.stats()?.totals, cpu_so_far(&client)? - start);
     engine.close()?;
     drop(engine);
     let (store, index) = (disk_bytes(&data.join("store"))?, disk_bytes(&data.join("index"))?);
@@ -136,8 +150,13 @@ fn push(engine: &Engine, entry: &Entry) -> anyhow::Result<()> {
         }
     }
     engine.commit_nar(&cache(), ingest.finish()?, None)?;
+    engine.commit_path(&cache(), offer(entry))?;
+    Ok(())
+}
+
+fn offer(entry: &Entry) -> PathUpload {
     let info = &entry.info;
-    let upload = PathUpload {
+    PathUpload {
         path: info.store_path.clone(),
         nar_hash: info.nar_hash,
         nar_size: info.nar_size,
@@ -149,9 +168,7 @@ fn push(engine: &Engine, entry: &Entry) -> anyhow::Result<()> {
         uploader: Uploader { token: None, builder: "bench".to_owned() },
         on_conflict: Default::default(),
         references_policy: Default::default(),
-    };
-    engine.commit_path(&cache(), upload)?;
-    Ok(())
+    }
 }
 
 /// Measures how long it takes to have the first 64 KiB of a NAR, with an engine that has nothing of it in memory yet.
