@@ -9,7 +9,6 @@
 //! | 4 | [`CONFIG`] | the configuration, or a file of credentials, is bad |
 //! | 5 | [`STORE`] | Nix, its store or its database can't be used |
 //! | 6 | [`AGENT`] | the agent does not run, or another one holds its queue |
-//! | 70 | [`NOT_BUILT`] | this program was built without the command |
 //! | 130 | [`INTERRUPTED`] | ended by Ctrl-C; what was pushed until then is in the cache |
 //!
 //! `firn watch-exec` ends with the code of the command that it ran.
@@ -28,7 +27,5 @@ pub const CONFIG: u8 = 4;
 pub const STORE: u8 = 5;
 /// The agent does not run, or another one holds its queue.
 pub const AGENT: u8 = 6;
-/// This program was built without the command.
-pub const NOT_BUILT: u8 = 70;
 /// Ended by Ctrl-C.
 pub const INTERRUPTED: u8 = 130;

@@ -20,8 +20,6 @@ pub(crate) enum Kind {
     Store,
     /// The agent does not run, or another one holds its queue.
     Agent,
-    /// The command is not built in.
-    NotBuilt,
     /// Ended by Ctrl-C.
     Interrupted,
 }
@@ -62,12 +60,6 @@ impl Failure {
         self
     }
 
-    /// Makes the failure of a command that is not built in yet.
-    #[allow(dead_code, reason = "the last command that is not built in is being built")]
-    pub(crate) fn not_built(command: &str) -> Self {
-        Self::new(Kind::NotBuilt, format!("run `firn {command}`: not built yet"))
-    }
-
     /// Returns the exit code.
     pub(crate) fn code(&self) -> u8 {
         match self.kind {
@@ -77,7 +69,6 @@ impl Failure {
             Kind::Config => exit::CONFIG,
             Kind::Store => exit::STORE,
             Kind::Agent => exit::AGENT,
-            Kind::NotBuilt => exit::NOT_BUILT,
             Kind::Interrupted => exit::INTERRUPTED,
         }
     }
