@@ -20,6 +20,8 @@ mod run;
 #[cfg(test)]
 pub(crate) mod samples;
 mod source;
+#[cfg(test)]
+mod tests;
 
 pub use event::{Event, OnEvent, Outcome, Summary, Totals};
 pub use failure::PathFailure;

@@ -230,7 +230,11 @@ impl Shared {
             let sent = match kept.take() {
                 _ if !wanted.contains(&true) => Vec::new(),
                 Some(kept) => self.send_kept(&kept, &chunks, &wanted, &mut hold).await?,
-                None => self.send_gathered(info, &chunks, wanted).await?,
+                None => {
+                    // Who has a place to read waits for memory: so who waits for a place may hold none.
+                    drop(std::mem::take(&mut hold));
+                    self.send_gathered(info, &chunks, wanted).await?
+                }
             };
             // From here on others may use the memory: who waits holds none.
             drop((present, std::mem::take(&mut hold)));
