@@ -1,146 +1,18 @@
 //! The agent, the hook and `firn watch-exec` with real Nix, a real server, and deaths in between.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use firn_testkit::firnd::{Cache, Firnd};
-use firn_testkit::nix::{Nix, Settings, Store, Version};
-use firn_tests::{assert_same, client, closure};
+use firn_testkit::nix::{Nix, Settings, Version};
+use firn_tests::builder::{Builder, PATIENCE, Result, assert_cached, base_name};
+use firn_tests::{client, closure};
 use serde_json::Value;
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// How long anything may take before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A machine with an agent that can be killed.
-struct Builder {
-    store: Store,
-    state: tempfile::TempDir,
-    url: String,
-    token: String,
-    agent: Option<Child>,
-}
-
-impl Builder {
-    fn new(nix: &Nix, cache: &Cache) -> Result<Self> {
-        let state = tempfile::tempdir()?;
-        fs::write(state.path().join("config.toml"), "")?;
-        fs::set_permissions(state.path().join("config.toml"), fs::Permissions::from_mode(0o600))?;
-        let store = nix.store()?;
-        // A store has a database from its first use on.
-        store.check("nix-store", ["--init"])?.done()?;
-        Ok(Self { store, state, url: cache.url.clone(), token: cache.token.clone(), agent: None })
-    }
-
-    /// Returns a command of firn on this machine.
-    fn firn(&self) -> Result<Command> {
-        let mut command = Command::new(firn_testkit::firn::binary()?);
-        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.state.path());
-        command
-            .env("NIX_REMOTE", self.store.root())
-            .env("FIRN_CONFIG", self.state.path().join("config.toml"))
-            .env("FIRN_TOKEN", &self.token)
-            .env("FIRN_AGENT_SOCKET", self.socket())
-            .env("FIRN_AGENT_STATE", self.state.path().join("agent"));
-        Ok(command)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.state.path().join("agent.sock")
-    }
-
-    fn start(&mut self) -> Result<()> {
-        self.start_with(|command| command)
-    }
-
-    fn start_with(&mut self, change: impl FnOnce(&mut Command) -> &mut Command) -> Result<()> {
-        let log = fs::OpenOptions::new().append(true).create(true).open(self.state.path().join("log"))?;
-        let mut command = self.firn()?;
-        command
-            .args(["watch-store", "--backfill", "--with-sources", &self.url])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        self.agent = Some(change(&mut command).spawn()?);
-        self.until(|status| status["activity"] != "stopped")?;
-        Ok(())
-    }
-
-    fn signal(&self, name: &str) -> Result<()> {
-        let agent = self.agent.as_ref().ok_or("no agent")?;
-        let told = Command::new("kill").args(["-s", name, &agent.id().to_string()]).status()?;
-        assert!(told.success());
-        Ok(())
-    }
-
-    fn kill(&mut self) -> Result<()> {
-        if let Some(mut agent) = self.agent.take() {
-            agent.kill()?;
-            agent.wait()?;
-        }
-        Ok(())
-    }
-
-    fn ask<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Output> {
-        Ok(self.firn()?.arg("watch-store").args(arguments).output()?)
-    }
-
-    fn status(&self) -> Result<Value> {
-        let output = self.ask(["status", "--json"])?;
-        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
-    }
-
-    /// Waits until the status is as wanted.
-    #[track_caller]
-    fn until(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let begun = Instant::now();
-        loop {
-            let status = self.status()?;
-            if !status.is_null() && wanted(&status) {
-                return Ok(status);
-            }
-            assert!(begun.elapsed() < PATIENCE, "it never came to that: {status:#}\n{}", self.log());
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    #[track_caller]
-    fn flush(&self) -> Result<()> {
-        let output = self.ask(["flush", "--wait", "--timeout", "120s"])?;
-        assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
-        Ok(())
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.state.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Builder {
-    fn drop(&mut self) {
-        let _ = self.kill();
-    }
-}
-
-/// Compares what a path is on its builder and on a machine that substitutes it.
-#[track_caller]
-fn assert_cached(nix: &Nix, cache: &Cache, builder: &Builder, path: &str) -> Result<()> {
-    let client = client(nix, cache)?;
-    client.realise(&[path])?.done()?;
-    assert_same(&builder.store, &client, path)?;
-    Ok(())
-}
-
-fn base_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
 
 #[test]
 fn an_agent_that_is_killed_loses_nothing() -> Result<()> {
