@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use firn_api::CacheDescription;
 use firn_client::plan::{Pattern, Plan, PlanOptions, plan};
-use firn_client::push::{PushOptions, StoreSource, push};
+use firn_client::push::{Event, PushOptions, StoreSource, Totals, push};
 use firn_client::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy, Target};
 use firn_nix::PublicKey;
 use firn_nix_store::Location;
@@ -152,9 +152,19 @@ async fn push_planned(
         memory_bytes: arguments.max_memory.as_u64(),
         level: arguments.level,
     };
-    let told = progress.clone();
-    let on_event = Arc::new(move |event| told.event(&event));
-    push(remote, Arc::new(StoreSource(location)), planned, &options, stop, on_event).await
+    let (told, carrier) = (progress.clone(), remote.clone());
+    let on_event = Arc::new(move |event| told.event(&with_all_requests(event, &carrier)));
+    let mut summary = push(remote.clone(), Arc::new(StoreSource(location)), planned, &options, stop, on_event).await;
+    summary.totals.wire = remote.wire();
+    summary
+}
+
+/// Counts what went over the wire before the push as well: the questions whose answers it was planned by.
+fn with_all_requests(event: Event, remote: &Remote) -> Event {
+    match event {
+        Event::Progress(totals) => Event::Progress(Totals { wire: remote.wire(), ..totals }),
+        other => other,
+    }
 }
 
 async fn connect(arguments: &Arguments, cache: &CacheRef, progress: &Arc<Progress>) -> Result<Remote, Failure> {

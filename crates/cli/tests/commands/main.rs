@@ -3,5 +3,6 @@
 mod doctor;
 mod hook;
 mod login;
+mod push;
 mod support;
 mod use_cache;
