@@ -1,4 +1,4 @@
-//! What commands that push for long have in common: where to, as whom, and how.
+//! What commands that push have in common: where to, as whom, and how.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -11,21 +11,22 @@ use firn_nix::PublicKey;
 
 use crate::cache_ref::CacheRef;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 
 /// Returns what reads configuration and token again whenever it is asked: either may change while a command runs.
 pub(crate) fn give_target(context: &Context, cache: Option<String>, token_file: Option<PathBuf>) -> GiveTarget {
     let context = context.clone();
     Box::new(move || {
         let cache = context.cache(cache.as_deref(), token_file.as_deref());
-        target(&cache.map_err(|failure: Failure| failure.chain())?)
+        cache.and_then(|cache| target(&cache)).map_err(|failure| failure.chain())
     })
 }
 
-fn target(cache: &CacheRef) -> Result<Target, String> {
+/// Returns the cache and its token as the client takes them.
+pub(crate) fn target(cache: &CacheRef) -> Result<Target, Failure> {
     let token = cache.token.as_ref().map(|token| Token::parse(token.expose())).transpose();
-    let token = token.map_err(|error| error.to_string())?;
-    Target::parse(cache.url.as_str(), token).map_err(|error| error.to_string())
+    let token = token.map_err(|error| Failure::of(Kind::Config, error))?;
+    Target::parse(cache.url.as_str(), token).map_err(|error| Failure::of(Kind::Usage, error))
 }
 
 /// Returns the upstreams whose paths are not taken notice of.

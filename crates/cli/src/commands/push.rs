@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use firn_api::CacheDescription;
 use firn_client::plan::{Pattern, Plan, PlanOptions, plan};
-use firn_client::push::{Event, PushOptions, StoreSource, Totals, push};
-use firn_client::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy, Target};
+use firn_client::push::{Event, StoreSource, Totals, push};
+use firn_client::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy};
 use firn_nix::PublicKey;
 use firn_nix_store::Location;
 
@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
 use crate::progress::Progress;
+use crate::push_target::{push_options, target};
 
 use select::Selected;
 
@@ -146,12 +147,7 @@ async fn push_planned(
     stop: &tokio_util::sync::CancellationToken,
     progress: &Arc<Progress>,
 ) -> firn_client::push::Summary {
-    let defaults = PushOptions::default();
-    let options = PushOptions {
-        jobs: arguments.jobs.map_or(defaults.jobs, NonZeroUsize::get),
-        memory_bytes: arguments.max_memory.as_u64(),
-        level: arguments.level,
-    };
+    let options = push_options(arguments.jobs, arguments.max_memory, arguments.level);
     let (told, carrier) = (progress.clone(), remote.clone());
     let on_event = Arc::new(move |event| told.event(&with_all_requests(event, &carrier)));
     let mut summary = push(remote.clone(), Arc::new(StoreSource(location)), planned, &options, stop, on_event).await;
@@ -168,9 +164,7 @@ fn with_all_requests(event: Event, remote: &Remote) -> Event {
 }
 
 async fn connect(arguments: &Arguments, cache: &CacheRef, progress: &Arc<Progress>) -> Result<Remote, Failure> {
-    let token = cache.token.as_ref().map(|token| firn_client::remote::Token::parse(token.expose())).transpose();
-    let token = token.map_err(|error| Failure::of(Kind::Config, error))?;
-    let target = Target::parse(cache.url.as_str(), token).map_err(|error| Failure::of(Kind::Usage, error))?;
+    let target = target(cache)?;
     let told = progress.clone();
     let options = RemoteOptions {
         retry: RetryPolicy { give_up_after: Duration::from_secs(arguments.retry_for), ..RetryPolicy::default() },
