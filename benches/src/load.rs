@@ -5,24 +5,19 @@
 mod client;
 mod latency;
 mod memory;
-mod report;
-mod server;
-mod synthetic;
 mod transfers;
-mod yardstick;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
 use crate::corpus::{self, Entry};
-use crate::process;
+use crate::report::{Latencies, Table};
+use crate::server::{self, Cost, Server, Setup};
+use crate::yardstick::print_circumstances;
 use latency::Asked;
 use memory::Crowd;
-use report::{Latencies, Table};
-use server::{Cost, Server, Setup};
 use transfers::Form;
-use yardstick::Yardstick;
 
 const MB: f64 = 1e6;
 const GB: f64 = 1e9;
@@ -75,9 +70,7 @@ pub(crate) struct Arguments {
 
 /// Runs the bench.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let beside = std::env::current_exe()?.with_file_name("firnd");
-    let firnd = arguments.firnd.clone().unwrap_or(beside);
-    ensure!(firnd.is_file(), "there is no {}: build it with `cargo build --release --bin firnd`", firnd.display());
+    let firnd = server::program(arguments.firnd.as_deref())?;
     let setup = Setup { firnd: &firnd, config: arguments.config.as_deref(), perf: arguments.perf.as_deref() };
     arguments.corpora.iter().try_for_each(|folder| {
         let entries = corpus::read(folder)?;
@@ -121,16 +114,6 @@ fn one(arguments: &Arguments, setup: &Setup<'_>, folder: &Path, entries: &[Entry
     }
     println!("{}", disk.text());
     print_circumstances("after")
-}
-
-/// Prints what helps to compare figures of different machines and hours.
-fn print_circumstances(when: &str) -> anyhow::Result<()> {
-    let (load, processors) = process::load()?;
-    let Yardstick { sha256, zstd } = yardstick::measure()?;
-    println!(
-        "{when}: load average {load} on {processors} processors; in CPU-s/GB, SHA-256 takes {sha256:.2} and zstd {zstd:.2}\n"
-    );
-    Ok(())
 }
 
 fn folder_for_data(arguments: &Arguments) -> anyhow::Result<tempfile::TempDir> {

@@ -5,8 +5,13 @@
 mod corpus;
 mod load;
 mod process;
+mod push;
 mod pushed;
+mod report;
+mod server;
 mod store;
+mod synthetic;
+mod yardstick;
 
 use clap::{Parser, Subcommand};
 
@@ -27,11 +32,14 @@ enum Bench {
     Store(store::Arguments),
     /// Drive a real firnd over HTTP: its CPU seconds, latencies, memory and bytes on disk
     Load(load::Arguments),
+    /// Push a corpus to a real firnd with firn's client: bytes on the wire, and what it costs both
+    Push(push::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Store(arguments) => store::run(&arguments),
         Bench::Load(arguments) => load::run(&arguments),
+        Bench::Push(arguments) => push::run(&arguments),
     }
 }

@@ -33,7 +33,17 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("firn-tests", &["firn-nix", "firn-testkit"]),
     (
         "firn-benches",
-        &["firn-nix", "firn-chunk", "firn-pack", "firn-storage", "firn-index", "firn-index-rocks", "firn-engine"],
+        &[
+            "firn-nix",
+            "firn-chunk",
+            "firn-pack",
+            "firn-storage",
+            "firn-index",
+            "firn-index-rocks",
+            "firn-engine",
+            "firn-nix-store",
+            "firn-client",
+        ],
     ),
 ];
 

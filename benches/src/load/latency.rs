@@ -8,10 +8,10 @@ use anyhow::{Context, ensure};
 use firn_nix::{Sha256, StoreHash};
 
 use super::client::{Connection, Started};
-use super::report::Latencies;
-use super::server::Server;
 use super::transfers::{Form, each};
 use crate::corpus::Entry;
+use crate::report::Latencies;
+use crate::server::Server;
 
 /// Which narinfos are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use anyhow::{anyhow, ensure};
 use firn_nix::NarInfo;
 
 use super::client::{Connection, Pace};
-use super::server::Server;
-use super::synthetic::Synthetic;
 use super::transfers::{Form, put_narinfo};
 use crate::corpus::Entry;
+use crate::server::Server;
+use crate::synthetic::Synthetic;
 
 /// The seed of the long NAR; those of the others follow.
 const SEED: u64 = 1;

@@ -12,9 +12,9 @@ use anyhow::{Context, anyhow, ensure};
 use firn_nix::{Compression, NarInfo, StorePath};
 
 use super::client::{Connection, Framing};
-use super::server::Server;
-use super::synthetic::Tally;
 use crate::corpus::Entry;
+use crate::server::Server;
+use crate::synthetic::Tally;
 
 /// The store directory of all corpora.
 pub(crate) const STORE_DIR: &str = "/nix/store";

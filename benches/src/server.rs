@@ -50,6 +50,14 @@ pub(crate) struct Cost {
     pub(crate) peak: u64,
 }
 
+/// Returns the server's program: the one that was named, or that beside this program.
+pub(crate) fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("firnd");
+    let firnd = named.map_or(beside, Path::to_owned);
+    ensure!(firnd.is_file(), "there is no {}: build it with `cargo build --release --bin firnd`", firnd.display());
+    Ok(firnd)
+}
+
 impl<'a> Server<'a> {
     /// Starts a server on a new data directory in `folder`, and makes public caches of the given names.
     pub(crate) fn start(setup: &'a Setup<'a>, folder: &Path, caches: &[&str]) -> anyhow::Result<Self> {

@@ -5,8 +5,8 @@ use std::hint::black_box;
 
 use firn_nix::Sha256;
 
-use super::synthetic::Synthetic;
-use crate::process::cpu_seconds;
+use crate::process::{self, cpu_seconds};
+use crate::synthetic::Synthetic;
 
 /// What is worked on: longer than the processor's caches.
 const NAR: Synthetic = Synthetic { seed: 0, contents_bytes: 128 << 20 };
@@ -14,15 +14,25 @@ const NAR: Synthetic = Synthetic { seed: 0, contents_bytes: 128 << 20 };
 const HASHES: u32 = 4;
 
 /// CPU seconds for a gigabyte.
-pub(crate) struct Yardstick {
+struct Yardstick {
     /// Of SHA-256, which hardly needs memory.
-    pub(crate) sha256: f64,
+    sha256: f64,
     /// Of zstd at level 3, which does.
-    pub(crate) zstd: f64,
+    zstd: f64,
+}
+
+/// Prints what helps to compare figures of different machines and hours. It takes 256 MiB of memory for a while.
+pub(crate) fn print_circumstances(when: &str) -> anyhow::Result<()> {
+    let (load, processors) = process::load()?;
+    let Yardstick { sha256, zstd } = measure()?;
+    println!(
+        "{when}: load average {load} on {processors} processors; in CPU-s/GB, SHA-256 takes {sha256:.2} and zstd {zstd:.2}\n"
+    );
+    Ok(())
 }
 
 /// Measures both; takes about two seconds.
-pub(crate) fn measure() -> anyhow::Result<Yardstick> {
+fn measure() -> anyhow::Result<Yardstick> {
     let mut nar = Vec::new();
     NAR.write(&mut nar)?;
     let gigabytes = nar.len() as f64 / 1e9;
