@@ -24,7 +24,7 @@ the configuration's default-cache. Its token is the first of --token-file, FIRN_
 configuration's, and the one in Nix's netrc file.
 
 Exit codes: 0 done, 1 a part was not done, 2 usage, 3 server, 4 configuration, 5 Nix or its store,
-6 agent, 70 not built in, 130 interrupted.";
+6 agent, 130 interrupted.";
 
 #[derive(Debug, Parser)]
 #[command(name = "firn", version, about = "Push what Nix builds to a firn cache, sending only what it lacks", after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]

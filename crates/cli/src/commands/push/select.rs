@@ -1,7 +1,7 @@
 //! Which paths are meant.
 
 use std::collections::{HashSet, VecDeque};
-use std::io::{BufRead as _, Read as _};
+use std::io::Read;
 use std::path::Path;
 
 use firn_nix::StorePath;
@@ -80,14 +80,22 @@ pub(super) fn select(location: &Location, wanted: Wanted) -> Result<Selected, Fa
 fn roots(location: &Location, wanted: &Wanted) -> Result<Vec<StorePath>, Failure> {
     let mut names = wanted.names.clone();
     if wanted.stdin {
-        let fail = |error| Failure::doing(Kind::Failed, "read paths from standard input", error);
-        for line in std::io::stdin().lock().take(MAX_INPUT_BYTES).lines() {
-            let line = line.map_err(fail)?;
-            names.extend(Some(line.trim().to_owned()).filter(|line| !line.is_empty()));
-        }
+        names.extend(read_names(std::io::stdin().lock(), MAX_INPUT_BYTES)?);
     }
     let find = |name: &String| resolve(location, Path::new(name)).map_err(|error| Failure::of(Kind::Usage, error));
     names.iter().map(find).collect()
+}
+
+/// Reads names, one a line. More than `limit` bytes are refused: a list that was cut would look like a whole one.
+fn read_names(input: impl Read, limit: u64) -> Result<Vec<String>, Failure> {
+    let mut text = String::new();
+    let read = input.take(limit + 1).read_to_string(&mut text);
+    let read = read.map_err(|error| Failure::doing(Kind::Failed, "read paths from standard input", error))?;
+    if read as u64 > limit {
+        let message = format!("read paths from standard input: they are longer than {limit} bytes");
+        return Err(Failure::new(Kind::Usage, message).hint("push them in several parts, or with --all"));
+    }
+    Ok(text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect())
 }
 
 type Found = (Selection, Vec<PathInfo>);
@@ -164,6 +172,15 @@ fn warnings(selection: &Selection) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_lines_and_a_list_that_is_too_long_is_refused() {
+        let list = b" a \n\nb\r\nc";
+        assert_eq!(read_names(&list[..], list.len() as u64).unwrap(), ["a", "b", "c"]);
+        let refused = read_names(&list[..], list.len() as u64 - 1).unwrap_err();
+        assert_eq!(refused.code(), crate::exit::USAGE);
+        assert!(read_names(&b"\xff"[..], 10).is_err());
+    }
 
     #[test]
     fn the_cache_is_told_from_paths() {
