@@ -37,8 +37,24 @@ pub(crate) fn upstream_keys(cache: &CacheRef) -> Vec<PublicKey> {
     }
 }
 
-/// Returns how to push.
-pub(crate) fn push_options(jobs: Option<NonZeroUsize>, max_memory: ByteSize, level: i32) -> PushOptions {
-    let defaults = PushOptions::default();
-    PushOptions { jobs: jobs.map_or(defaults.jobs, NonZeroUsize::get), memory_bytes: max_memory.as_u64(), level }
+/// How much of the machine a push takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Effort {
+    /// How many paths are read at a time
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// How much of the paths may be in memory at a time
+    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
+    max_memory: ByteSize,
+    /// The zstd level of what is sent; the server keeps it so
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    level: i32,
+}
+
+impl Effort {
+    /// Returns how to push.
+    pub(crate) fn options(&self) -> PushOptions {
+        let jobs = self.jobs.map_or(PushOptions::default().jobs, NonZeroUsize::get);
+        PushOptions { jobs, memory_bytes: self.max_memory.as_u64(), level: self.level }
+    }
 }

@@ -4,12 +4,10 @@ mod interrupt;
 mod report;
 mod select;
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use firn_api::CacheDescription;
 use firn_client::plan::{Pattern, Plan, PlanOptions, plan};
 use firn_client::push::{Event, StoreSource, Totals, push};
@@ -22,7 +20,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
 use crate::progress::Progress;
-use crate::push_target::{push_options, target};
+use crate::push_target::{Effort, target};
 
 use select::Selected;
 
@@ -61,15 +59,8 @@ pub(crate) struct Arguments {
     /// Don't ask which paths are there: have each verified and committed again, which repairs damaged ones
     #[arg(long)]
     recheck: bool,
-    /// How many paths are read at a time
-    #[arg(short, long, value_name = "N")]
-    jobs: Option<NonZeroUsize>,
-    /// How much of the paths may be in memory at a time
-    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
-    max_memory: ByteSize,
-    /// The zstd level of what is sent; the server keeps it so
-    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
-    level: i32,
+    #[command(flatten)]
+    effort: Effort,
     /// How long a request is tried again while the server can't be reached or is busy
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     retry_for: u64,
@@ -147,7 +138,7 @@ async fn push_planned(
     stop: &tokio_util::sync::CancellationToken,
     progress: &Arc<Progress>,
 ) -> firn_client::push::Summary {
-    let options = push_options(arguments.jobs, arguments.max_memory, arguments.level);
+    let options = arguments.effort.options();
     let (told, carrier) = (progress.clone(), remote.clone());
     let on_event = Arc::new(move |event| told.event(&with_all_requests(event, &carrier)));
     let mut summary = push(remote.clone(), Arc::new(StoreSource(location)), planned, &options, stop, on_event).await;

@@ -5,12 +5,10 @@ mod private_hook;
 mod upload;
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use firn_client::agent::{Filter, NixStore, RemotePusher, Store as _, Upstreams};
 use firn_client::plan::Pattern;
 use firn_client::push::StoreSource;
@@ -20,7 +18,7 @@ use firn_nix_store::Location;
 use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
-use crate::push_target::{give_target, push_options, upstream_keys};
+use crate::push_target::{Effort, give_target, upstream_keys};
 
 use private_hook::PrivateHook;
 use upload::{Built, Upload};
@@ -50,15 +48,8 @@ pub(crate) struct Arguments {
     /// Push also what an upstream has signed
     #[arg(long)]
     no_upstream_skip: bool,
-    /// How many paths are read at a time
-    #[arg(short, long, value_name = "N")]
-    jobs: Option<NonZeroUsize>,
-    /// How much of the paths may be in memory at a time
-    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
-    max_memory: ByteSize,
-    /// The zstd level of what is sent; the server keeps it so
-    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
-    level: i32,
+    #[command(flatten)]
+    effort: Effort,
     /// For how long the upload is tried again while the server can't be reached or is busy
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     retry_for: u64,
@@ -108,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         Arc::new(StoreSource(location.clone())),
         upstreams,
         store.store_dir().to_owned(),
-        push_options(arguments.jobs, arguments.max_memory, arguments.level),
+        arguments.effort.options(),
         Duration::from_secs(arguments.retry_for),
     );
     let upload = Upload { store, pusher, retry_for: Duration::from_secs(arguments.retry_for) };

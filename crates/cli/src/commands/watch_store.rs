@@ -15,6 +15,7 @@ use firn_client::plan::Pattern;
 use crate::agent_place::AgentOptions;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::push_target::Effort;
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
@@ -102,15 +103,8 @@ struct Service {
     /// For how long a path that waits is kept from it
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = ask::duration)]
     max_pin_age: std::time::Duration,
-    /// How many paths are read at a time
-    #[arg(short, long, value_name = "N")]
-    jobs: Option<std::num::NonZeroUsize>,
-    /// How much of the paths may be in memory at a time
-    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
-    max_memory: ByteSize,
-    /// The zstd level of what is sent; the server keeps it so
-    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
-    level: i32,
+    #[command(flatten)]
+    effort: Effort,
     /// Who may speak with the agent: the mode of its socket, octal
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = socket_mode::parse)]
     socket_mode: u32,

@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
 use crate::metrics_port;
-use crate::push_target::{give_target, push_options, upstream_keys};
+use crate::push_target::{give_target, upstream_keys};
 
 /// How long the agent may take to stop. What is being sent then is sent again the next time, as far as it is missing.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub(super) fn run(service: &Service, options: &AgentOptions, context: &Context) 
         Arc::new(StoreSource(location.clone())),
         upstreams(service, &cache),
         location.store_dir.clone(),
-        push_options(service.jobs, service.max_memory, service.level),
+        service.effort.options(),
         REQUEST_PATIENCE,
     ));
     let settings = settings(service, &cache, place.state.clone());
