@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+pub mod corpus;
 mod error;
 pub mod firn;
 pub mod firnd;
