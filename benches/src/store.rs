@@ -166,6 +166,7 @@ fn offer(entry: &Entry) -> PathUpload {
         ca: info.ca.as_ref().map(ToString::to_string),
         signatures: info.signatures.iter().map(ToString::to_string).collect(),
         uploader: Uploader { token: None, builder: "bench".to_owned() },
+        address: None,
         on_conflict: Default::default(),
         references_policy: Default::default(),
     }

@@ -1,6 +1,10 @@
 //! What a commit of a path decides: pure functions over rows.
 
-use firn_index::{Conflict, ConflictPolicy, NarRow, PathRow, ReferencePolicy, UnixSeconds, Uploader};
+use std::net::IpAddr;
+
+use firn_index::{
+    Conflict, ConflictPolicy, NarRow, PathRow, PushOutcome, PushRecord, ReferencePolicy, UnixSeconds, Uploader,
+};
 use firn_nix::{Sha256, StorePath};
 
 use crate::ingest::Ingested;
@@ -8,6 +12,9 @@ use crate::{Error, Result};
 
 /// Signatures that a path keeps at most.
 const MAX_SIGNATURES: usize = 64;
+
+/// Names of keys that a record of a push has at most.
+const MAX_SIGNERS: usize = 16;
 
 /// Other NARs that a path remembers at most.
 const MAX_CONFLICTS: usize = 16;
@@ -33,6 +40,8 @@ pub struct PathUpload {
     pub signatures: Vec<String>,
     /// Who offers it.
     pub uploader: Uploader,
+    /// From which address, for the record of where the path came from.
+    pub address: Option<IpAddr>,
     /// What to do when the path has another NAR.
     pub on_conflict: ConflictPolicy,
     /// What to demand of the references.
@@ -100,6 +109,23 @@ pub(crate) fn decide(
             outcome: PathOutcome::Created,
             replaces: existing.map(|row| row.nar_size),
         }),
+    }
+}
+
+/// Returns the record of a push that changed something.
+pub(crate) fn push_record(upload: &PathUpload, outcome: PathOutcome, now: UnixSeconds) -> PushRecord {
+    let names = upload.signatures.iter().filter_map(|signature| signature.split(':').next());
+    PushRecord {
+        at: now,
+        uploader: upload.uploader.clone(),
+        address: upload.address.map(|address| address.to_canonical().to_string()),
+        nar_hash: upload.nar_hash,
+        signed_by: names.take(MAX_SIGNERS).map(str::to_owned).collect(),
+        outcome: match outcome {
+            PathOutcome::Created => PushOutcome::Created,
+            PathOutcome::Merged => PushOutcome::Merged,
+            PathOutcome::KeptFirst | PathOutcome::Rejected => PushOutcome::Conflict,
+        },
     }
 }
 

@@ -15,7 +15,7 @@ use firn_index::{
 use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::{FrameLoc, PackId};
 
-use crate::commit::{Decision, PathOutcome, PathUpload, decide};
+use crate::commit::{Decision, PathOutcome, PathUpload, decide, push_record};
 use crate::ingest::{NewRecipe, Session};
 use crate::packs::Packs;
 use crate::records::{Record, RecordEncoder};
@@ -259,7 +259,7 @@ impl<'a> Group<'a> {
         };
         let decision = self.decide(commit, cache, upload, nar.as_ref())?;
         let outcome = decision.outcome;
-        self.write_path(commit, cache, decision);
+        self.write_path(commit, cache, upload, decision);
         Ok(outcome)
     }
 
@@ -283,7 +283,7 @@ impl<'a> Group<'a> {
             commit.ops.push(Op::Nar(cache.clone(), upload.nar_hash, nar.row.clone()));
             self.nars.insert((cache.clone(), upload.nar_hash), (nar.row.clone(), leaned_on(commit)));
         }
-        self.write_path(commit, cache, decision);
+        self.write_path(commit, cache, upload, decision);
         Ok(outcome)
     }
 
@@ -306,9 +306,18 @@ impl<'a> Group<'a> {
         Ok(decision)
     }
 
-    fn write_path(&mut self, commit: &mut Commit, cache: &CacheName, decision: Decision) {
+    fn write_path(&mut self, commit: &mut Commit, cache: &CacheName, upload: &PathUpload, decision: Decision) {
         let Some(row) = decision.row else { return };
         let hash = row.path.hash();
+        if matches!(decision.outcome, PathOutcome::KeptFirst | PathOutcome::Rejected) {
+            tracing::warn!(
+                %cache, path = %row.path, first_nar = %row.nar_hash, first_builder = row.uploader.builder,
+                other_nar = %upload.nar_hash, other_builder = upload.uploader.builder,
+                "two different NARs were pushed for one path: the first stays"
+            );
+        }
+        let push = push_record(upload, decision.outcome, self.now);
+        commit.ops.push(Op::Pushed(cache.clone(), hash, push));
         self.records.push(Record::Path(cache, &row).encode());
         commit.ops.push(Op::Path(cache.clone(), hash, row.clone()));
         if decision.replaces.is_none() {

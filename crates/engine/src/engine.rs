@@ -21,6 +21,7 @@ use crate::commit::{DocumentContent, PathOutcome, PathUpload};
 use crate::committer::{self, Change, Request, Stored};
 use crate::frames::Frames;
 use crate::ingest::{Ingest, Ingested};
+use crate::mark::{self, Mark};
 use crate::packs::{LOOKUP_IDS, Packs};
 use crate::pool::Pool;
 use crate::recipes::Recipes;
@@ -304,6 +305,15 @@ impl Engine {
         Ok(self.meta().recipe(recipe)?.is_some_and(|row| row.damaged_at.is_none()))
     }
 
+    /// Counts who needs which bytes: reads every row, every pack's footer and every recipe that is held. `None` when `stop`,
+    /// which is asked now and then, said so.
+    ///
+    /// # Errors
+    /// Errors of storage and index. Damage is none: what can't be read is counted as missing.
+    pub fn mark(&self, stop: &dyn Fn() -> bool) -> Result<Option<Mark>> {
+        mark::collect(&self.shared, stop)
+    }
+
     /// Returns what the store holds.
     pub fn stats(&self) -> Result<Stats> {
         let mut totals = self.meta().totals()?;
@@ -316,6 +326,11 @@ impl Engine {
             chunks_in_flight: self.shared.packs.in_flight.len(),
             chunks: self.shared.packs.chunks.estimated_chunks()?,
         })
+    }
+
+    /// Returns what the chunk index tells of itself, by names with units.
+    pub fn chunk_index_measures(&self) -> Vec<(&'static str, u64)> {
+        self.shared.packs.chunks.measures()
     }
 
     /// Ends the committer, seals the open pack and flushes the indexes. Later writes fail; reads go on. Closing again does

@@ -77,6 +77,13 @@ pub(crate) struct OpenBytes {
     pub(crate) unique_bytes: u64,
 }
 
+/// The open pack as it would be listed.
+pub(crate) struct OpenFooter {
+    /// The pack's length without it.
+    pub(crate) len: u64,
+    pub(crate) footer: Vec<u8>,
+}
+
 impl Packs {
     /// Appends a frame to the open pack and returns where it lies. Not durable until [`Packs::sync`].
     pub(crate) fn append(&self, frame: &Frame) -> Result<FrameLoc> {
@@ -131,6 +138,13 @@ impl Packs {
             stored_bytes: open.builder.len(),
             unique_bytes: open.builder.unique_bytes(),
         })
+    }
+
+    /// Returns the list of frames that a pack would get if it were sealed now, if it is the open one.
+    pub(crate) fn open_footer(&self, pack: PackId) -> Option<OpenFooter> {
+        let state = self.lock();
+        let builder = &state.open.as_ref().filter(|open| open.builder.id() == pack)?.builder;
+        Some(OpenFooter { len: builder.len(), footer: builder.clone().finish() })
     }
 
     /// Returns where a chunk lies, if the chunk index knows.

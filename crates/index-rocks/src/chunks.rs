@@ -205,6 +205,10 @@ impl ChunkIndex for RocksChunkIndex {
         Ok(found)
     }
 
+    fn measures(&self) -> Vec<(&'static str, u64)> {
+        database::measures(&self.db, &[self.family(), self.seen_family(), self.lineage_family()], &self.cache)
+    }
+
     fn forget_cache(&self, cache: &CacheName) -> Result<()> {
         let (first, end) = seen_range(cache);
         let mut batch = WriteBatch::default();

@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use firn_index::{Error, Result};
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, Options, WriteBatch, WriteOptions,
+};
 
 use crate::errors::{failed, failed_io};
 
@@ -127,4 +129,29 @@ pub(crate) fn write(
 /// Writes out the write buffers of these families and waits for it.
 pub(crate) fn flush(db: &DB, families: &[&ColumnFamily]) -> Result<()> {
     db.flush_cfs_opt(families, &FlushOptions::default()).map_err(failed("flush the index"))
+}
+
+/// Properties of each column family that are added up, and what they are called.
+const MEASURES: [(&str, &str); 7] = [
+    ("live_data_bytes", "rocksdb.estimate-live-data-size"),
+    ("table_bytes", "rocksdb.total-sst-files-size"),
+    ("keys", "rocksdb.estimate-num-keys"),
+    ("memtable_bytes", "rocksdb.cur-size-all-mem-tables"),
+    ("table_reader_bytes", "rocksdb.estimate-table-readers-mem"),
+    ("pending_compaction_bytes", "rocksdb.estimate-pending-compaction-bytes"),
+    ("level0_files", "rocksdb.num-files-at-level0"),
+];
+
+/// Returns what a database with these families tells of itself.
+pub(crate) fn measures(db: &DB, families: &[&ColumnFamily], cache: &Cache) -> Vec<(&'static str, u64)> {
+    let sum = |property: &str| -> u64 {
+        let of = |family: &&ColumnFamily| db.property_int_value_cf(*family, property).ok().flatten().unwrap_or(0);
+        families.iter().map(of).sum()
+    };
+    let of_database = |property: &str| db.property_int_value(property).ok().flatten().unwrap_or(0);
+    let mut measures: Vec<_> = MEASURES.iter().map(|(name, property)| (*name, sum(property))).collect();
+    measures.push(("running_compactions", of_database("rocksdb.num-running-compactions")));
+    measures.push(("running_flushes", of_database("rocksdb.num-running-flushes")));
+    measures.push(("block_cache_bytes", u64::try_from(cache.get_usage()).unwrap_or(u64::MAX)));
+    measures
 }

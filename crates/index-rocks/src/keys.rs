@@ -4,7 +4,7 @@
 //! name and a zero byte, which no name holds.
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, DocumentKey, DocumentKind, SeenId};
+use firn_index::{CacheName, Day, DocumentKey, DocumentKind, SeenId, UsageKey};
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 /// A column family of `Meta`'s database.
@@ -30,13 +30,17 @@ pub(crate) enum Family {
     Cache,
     /// Token id (8) → token row.
     Token,
+    /// Cache, store hash (20) → provenance row.
+    Provenance,
+    /// 1, day (4), cache, builder → counters; 2, day (4) → sums; 3 → the newest report.
+    Usage,
     /// A [`Single`]'s name → its row.
     Meta,
 }
 
 impl Family {
     /// All of them.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Pack,
         Self::Recipe,
         Self::Edge,
@@ -47,11 +51,13 @@ impl Family {
         Self::Document,
         Self::Cache,
         Self::Token,
+        Self::Provenance,
+        Self::Usage,
         Self::Meta,
     ];
 
     /// What belongs to a cache and goes with it.
-    pub(crate) const OF_A_CACHE: [Self; 4] = [Self::Nar, Self::Alias, Self::Path, Self::Document];
+    pub(crate) const OF_A_CACHE: [Self; 5] = [Self::Nar, Self::Alias, Self::Path, Self::Document, Self::Provenance];
 
     /// Returns the family's name in the database.
     pub(crate) const fn name(self) -> &'static str {
@@ -66,6 +72,8 @@ impl Family {
             Self::Document => "document",
             Self::Cache => "cache",
             Self::Token => "token",
+            Self::Provenance => "provenance",
+            Self::Usage => "usage",
             Self::Meta => "meta",
         }
     }
@@ -79,6 +87,38 @@ pub(crate) mod single {
     pub(crate) const TOTALS: &[u8] = b"totals";
     /// The last sequence number that was given to a pack: 8 bytes, little endian.
     pub(crate) const LAST_SEQ: &[u8] = b"last-seq";
+}
+
+/// The newest report.
+pub(crate) const REPORT: &[u8] = &[3];
+
+/// Returns the first key of a day's counters.
+pub(crate) fn counters_from(day: Day) -> Vec<u8> {
+    [&[1][..], &day.to_be_bytes()].concat()
+}
+
+/// Returns the key of counters.
+pub(crate) fn counters(key: &UsageKey) -> Vec<u8> {
+    [&counters_from(key.day)[..], &of_cache(&key.cache, key.builder.as_bytes())].concat()
+}
+
+/// Returns whose counters a key is of.
+pub(crate) fn read_counters(key: &[u8]) -> Option<UsageKey> {
+    let (day, rest) = key.strip_prefix(&[1])?.split_first_chunk()?;
+    let zero = rest.iter().position(|byte| *byte == 0)?;
+    let cache = std::str::from_utf8(&rest[..zero]).ok()?.parse().ok()?;
+    let builder = std::str::from_utf8(&rest[zero + 1..]).ok()?.to_owned();
+    Some(UsageKey { day: Day::from_be_bytes(*day), cache, builder })
+}
+
+/// Returns the key of a day's sums.
+pub(crate) fn summary(day: Day) -> Vec<u8> {
+    [&[2][..], &day.to_be_bytes()].concat()
+}
+
+/// Returns the day of the sums under a key.
+pub(crate) fn read_summary(key: &[u8]) -> Option<Day> {
+    Some(Day::from_be_bytes(key.strip_prefix(&[2])?.try_into().ok()?))
 }
 
 /// Returns the key of an edge.
@@ -119,6 +159,19 @@ pub(crate) fn document(cache: &CacheName, key: &DocumentKey) -> Vec<u8> {
         DocumentKind::DebugInfo => 4,
     };
     of_cache(cache, &[&[kind], key.name.as_bytes()].concat())
+}
+
+/// Returns the document of what follows the cache in a key.
+pub(crate) fn document_of(rest: &[u8]) -> Option<DocumentKey> {
+    let (kind, name) = rest.split_first()?;
+    let kind = match kind {
+        1 => DocumentKind::Log,
+        2 => DocumentKind::Realisation,
+        3 => DocumentKind::BuildTrace,
+        4 => DocumentKind::DebugInfo,
+        _ => return None,
+    };
+    Some(DocumentKey { kind, name: std::str::from_utf8(name).ok()?.to_owned() })
 }
 
 /// Returns the first key after `key`.
@@ -163,6 +216,10 @@ pub(crate) fn decode_location(bytes: &[u8]) -> Option<ChunkLoc> {
 mod tests {
     use super::*;
 
+    fn document_of_cache(key: &[u8]) -> Option<DocumentKey> {
+        document_of(in_cache(&name("a"), key)?)
+    }
+
     fn name(name: &str) -> CacheName {
         name.parse().expect("a good name")
     }
@@ -204,6 +261,12 @@ mod tests {
         assert_eq!(key(DocumentKind::Realisation), b"a\0\x02x");
         assert_eq!(key(DocumentKind::BuildTrace), b"a\0\x03x");
         assert_eq!(key(DocumentKind::DebugInfo), b"a\0\x04x");
+        for kind in [DocumentKind::Log, DocumentKind::Realisation, DocumentKind::BuildTrace, DocumentKind::DebugInfo] {
+            let read = document_of_cache(&key(kind));
+            assert_eq!(read, Some(DocumentKey { kind, name: "x".to_owned() }));
+        }
+        assert_eq!(document_of_cache(b"a\0\x05x"), None);
+        assert_eq!(document_of_cache(b"a\0"), None);
     }
 
     #[test]
@@ -219,6 +282,23 @@ mod tests {
         }
         assert_eq!(decode_location(&[&bytes[..], &[0]].concat()), None);
         assert_eq!(decode_location(&[&bytes[..21], &[0xff, 0xff, 0x7f]].concat()), None, "more than 16 bits");
+    }
+
+    #[test]
+    fn counters_and_sums() {
+        let key = |day, cache, builder: &str| UsageKey { day, cache: name(cache), builder: builder.to_owned() };
+        let keys = [key(1, "b", "z"), key(300, "a", ""), key(300, "a", "x"), key(300, "a-", "x"), key(300, "b", "a\0")];
+        for pair in keys.windows(2) {
+            assert!(counters(&pair[0]) < counters(&pair[1]), "{pair:?}");
+        }
+        for key in keys {
+            assert_eq!(read_counters(&counters(&key)), Some(key));
+        }
+        assert_eq!(read_summary(&summary(70_000)), Some(70_000));
+        for bad in [&[][..], &[1], &[1, 0, 0, 0, 1], &[1, 0, 0, 0, 1, b'a'], &[2, 0, 0, 0, 1]] {
+            assert_eq!(read_counters(bad), None, "{bad:?}");
+        }
+        assert_eq!((read_summary(&[2, 0]), read_summary(REPORT)), (None, None));
     }
 
     #[test]

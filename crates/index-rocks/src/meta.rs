@@ -1,11 +1,14 @@
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::RecipeId;
 use firn_index::{
-    AliasRow, CacheName, CacheRow, Commit, DocumentKey, DocumentRow, Error, Meta, NarRow, PackRow, PackSeq, PackState,
-    PathRow, RecipeRow, Refusal, Result, Row, SessionId, Sessions, StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
+    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, Meta, NarRow, PackRow, PackSeq,
+    PackState, PathRow, ProvenanceRow, RecipeRow, Refusal, Result, Row, SessionId, Sessions, StoreInfo, SummaryRow,
+    TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
 };
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
@@ -281,9 +284,26 @@ impl Meta for RocksMeta {
         self.row(Family::Recipe, &id.0, format_args!("recipe {id}"))
     }
 
+    fn recipes(&self, after: Option<RecipeId>, limit: usize) -> Result<Vec<(RecipeId, RecipeRow)>> {
+        let from = after.map_or_else(Vec::new, |id| keys::after(&id.0));
+        self.page(Family::Recipe, &from, None, limit, |key, value| {
+            let id = RecipeId(id(key, Family::Recipe)?);
+            Ok((id, listed(value, format_args!("recipe {id}"))?))
+        })
+    }
+
     fn nar(&self, cache: &CacheName, hash: &Sha256) -> Result<Option<NarRow>> {
         let key = keys::of_cache(cache, &hash.0);
         self.row(Family::Nar, &key, format_args!("NAR {hash} of cache '{cache}'"))
+    }
+
+    fn nars(&self, cache: &CacheName, after: Option<Sha256>, limit: usize) -> Result<Vec<(Sha256, NarRow)>> {
+        let (first, to) = keys::cache_range(cache);
+        let from = after.map_or(first, |hash| keys::after(&keys::of_cache(cache, &hash.0)));
+        self.page(Family::Nar, &from, Some(to), limit, |key, value| {
+            let hash = Sha256(id(keys::in_cache(cache, key).unwrap_or_default(), Family::Nar)?);
+            Ok((hash, listed(value, format_args!("NAR {hash} of cache '{cache}'"))?))
+        })
     }
 
     fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>> {
@@ -313,6 +333,83 @@ impl Meta for RocksMeta {
     fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>> {
         let what = format_args!("document '{}' of cache '{cache}'", key.name);
         self.row(Family::Document, &keys::document(cache, key), what)
+    }
+
+    fn documents(
+        &self,
+        cache: &CacheName,
+        after: Option<&DocumentKey>,
+        limit: usize,
+    ) -> Result<Vec<(DocumentKey, DocumentRow)>> {
+        let (first, to) = keys::cache_range(cache);
+        let from = after.map_or(first, |key| keys::after(&keys::document(cache, key)));
+        self.page(Family::Document, &from, Some(to), limit, |key, value| {
+            let of_key = keys::in_cache(cache, key).and_then(keys::document_of);
+            let of_key = of_key.ok_or_else(|| corrupt_key(Family::Document.name(), key))?;
+            let row = listed(value, format_args!("document '{}' of cache '{cache}'", of_key.name))?;
+            Ok((of_key, row))
+        })
+    }
+
+    fn provenance(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<ProvenanceRow>> {
+        let key = keys::of_cache(cache, &hash.0);
+        self.row(Family::Provenance, &key, format_args!("path {hash} of cache '{cache}'"))
+    }
+
+    fn add_usage(&self, counters: &[(UsageKey, UsageRow)]) -> Result<()> {
+        let _writer = self.lock();
+        let mut sums: BTreeMap<Vec<u8>, UsageRow> = BTreeMap::new();
+        for (key, row) in counters {
+            let key = keys::counters(key);
+            let sum = match sums.entry(key) {
+                Entry::Occupied(sum) => sum.into_mut(),
+                Entry::Vacant(place) => {
+                    let stored = self.row(Family::Usage, place.key(), "the counters of a day")?;
+                    place.insert(stored.unwrap_or_default())
+                }
+            };
+            sum.add(row);
+        }
+        let mut staged = Staged::new(self);
+        sums.iter().for_each(|(key, row)| staged.put(Family::Usage, key, row));
+        staged.write()
+    }
+
+    fn usage(&self, from: Day, after: Option<&UsageKey>, limit: usize) -> Result<Vec<(UsageKey, UsageRow)>> {
+        let first = keys::counters_from(from);
+        let from = after.map_or(first.clone(), |key| keys::after(&keys::counters(key)).max(first));
+        self.page(Family::Usage, &from, Some(keys::summary(0)), limit, |key, value| {
+            let of = keys::read_counters(key).ok_or_else(|| corrupt_key(Family::Usage.name(), key))?;
+            let row = listed(value, format_args!("day {} of cache '{}'", of.day, of.cache))?;
+            Ok((of, row))
+        })
+    }
+
+    fn put_summary(&self, day: Day, row: &SummaryRow, report: &[u8]) -> Result<()> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        staged.put(Family::Usage, &keys::summary(day), row);
+        staged.put_bytes(Family::Usage, keys::REPORT, report);
+        staged.write()
+    }
+
+    fn summaries(&self, from: Day) -> Result<Vec<(Day, SummaryRow)>> {
+        self.page(Family::Usage, &keys::summary(from), Some(keys::REPORT.to_vec()), usize::MAX, |key, value| {
+            let day = keys::read_summary(key).ok_or_else(|| corrupt_key(Family::Usage.name(), key))?;
+            Ok((day, listed(value, format_args!("day {day}"))?))
+        })
+    }
+
+    fn last_report(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.bytes(Family::Usage, keys::REPORT, "the newest report")?.map(|bytes| bytes.to_vec()))
+    }
+
+    fn forget_usage(&self, before: Day) -> Result<()> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        staged.delete_range(Family::Usage, &keys::counters_from(0), &keys::counters_from(before));
+        staged.delete_range(Family::Usage, &keys::summary(0), &keys::summary(before));
+        staged.write()
     }
 
     fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()> {
@@ -362,6 +459,10 @@ impl Meta for RocksMeta {
             let id = TokenId(u64::from_be_bytes(id(key, Family::Token)?));
             Ok((id, listed(value, format_args!("token {id}"))?))
         })
+    }
+
+    fn measures(&self) -> Vec<(&'static str, u64)> {
+        database::measures(&self.db, &self.families(), &self.cache)
     }
 
     fn flush(&self) -> Result<()> {

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firn_chunk::RecipeId;
 use firn_index::{
-    CacheName, Commit, Meta, Op, PackRow, PackSeq, PackState, PathRow, RecipeRow, Refusal, Result, Row, Totals,
+    CacheName, Commit, Meta, Op, PackRow, PackSeq, PackState, PathRow, ProvenanceRow, PushRecord, RecipeRow, Refusal,
+    Result, Row, Totals,
 };
+use firn_nix::StoreHash;
 use firn_pack::PackId;
 use rocksdb::WriteBatch;
 
@@ -23,6 +25,7 @@ pub(crate) struct Staged<'a> {
     changed_packs: BTreeSet<PackId>,
     edges: BTreeMap<RecipeId, Vec<PackId>>,
     caches: BTreeMap<CacheName, bool>,
+    provenance: BTreeMap<Vec<u8>, ProvenanceRow>,
     totals: Option<Totals>,
 }
 
@@ -36,6 +39,7 @@ impl<'a> Staged<'a> {
             changed_packs: BTreeSet::new(),
             edges: BTreeMap::new(),
             caches: BTreeMap::new(),
+            provenance: BTreeMap::new(),
             totals: None,
         }
     }
@@ -48,6 +52,16 @@ impl<'a> Staged<'a> {
     /// Adds the removal of a key.
     pub(crate) fn delete(&mut self, family: Family, key: &[u8]) {
         self.batch.delete_cf(self.meta.family(family), key);
+    }
+
+    /// Adds bytes that are no row.
+    pub(crate) fn put_bytes(&mut self, family: Family, key: &[u8], bytes: &[u8]) {
+        self.batch.put_cf(self.meta.family(family), key, bytes);
+    }
+
+    /// Adds the removal of all keys from one up to before another.
+    pub(crate) fn delete_range(&mut self, family: Family, from: &[u8], to: &[u8]) {
+        self.batch.delete_range_cf(self.meta.family(family), from, to);
     }
 
     /// Adds a pack's sequence number.
@@ -93,6 +107,7 @@ impl<'a> Staged<'a> {
             Op::Alias(cache, name, row) => self.put(Family::Alias, &keys::of_cache(cache, name.as_bytes()), row),
             Op::Path(cache, hash, row) => self.put(Family::Path, &keys::of_cache(cache, &hash.0), row),
             Op::Document(cache, key, row) => self.put(Family::Document, &keys::document(cache, key), row),
+            Op::Pushed(cache, hash, push) => self.pushed(cache, hash, push)?,
             Op::PackDurable(id, bytes) => self.change_pack(*id, |row| {
                 if row.state == PackState::Writing {
                     row.durable_bytes = row.durable_bytes.max(*bytes);
@@ -100,6 +115,19 @@ impl<'a> Staged<'a> {
             })?,
             Op::Count(more) => self.count(more)?,
         }
+        Ok(())
+    }
+
+    /// Adds to a path's provenance.
+    fn pushed(&mut self, cache: &CacheName, hash: &StoreHash, push: &PushRecord) -> Result<()> {
+        let key = keys::of_cache(cache, &hash.0);
+        let mut row = match self.provenance.remove(&key) {
+            Some(staged) => staged,
+            None => self.meta.provenance(cache, hash)?.unwrap_or_default(),
+        };
+        row.add(push.clone());
+        self.put(Family::Provenance, &key, &row);
+        self.provenance.insert(key, row);
         Ok(())
     }
 

@@ -91,6 +91,11 @@ pub trait ChunkIndex: Send + Sync {
     /// Adds rows in their order; the oldest of a key make room, and a recipe has one row of a key.
     fn add_lineage(&self, rows: &[(LineageKey, LineageRow)]) -> Result<()>;
 
+    /// Returns what the engine tells of itself, as [`crate::Meta::measures`] does.
+    fn measures(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Returns roughly how many chunks are known (an estimate is enough: it is shown to people).
     fn estimated_chunks(&self) -> Result<u64>;
 }

@@ -34,8 +34,9 @@ mod sessions;
 pub use chunks::{ChunkIndex, LINEAGE_ROWS, LineageKey, LineageRow, SeenId};
 pub use meta::{Commit, Error, Meta, Op, Refusal, Result};
 pub use rows::{
-    AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow, Grant,
-    NarRow, PackRow, PackSeq, PackState, PathRow, RecipeRow, ReferencePolicy, Row, RowError, SessionId, SessionRow,
-    StoreInfo, TokenId, TokenRow, Totals, Transport, UnixSeconds, Uploader, Verb,
+    AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, Day, DocumentKey, DocumentKind, DocumentRow,
+    Grant, NarRow, PackRow, PackSeq, PackState, PathRow, ProvenanceRow, PushOutcome, PushRecord, RecipeRow,
+    ReferencePolicy, Row, RowError, SessionId, SessionRow, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, Transport,
+    UnixSeconds, Uploader, UsageKey, UsageRow, Verb,
 };
 pub use sessions::Sessions;

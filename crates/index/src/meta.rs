@@ -3,8 +3,9 @@ use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
 
 use crate::rows::{
-    AliasRow, CacheName, CacheRow, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState, PathRow, RecipeRow,
-    RowError, SessionId, StoreInfo, TokenId, TokenRow, Totals, UnixSeconds,
+    AliasRow, CacheName, CacheRow, Day, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState, PathRow,
+    ProvenanceRow, PushRecord, RecipeRow, RowError, SessionId, StoreInfo, SummaryRow, TokenId, TokenRow, Totals,
+    UnixSeconds, UsageKey, UsageRow,
 };
 
 /// What an index operation can fail with.
@@ -112,7 +113,11 @@ impl Commit {
     /// Returns every cache that the change writes to; some perhaps twice.
     pub fn caches(&self) -> impl Iterator<Item = &CacheName> {
         self.ops.iter().filter_map(|op| match op {
-            Op::Nar(cache, ..) | Op::Alias(cache, ..) | Op::Path(cache, ..) | Op::Document(cache, ..) => Some(cache),
+            Op::Nar(cache, ..)
+            | Op::Alias(cache, ..)
+            | Op::Path(cache, ..)
+            | Op::Document(cache, ..)
+            | Op::Pushed(cache, ..) => Some(cache),
             Op::Recipe(..) | Op::PackDurable(..) | Op::Count(_) => None,
         })
     }
@@ -131,6 +136,8 @@ pub enum Op {
     Path(CacheName, StoreHash, PathRow),
     /// Writes a log, realisation or debug-info document.
     Document(CacheName, DocumentKey, DocumentRow),
+    /// Adds to what is known of where a path came from.
+    Pushed(CacheName, StoreHash, PushRecord),
     /// Raises a writing pack's durable length to at least this many bytes; a sealed pack stays as it is.
     PackDurable(PackId, u64),
     /// Adds to the store's totals.
@@ -142,7 +149,12 @@ impl Op {
         match self {
             Self::Recipe(_, row) => &row.edges,
             Self::PackDurable(id, _) => std::slice::from_ref(id),
-            Self::Nar(..) | Self::Alias(..) | Self::Path(..) | Self::Document(..) | Self::Count(_) => &[],
+            Self::Nar(..)
+            | Self::Alias(..)
+            | Self::Path(..)
+            | Self::Document(..)
+            | Self::Pushed(..)
+            | Self::Count(_) => &[],
         }
     }
 }
@@ -199,8 +211,12 @@ pub trait Meta: Send + Sync {
 
     /// Returns a recipe's row.
     fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>>;
+    /// Returns up to `limit` recipes in id order, after `after`.
+    fn recipes(&self, after: Option<RecipeId>, limit: usize) -> Result<Vec<(RecipeId, RecipeRow)>>;
     /// Returns a NAR of a cache.
     fn nar(&self, cache: &CacheName, hash: &Sha256) -> Result<Option<NarRow>>;
+    /// Returns up to `limit` NARs of a cache in hash order, after `after`.
+    fn nars(&self, cache: &CacheName, after: Option<Sha256>, limit: usize) -> Result<Vec<(Sha256, NarRow)>>;
     /// Returns what an uploader's file name stands for in a cache.
     fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>>;
     /// Returns a path of a cache.
@@ -211,6 +227,29 @@ pub trait Meta: Send + Sync {
     fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>>;
     /// Returns a document of a cache.
     fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>>;
+    /// Returns up to `limit` documents of a cache in order of kind and name, after `after`.
+    fn documents(
+        &self,
+        cache: &CacheName,
+        after: Option<&DocumentKey>,
+        limit: usize,
+    ) -> Result<Vec<(DocumentKey, DocumentRow)>>;
+
+    /// Returns where a path came from, as far as that was recorded.
+    fn provenance(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<ProvenanceRow>>;
+
+    /// Adds to counters; each is one row of one day.
+    fn add_usage(&self, counters: &[(UsageKey, UsageRow)]) -> Result<()>;
+    /// Returns up to `limit` counters from a day on in order of their keys, after `after`.
+    fn usage(&self, from: Day, after: Option<&UsageKey>, limit: usize) -> Result<Vec<(UsageKey, UsageRow)>>;
+    /// Writes a day's sums, replacing earlier ones, and the newest report: bytes that mean nothing here.
+    fn put_summary(&self, day: Day, row: &SummaryRow, report: &[u8]) -> Result<()>;
+    /// Returns the sums of all days from one on, in their order.
+    fn summaries(&self, from: Day) -> Result<Vec<(Day, SummaryRow)>>;
+    /// Returns the newest report.
+    fn last_report(&self) -> Result<Option<Vec<u8>>>;
+    /// Forgets counters and sums of the days before one.
+    fn forget_usage(&self, before: Day) -> Result<()>;
 
     /// Writes a cache's settings and keys.
     fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()>;
@@ -228,6 +267,11 @@ pub trait Meta: Send + Sync {
     fn token(&self, id: &TokenId) -> Result<Option<TokenRow>>;
     /// Returns all tokens in order of their ids.
     fn tokens(&self) -> Result<Vec<(TokenId, TokenRow)>>;
+
+    /// Returns what the engine tells of itself, by names with units: the same ones each time, at most 32.
+    fn measures(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 
     /// Makes everything durable and the files small; called at shutdown.
     fn flush(&self) -> Result<()>;

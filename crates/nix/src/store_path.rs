@@ -133,6 +133,17 @@ impl StorePath {
         &self.name
     }
 
+    /// Returns the package: the name up to where its version begins, which is the first dash that no letter follows.
+    ///
+    /// That is Nix's own rule (`builtins.parseDrvName`); the outputs of a package have the same.
+    #[must_use]
+    pub fn package(&self) -> &str {
+        let bytes = self.name.as_bytes();
+        let is_version = |pair: &[u8]| pair[0] == b'-' && !pair[1].is_ascii_alphabetic();
+        let version = bytes.windows(2).position(is_version);
+        &self.name[..version.unwrap_or(bytes.len())]
+    }
+
     /// Returns `<hash>-<name>`.
     #[must_use]
     pub fn base_name(&self) -> String {
@@ -188,6 +199,25 @@ mod tests {
     use super::*;
 
     const HASH: &str = "0fanvwfh6772nmhmbw78d8jmj0dr6lpc";
+
+    #[test]
+    fn packages_are_names_without_versions() {
+        let cases = [
+            ("hello-2.12.1", "hello"),
+            ("hello", "hello"),
+            ("gcc-wrapper-13.3.0", "gcc-wrapper"),
+            ("python3.12-numpy-1.26.4-dev", "python3.12-numpy"),
+            ("a-", "a-"),
+            ("-1", ""),
+            ("linux-6.6.30-modules", "linux"),
+            ("nix-2.24pre20240101_abc", "nix"),
+            ("x-_y", "x"),
+        ];
+        for (name, package) in cases {
+            let path = StorePath::new(HASH.parse().unwrap(), name).unwrap();
+            assert_eq!(path.package(), package, "{name}");
+        }
+    }
 
     #[test]
     fn refuses_hashes_that_are_not_nix_base32() {

@@ -16,6 +16,7 @@ fn upload(nar: u8) -> PathUpload {
         ca: None,
         signatures: vec!["key:two".to_owned(), "key:one".to_owned()],
         uploader: uploader("offering"),
+        address: None,
         on_conflict: ConflictPolicy::KeepFirst,
         references_policy: ReferencePolicy::Strict,
     }

@@ -14,6 +14,7 @@ pub(super) const CASES: &[Case] = &[
     caches_are_apart,
     documents_are_apart,
     pages_of_paths,
+    pages_of_everything_else,
     caches_and_tokens_are_listed_in_order,
     deleting_a_cache,
     deleting_a_cache_spares_names_that_begin_alike,
@@ -133,6 +134,41 @@ fn pages_of_paths(meta: &dyn Meta) {
     assert_eq!(page(Some(255), 2), [0; 0]);
     assert_eq!(page(Some(1), 99), [2, 7, 255]);
     assert_eq!(page(None, 0), [0; 0]);
+}
+
+fn pages_of_everything_else(meta: &dyn Meta) {
+    let (a, documents) =
+        (cache("a"), [log("x"), log("y"), DocumentKey { kind: DocumentKind::DebugInfo, name: "a".to_owned() }]);
+    for name in ["a", "aa", "b"] {
+        fill(meta, name, 9);
+    }
+    let nar = |n| Op::Nar(a.clone(), nar_hash(n), nar_row(n));
+    let document = |key: &DocumentKey| Op::Document(a.clone(), key.clone(), document_row(1));
+    let recipe_of = |n| Op::Recipe(recipe(n), recipe_row(&[]));
+    let mut ops = vec![nar(7), nar(0), nar(255), recipe_of(3), recipe_of(200)];
+    ops.extend(documents.iter().map(document));
+    assert_eq!(ok(meta.commit(1, &[commit(&[], ops)])), vec![Ok(())]);
+
+    let nars = |after: Option<u8>, limit| -> Vec<u8> {
+        ok(meta.nars(&a, after.map(nar_hash), limit)).into_iter().map(|(hash, _)| hash.0[0]).collect()
+    };
+    assert_eq!(nars(None, 9), [0, 1, 7, 255]);
+    assert_eq!(nars(Some(1), 1), [7]);
+    assert_eq!(nars(Some(255), 9), [0; 0]);
+
+    let recipes = |after: Option<u8>, limit| -> Vec<u8> {
+        ok(meta.recipes(after.map(recipe), limit)).into_iter().map(|(id, _)| id.0[0]).collect()
+    };
+    assert_eq!(recipes(None, 9), [3, 9, 200]);
+    assert_eq!(recipes(Some(3), 1), [9]);
+    assert_eq!(recipes(Some(200), 9), [0; 0]);
+
+    let names = |after: Option<&DocumentKey>, limit| -> Vec<String> {
+        ok(meta.documents(&a, after, limit)).into_iter().map(|(key, _)| key.name).collect()
+    };
+    assert_eq!(names(None, 9), ["drv", "x", "y", "a"]);
+    assert_eq!(names(Some(&documents[0]), 1), ["y"]);
+    assert_eq!(names(Some(&documents[2]), 9), [""; 0]);
 }
 
 fn caches_and_tokens_are_listed_in_order(meta: &dyn Meta) {

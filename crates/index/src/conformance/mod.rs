@@ -13,6 +13,7 @@ pub mod model;
 mod packs;
 pub mod samples;
 mod sessions;
+mod usage;
 
 pub use chunks::{chunk_index, durable_chunk_index};
 pub use durable::durable_meta;
@@ -35,7 +36,7 @@ pub enum Open {
 /// # Panics
 /// Where the engine breaks the trait's word.
 pub fn meta(fresh: &dyn Fn() -> Box<dyn Meta>) {
-    for case in [packs::CASES, sessions::CASES, commits::CASES, contents::CASES].concat() {
+    for case in [packs::CASES, sessions::CASES, commits::CASES, contents::CASES, usage::CASES].concat() {
         case(&*fresh());
     }
 }

@@ -10,8 +10,8 @@ use proptest::test_runner::{TestCaseError, TestCaseResult};
 
 use super::Open;
 use super::samples::{
-    alias_row, cache, cache_row, chunk, document_row, location, log, nar_hash, nar_row, pack, path_row, recipe,
-    recipe_row, store_hash, token_row,
+    alias_row, cache, cache_row, chunk, document_row, location, log, nar_hash, nar_row, pack, path_row, push_record,
+    recipe, recipe_row, store_hash, token_row,
 };
 use crate::memory::{MemoryChunkIndex, MemoryMeta};
 use crate::{ChunkIndex, Commit, Error, Meta, Op, PackState, Result, SeenId, SessionId, TokenId, Totals};
@@ -99,6 +99,7 @@ fn an_op() -> impl Strategy<Value = Op> {
         1 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Alias(to, id.to_string(), alias_row(n))),
         2 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Path(to, store_hash(id), path_row(n, n.into()))),
         1 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Document(to, log(&id.to_string()), document_row(n))),
+        1 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Pushed(to, store_hash(id), push_record(n))),
         2 => (0..PACKS, any::<u16>()).prop_map(|(id, bytes)| Op::PackDurable(pack(id), bytes.into())),
         1 => any::<u8>().prop_map(|n| Op::Count(Totals { paths: 1, logical_bytes: n.into(), ..Totals::default() })),
     ]
@@ -185,14 +186,18 @@ fn everything(meta: &dyn Meta) -> Vec<String> {
         seen.push(answer(meta.recipes_of_pack(pack(id), None, 99)));
         seen.push(answer(meta.recipes_of_pack(pack(id), Some(recipe(1)), 1)));
     }
+    seen.push(answer(meta.recipes(Some(recipe(1)), 2)));
     seen.extend((0..RECIPES).map(|id| answer(meta.recipe(&recipe(id)))));
     for name in CACHES.map(cache) {
         seen.push(answer(meta.paths(&name, None, 99)));
         seen.push(answer(meta.paths(&name, Some(store_hash(1)), 2)));
+        seen.push(answer(meta.nars(&name, Some(nar_hash(1)), 2)));
+        seen.push(answer(meta.documents(&name, Some(&log("1")), 2)));
         for id in 0..NAMES {
             seen.push(answer(meta.nar(&name, &nar_hash(id))));
             seen.push(answer(meta.alias(&name, &id.to_string())));
             seen.push(answer(meta.path(&name, &store_hash(id))));
+            seen.push(answer(meta.provenance(&name, &store_hash(id))));
             seen.push(answer(meta.document(&name, &log(&id.to_string()))));
         }
     }

@@ -6,7 +6,8 @@ use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 use crate::{
     AliasRow, CacheName, CacheRow, Commit, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow,
-    Grant, NarRow, Op, PathRow, RecipeRow, ReferencePolicy, StoreInfo, TokenId, TokenRow, Transport, Uploader, Verb,
+    Grant, NarRow, Op, PathRow, PushOutcome, PushRecord, RecipeRow, ReferencePolicy, StoreInfo, TokenId, TokenRow,
+    Transport, Uploader, Verb,
 };
 
 /// Returns a pack's id; ordered as `n`.
@@ -137,6 +138,18 @@ pub fn cache_row(priority: u32) -> CacheRow {
         at_root: false,
         host: Some("cache.example".to_owned()),
         created_at: 1,
+    }
+}
+
+/// Returns a push of a path; its NAR's hash depends on `n`.
+pub fn push_record(n: u8) -> PushRecord {
+    PushRecord {
+        at: 10 + u64::from(n),
+        uploader: Uploader { token: Some(TokenId(7)), builder: "builder".to_owned() },
+        address: Some("192.0.2.1".to_owned()),
+        nar_hash: nar_hash(n),
+        signed_by: vec!["key-1".to_owned()],
+        outcome: PushOutcome::Created,
     }
 }
 

@@ -7,9 +7,9 @@ use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
 
 use crate::{
-    AliasRow, CacheName, CacheRow, Commit, DocumentKey, DocumentRow, Error, Meta, NarRow, Op, PackRow, PackSeq,
-    PackState, PathRow, RecipeRow, Refusal, Result, SessionId, Sessions, StoreInfo, TokenId, TokenRow, Totals,
-    UnixSeconds,
+    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, Meta, NarRow, Op, PackRow, PackSeq,
+    PackState, PathRow, ProvenanceRow, RecipeRow, Refusal, Result, SessionId, Sessions, StoreInfo, SummaryRow, TokenId,
+    TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
 };
 
 /// A [`Meta`] in memory.
@@ -34,6 +34,10 @@ struct State {
     documents: BTreeMap<(CacheName, DocumentKey), DocumentRow>,
     caches: BTreeMap<CacheName, CacheRow>,
     tokens: BTreeMap<TokenId, TokenRow>,
+    provenance: BTreeMap<(CacheName, StoreHash), ProvenanceRow>,
+    usage: BTreeMap<UsageKey, UsageRow>,
+    summaries: BTreeMap<Day, SummaryRow>,
+    report: Option<Vec<u8>>,
 }
 
 impl State {
@@ -86,6 +90,7 @@ impl State {
             Op::Alias(cache, name, row) => _ = self.aliases.insert((cache, name), row),
             Op::Path(cache, hash, row) => _ = self.paths.insert((cache, hash), row),
             Op::Document(cache, key, row) => _ = self.documents.insert((cache, key), row),
+            Op::Pushed(cache, hash, push) => self.provenance.entry((cache, hash)).or_default().add(push),
             Op::PackDurable(id, bytes) => {
                 if let Some(row) = self.packs.get_mut(&id)
                     && row.state == PackState::Writing
@@ -109,6 +114,14 @@ impl MemoryMeta {
         // Everything is checked before the first change, and no change panics half way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns what belongs to a cache, without its name.
+fn of_cache<'a, K, R>(
+    rows: &'a BTreeMap<(CacheName, K), R>,
+    cache: &'a CacheName,
+) -> impl Iterator<Item = (&'a K, &'a R)> {
+    rows.iter().filter(move |((of, _), _)| of == cache).map(|((_, key), row)| (key, row))
 }
 
 impl Meta for MemoryMeta {
@@ -225,8 +238,20 @@ impl Meta for MemoryMeta {
         Ok(self.lock().recipes.get(id).cloned())
     }
 
+    fn recipes(&self, after: Option<RecipeId>, limit: usize) -> Result<Vec<(RecipeId, RecipeRow)>> {
+        let start = after.map_or(Unbounded, Excluded);
+        let state = self.lock();
+        Ok(state.recipes.range((start, Unbounded)).take(limit).map(|(id, row)| (*id, row.clone())).collect())
+    }
+
     fn nar(&self, cache: &CacheName, hash: &Sha256) -> Result<Option<NarRow>> {
         Ok(self.lock().nars.get(&(cache.clone(), *hash)).cloned())
+    }
+
+    fn nars(&self, cache: &CacheName, after: Option<Sha256>, limit: usize) -> Result<Vec<(Sha256, NarRow)>> {
+        let state = self.lock();
+        let of_cache = of_cache(&state.nars, cache).filter(|(hash, _)| after.is_none_or(|after| **hash > after));
+        Ok(of_cache.take(limit).map(|(hash, row)| (*hash, row.clone())).collect())
     }
 
     fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>> {
@@ -243,13 +268,63 @@ impl Meta for MemoryMeta {
 
     fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>> {
         let state = self.lock();
-        let of_cache =
-            state.paths.iter().filter(|((of, hash), _)| of == cache && after.is_none_or(|after| *hash > after));
-        Ok(of_cache.take(limit).map(|((_, hash), row)| (*hash, row.clone())).collect())
+        let of_cache = of_cache(&state.paths, cache).filter(|(hash, _)| after.is_none_or(|after| **hash > after));
+        Ok(of_cache.take(limit).map(|(hash, row)| (*hash, row.clone())).collect())
     }
 
     fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>> {
         Ok(self.lock().documents.get(&(cache.clone(), key.clone())).cloned())
+    }
+
+    fn documents(
+        &self,
+        cache: &CacheName,
+        after: Option<&DocumentKey>,
+        limit: usize,
+    ) -> Result<Vec<(DocumentKey, DocumentRow)>> {
+        let state = self.lock();
+        let of_cache = of_cache(&state.documents, cache).filter(|(key, _)| after.is_none_or(|after| *key > after));
+        Ok(of_cache.take(limit).map(|(key, row)| (key.clone(), row.clone())).collect())
+    }
+
+    fn provenance(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<ProvenanceRow>> {
+        Ok(self.lock().provenance.get(&(cache.clone(), *hash)).cloned())
+    }
+
+    fn add_usage(&self, counters: &[(UsageKey, UsageRow)]) -> Result<()> {
+        let mut state = self.lock();
+        for (key, row) in counters {
+            state.usage.entry(key.clone()).or_default().add(row);
+        }
+        Ok(())
+    }
+
+    fn usage(&self, from: Day, after: Option<&UsageKey>, limit: usize) -> Result<Vec<(UsageKey, UsageRow)>> {
+        let state = self.lock();
+        let rows = state.usage.iter().filter(|(key, _)| key.day >= from && after.is_none_or(|after| *key > after));
+        Ok(rows.take(limit).map(|(key, row)| (key.clone(), *row)).collect())
+    }
+
+    fn put_summary(&self, day: Day, row: &SummaryRow, report: &[u8]) -> Result<()> {
+        let mut state = self.lock();
+        state.summaries.insert(day, *row);
+        state.report = Some(report.to_vec());
+        Ok(())
+    }
+
+    fn summaries(&self, from: Day) -> Result<Vec<(Day, SummaryRow)>> {
+        Ok(self.lock().summaries.range(from..).map(|(day, row)| (*day, *row)).collect())
+    }
+
+    fn last_report(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.lock().report.clone())
+    }
+
+    fn forget_usage(&self, before: Day) -> Result<()> {
+        let mut state = self.lock();
+        state.usage.retain(|key, _| key.day >= before);
+        state.summaries.retain(|day, _| *day >= before);
+        Ok(())
     }
 
     fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()> {
@@ -281,6 +356,7 @@ impl Meta for MemoryMeta {
         state.nars.retain(|(of, _), _| of != name);
         state.aliases.retain(|(of, _), _| of != name);
         state.documents.retain(|(of, _), _| of != name);
+        state.provenance.retain(|(of, _), _| of != name);
         Ok(true)
     }
 

@@ -11,11 +11,13 @@ mod names;
 mod store;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub use access::*;
 pub use contents::*;
 pub use names::*;
 pub use store::*;
+pub use usage::*;
 
 /// A row that does not decode.
 #[derive(Debug, thiserror::Error)]
@@ -58,5 +60,6 @@ macro_rules! rows {
 rows! {
     StoreInfo: "store's identity", Totals: "store's totals", PackRow: "pack row", RecipeRow: "recipe row",
     NarRow: "NAR row", AliasRow: "alias row", PathRow: "path row", DocumentRow: "document row",
-    CacheRow: "cache row", TokenRow: "token row",
+    CacheRow: "cache row", TokenRow: "token row", UsageRow: "usage row", SummaryRow: "sums of a day",
+    ProvenanceRow: "provenance row",
 }

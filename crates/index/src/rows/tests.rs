@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conformance::samples::{
-    alias_row, cache_row, document_row, nar_row, path_row, recipe_row, store_info, token_row,
+    alias_row, cache_row, document_row, nar_row, path_row, push_record, recipe_row, store_info, token_row,
 };
 
 /// Checks a row's way there and back, and that nothing else is taken for it.
@@ -34,6 +34,9 @@ fn every_row_is_strict() {
     check(&document_row(2));
     check(&cache_row(30));
     check(&token_row(4));
+    check(&UsageRow { paths: 1, served_bytes: u64::MAX, ..UsageRow::default() });
+    check(&SummaryRow { at: 300, index_bytes: 5, ..SummaryRow::default() });
+    check(&ProvenanceRow { pushes: vec![push_record(1), push_record(2)] });
 }
 
 proptest! {
@@ -128,6 +131,18 @@ fn encodings_stay() {
         (
             store_info(1).encode(),
             "0101266e61722d666173746364632d76323032302f31363338342d36353533362d3236323134342f310101",
+        ),
+        (
+            UsageRow { pushes: 1, paths: 300, last_at: 2, ..UsageRow::default() }.encode(),
+            &["0101ac02", &"00".repeat(7), "02"].concat(),
+        ),
+        (
+            SummaryRow { at: 1, paths: 2, index_bytes: 300, ..SummaryRow::default() }.encode(),
+            &["010102", &"00".repeat(11), "ac02"].concat(),
+        ),
+        (
+            ProvenanceRow { pushes: vec![push_record(1)] }.encode(),
+            &["01010b0107076275696c64657201093139322e302e322e31", &"01".repeat(32), "01056b65792d3100"].concat(),
         ),
     ];
     for (bytes, expected) in written {

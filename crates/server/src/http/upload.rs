@@ -305,6 +305,7 @@ fn commit_narinfo(app: &App, cache: &Cache, info: NarInfo, uploader: Uploader) -
         ca: info.ca.as_ref().map(|ca| ca.as_str().to_owned()),
         signatures,
         uploader,
+        address: None,
         on_conflict: row.on_conflict,
         references_policy: row.references,
     };

@@ -126,6 +126,7 @@ impl Batch {
             ca: info.ca.map(|ca| ca.as_str().to_owned()),
             signatures,
             uploader: self.asker.uploader.clone(),
+            address: None,
             on_conflict: cache.row.on_conflict,
             references_policy: cache.row.references,
         }
