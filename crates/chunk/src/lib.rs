@@ -23,6 +23,7 @@
 
 mod chunker;
 mod error;
+mod features;
 #[doc(hidden)]
 pub mod fuzz;
 mod id;
@@ -35,8 +36,9 @@ mod varint;
 
 pub use chunker::{Chunk, Chunker, Cut};
 pub use error::{Error, Result};
+pub use features::features;
 pub use id::{ChunkId, ChunkerId, IdError, Input, RecipeId};
-pub use origin::{Origin, features};
+pub use origin::Origin;
 pub use patcher::Patcher;
 pub use patches::{PATCH_BYTES, Patch, Patches};
 pub use recipe::{ChunkRef, Recipe};

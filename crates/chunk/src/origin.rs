@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use firn_nix::nar::Event;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A place in a NAR, without the package that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,68 +92,9 @@ impl Origins {
     }
 }
 
-/// Bits of the rolling hash that must be zero for a position to be sampled: one in 128.
-const SAMPLED: u64 = 0x7f << 50;
-
-const PER_FEATURE: usize = 6;
-
-/// Returns two features of some bytes; chunks that share one are mostly alike. `None` for bytes too short or too plain
-/// to have any.
-///
-/// Each is a hash of six maxima over sampled positions of a rolling hash: the super-features of Zou et al., "Odess: Speeding
-/// up Resemblance Detection for Redundancy Elimination by Fast Content-Defined Sampling" (2021). Two of six find nearly
-/// as much as three of four on the corpora, and take a third less room.
-#[must_use]
-pub fn features(data: &[u8]) -> Option<[u64; 2]> {
-    let mut maxima = [[0u64; PER_FEATURE]; 2];
-    let (mut rolling, mut sampled) = (0u64, false);
-    for &byte in data {
-        rolling = (rolling << 1).wrapping_add(GEAR[usize::from(byte)]);
-        if rolling & SAMPLED == 0 {
-            sampled = true;
-            for (maximum, (factor, summand)) in maxima.as_flattened_mut().iter_mut().zip(TRANSFORMS) {
-                *maximum = (*maximum).max(rolling.wrapping_mul(factor).wrapping_add(summand));
-            }
-        }
-    }
-    let hash = |of: &[u64; PER_FEATURE]| xxh3_64(of.map(u64::to_le_bytes).as_flattened());
-    sampled.then(|| [hash(&maxima[0]), hash(&maxima[1]).rotate_left(1)])
-}
-
-const fn split_mix(n: u64) -> u64 {
-    let mut z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-const GEAR: [u64; 256] = {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < table.len() {
-        table[at] = split_mix(at as u64 + 1);
-        at += 1;
-    }
-    table
-};
-
-const TRANSFORMS: [(u64, u64); 2 * PER_FEATURE] = {
-    let mut table = [(0, 0); 2 * PER_FEATURE];
-    let mut at = 0;
-    while at < table.len() {
-        table[at] = (split_mix(1000 + at as u64) | 1, split_mix(2000 + at as u64));
-        at += 1;
-    }
-    table
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(len: usize, seed: u64) -> Vec<u8> {
-        (0..len as u64).map(|at| split_mix(at ^ (seed << 32)) as u8).collect()
-    }
 
     fn file(offset: u64, size: u64) -> Event<'static> {
         Event::Regular { executable: false, offset, size }
@@ -191,19 +132,5 @@ mod tests {
         let [_, _, other, _] = origins("1.2.11.debug", 300);
         assert_ne!(other, large);
         assert_ne!(first.map(|origin| origin.key), last.map(|origin| origin.key));
-    }
-
-    #[test]
-    fn chunks_alike_share_a_feature_and_others_do_not() {
-        let chunk = noise(60_000, 1);
-        let of_chunk = features(&chunk).expect("it is long enough");
-        let mut rebuilt = chunk.clone();
-        rebuilt[30_000..30_020].fill(0);
-        rebuilt.insert(10, 7);
-        let of_rebuilt = features(&rebuilt).expect("it is long enough");
-        assert!(of_chunk.iter().any(|feature| of_rebuilt.contains(feature)));
-        let other = features(&noise(60_000, 2)).expect("it is long enough");
-        assert!(of_chunk.iter().all(|feature| !other.contains(feature)));
-        assert_eq!(features(b"short"), None);
     }
 }
