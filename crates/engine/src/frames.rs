@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use firn_chunk::ChunkId;
 use firn_pack::{DecodedFrame, FrameDecoder, FrameLoc, MAX_BASE_BYTES, frame_bases};
-use quick_cache::sync::{Cache, GuardResult};
+use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
 use crate::packs::{Packs, object_name};
 use crate::pool::Pool;
@@ -20,6 +21,11 @@ const GAP_BYTES: u64 = 128 << 10;
 
 /// How many frames one read brings at most: what a restore holds beside the shared memory.
 const READ_FRAMES: usize = 4;
+
+/// The part of the memory that is kept for frames that were used more than once. The rest is for new ones: what a client sent
+/// waits there for the commit that reads it, and bases for the next frames that need them. quick_cache's own 3 % would hold
+/// three frames.
+const HOT_PART: f64 = 0.5;
 
 /// A decoded frame whose chunks are checked against their ids when first used.
 pub(crate) struct CheckedFrame {
@@ -50,12 +56,17 @@ impl CheckedFrame {
 
     /// Returns where in [`Self::data`] a chunk lies, or `None` when the item at `index` is not that chunk.
     pub(crate) fn range(&self, index: u16, id: &ChunkId) -> Option<Range<usize>> {
+        let range = self.range_of_item(index)?;
+        let found = self.ids.get(usize::from(index))?.get_or_init(|| ChunkId::of(&self.data[range.clone()]));
+        (found == id).then_some(range)
+    }
+
+    /// Returns where in [`Self::data`] an item lies, whatever it is.
+    pub(crate) fn range_of_item(&self, index: u16) -> Option<Range<usize>> {
         let index = usize::from(index);
         let end = *self.ends.get(index)? as usize;
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |end| *end as usize);
-        let data = self.data.get(start..end)?;
-        let found = self.ids.get(index)?.get_or_init(|| ChunkId::of(data));
-        (found == id).then_some(start..end)
+        (start <= end && end <= self.data.len()).then_some(start..end)
     }
 
     /// Returns a frame whose chunks' ids were computed already.
@@ -108,7 +119,15 @@ impl Frames {
     pub(crate) fn new(packs: Arc<Packs>, bytes: u64) -> Self {
         let frames = usize::try_from(bytes >> 20).unwrap_or(usize::MAX).max(16);
         let decoders = Pool::new(|| FrameDecoder::new().map_err(|error| Error::Internal(error.to_string())));
-        Self { packs, memory: Cache::with_weighter(frames, bytes, Weight), decoders }
+        let options = OptionsBuilder::new()
+            .shards(1)
+            .hot_allocation(HOT_PART)
+            .estimated_items_capacity(frames)
+            .weight_capacity(bytes)
+            .build()
+            .expect("both capacities are set");
+        let memory = Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default());
+        Self { packs, memory, decoders }
     }
 
     /// Returns the bytes of decoded frames in memory.

@@ -137,7 +137,9 @@ where
     /// Reads a body of at most `limit` bytes into memory.
     pub(super) async fn collect(&mut self, limit: u64) -> Result<Bytes, Problem> {
         self.check_length(limit)?;
-        let mut whole = BytesMut::new();
+        // Taken at once where the client says how much comes: growing would copy it several times.
+        let capacity = self.length.unwrap_or(0).min(limit);
+        let mut whole = BytesMut::with_capacity(usize::try_from(capacity).unwrap_or(0));
         while let Some(piece) = self.next().await? {
             if (whole.len() + piece.len()) as u64 > limit {
                 return Err(Problem::TooLarge { limit });
