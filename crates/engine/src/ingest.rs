@@ -230,19 +230,22 @@ impl Ingest {
 
     /// Restores the upload once; returns the frames that hold bases of what it needs.
     fn verify(&self, recipe: Recipe, placement: Placement, slots: &[StoreHash]) -> Result<Vec<FrameLoc>> {
-        let length = recipe.length;
         let stored = StoredRecipe::new(recipe, placement)
             .ok_or_else(|| Error::Internal("place the upload's chunks: their number is wrong".to_owned()))?;
-        let mut restore = Restore::open(&self.shared, None, Arc::new(stored), slots, 0..length)?;
+        let stored = Arc::new(stored);
+        let open = || Restore::open(&self.shared, None, Arc::clone(&stored), slots, 0..stored.recipe.length);
+        let mut restore = open()?.compared_by_caller();
         let mut restored = self.fingerprint.another();
         while let Some(piece) = restore.next(VERIFY_BYTES)? {
             restored.update(&piece);
         }
         if restored.digest() == self.fingerprint.digest() {
-            Ok(restore.into_bases())
-        } else {
-            Err(Error::Internal("reproduce the upload: other bytes came back; nothing was committed".to_owned()))
+            return Ok(restore.into_bases());
         }
+        // So that the chunks to blame are forgotten, and the next upload stores them anew.
+        let mut restore = open()?;
+        while restore.next(VERIFY_BYTES)?.is_some() {}
+        Err(Error::Internal("reproduce the upload: other bytes came back; nothing was committed".to_owned()))
     }
 }
 

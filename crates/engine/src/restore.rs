@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use firn_chunk::{ChunkRef, Patcher, RecipeId};
 use firn_nix::StoreHash;
 use firn_pack::{ChunkLoc, FrameLoc};
@@ -32,10 +32,20 @@ pub struct Restore {
     position: u64,
     end: u64,
     at: Cursor,
+    check: Check,
     /// Frames that a read brought along.
     ahead: VecDeque<(FrameLoc, Arc<CheckedFrame>)>,
     /// Frames that held bases of those read so far.
     bases: BTreeSet<FrameLoc>,
+}
+
+/// What tells that chunks are right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// Their ids, each before it is given out.
+    EachId,
+    /// The caller, who compares the whole with the bytes that the ids were made of.
+    WholeByCaller,
 }
 
 /// The chunk that holds the next byte.
@@ -69,6 +79,7 @@ impl Restore {
             position: 0,
             end,
             at: Cursor::default(),
+            check: Check::EachId,
             ahead: VecDeque::new(),
             bases: BTreeSet::new(),
         };
@@ -76,9 +87,17 @@ impl Restore {
         restore.seek(range.start.min(end));
         if restore.position < restore.end {
             let chunk = restore.chunk_at(restore.at.chunk)?;
-            restore.read_chunk(&chunk, &mut BytesMut::new(), 0..0)?;
+            restore.read_chunk(&chunk, &mut Vec::new(), 0..0)?;
         }
         Ok(restore)
+    }
+
+    /// Leaves it to the caller to compare the whole with the very bytes that the recipe was made of, instead of hashing every
+    /// chunk again. If they differ, a restore that checks ids tells which chunk is to blame.
+    #[must_use]
+    pub(crate) fn compared_by_caller(mut self) -> Self {
+        self.check = Check::WholeByCaller;
+        self
     }
 
     /// Returns how many bytes are to come; exact.
@@ -93,30 +112,21 @@ impl Restore {
     /// [`Error::Damaged`] when stored bytes are gone or wrong: the recipe is marked, and what was returned before is
     /// right but short, so the transfer must be broken off. Other errors say nothing about what is stored.
     pub fn next(&mut self, max: usize) -> Result<Option<Bytes>> {
-        let len = usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(max.max(1));
+        let len = self.at_hand(max);
         if len == 0 {
             return Ok(None);
         }
         let clean = usize::try_from(self.patcher.clean(self.position)).unwrap_or(usize::MAX);
-        let shared = if clean == 0 { Ok(None) } else { self.share(len.min(clean)) };
-        let piece = match shared {
-            Ok(Some(piece)) => Ok(piece),
-            Ok(None) => self.copy(len.min(COPY_BYTES)),
-            Err(error) => Err(error),
-        };
-        match piece {
-            Ok(piece) => {
-                self.position += piece.len() as u64;
-                self.advance_to(self.position);
-                Ok(Some(piece))
-            }
-            Err(error) => {
-                // So that asking again begins where the last good bytes ended.
-                self.at = Cursor::default();
-                self.advance_to(self.position);
-                Err(error)
-            }
+        if clean > 0
+            && let Some(piece) = self.share(len.min(clean))?
+        {
+            self.pass(piece.len());
+            return Ok(Some(piece));
         }
+        let len = len.min(COPY_BYTES);
+        let mut copy = Vec::with_capacity(len);
+        self.read_onto(len, &mut copy)?;
+        Ok(Some(copy.into()))
     }
 
     /// Returns the next `len` bytes (one at least), fewer only at the end, or `None` there.
@@ -124,21 +134,61 @@ impl Restore {
     /// # Errors
     /// As [`Restore::next`]; what came before the failure is lost.
     pub fn read(&mut self, len: usize) -> Result<Option<Bytes>> {
-        let len = len.max(1);
-        let Some(first) = self.next(len)? else { return Ok(None) };
-        if first.len() == len || self.remaining() == 0 {
-            return Ok(Some(first));
+        if let Some(whole) = self.next_shared(len)? {
+            return Ok(Some(whole));
         }
-        let mut whole = BytesMut::with_capacity(
-            len.min(usize::try_from(self.remaining()).unwrap_or(usize::MAX).saturating_add(first.len())),
-        );
-        whole.extend_from_slice(&first);
-        while whole.len() < len
-            && let Some(piece) = self.next(len - whole.len())?
-        {
-            whole.extend_from_slice(&piece);
+        let len = self.at_hand(len);
+        let mut whole = Vec::with_capacity(len);
+        self.read_onto(len, &mut whole)?;
+        Ok(Some(Bytes::from(whole)).filter(|whole| !whole.is_empty()))
+    }
+
+    /// Returns the next `len` bytes if they are a part of one decoded frame and need no patch; else `None`, and nothing is read.
+    ///
+    /// # Errors
+    /// As [`Restore::read`].
+    pub(crate) fn next_shared(&mut self, len: usize) -> Result<Option<Bytes>> {
+        let len = self.at_hand(len);
+        if len == 0 || self.patcher.clean(self.position) < len as u64 {
+            return Ok(None);
         }
-        Ok(Some(whole.freeze()))
+        let piece = self.share(len)?.filter(|piece| piece.len() == len);
+        if let Some(piece) = &piece {
+            self.pass(piece.len());
+        }
+        Ok(piece)
+    }
+
+    /// Adds the next `len` bytes to `out`, fewer only at the end.
+    ///
+    /// # Errors
+    /// As [`Restore::read`].
+    pub(crate) fn read_onto(&mut self, len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let (len, before) = (self.at_hand(len), out.len());
+        if let Err(error) = self.fill(out, before + len) {
+            self.rewind();
+            return Err(error);
+        }
+        self.patcher.apply(self.position, &mut out[before..]);
+        self.pass(len);
+        Ok(())
+    }
+
+    /// Returns how many of `len` bytes, one at least, there are yet.
+    fn at_hand(&self, len: usize) -> usize {
+        usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(len.max(1))
+    }
+
+    /// Notes that bytes were given out.
+    fn pass(&mut self, len: usize) {
+        self.position += len as u64;
+        self.advance_to(self.position);
+    }
+
+    /// Goes back to where the last good bytes ended, so that asking again begins there.
+    fn rewind(&mut self) {
+        self.at = Cursor::default();
+        self.advance_to(self.position);
     }
 
     /// Returns the next bytes as a part of the frame that holds them, at most `limit`, which no patch changes; `None` if
@@ -155,8 +205,7 @@ impl Restore {
         let chunks = self.stored.recipe.chunks.get(self.at.chunk..).unwrap_or_default();
         for (chunk, nth) in chunks.iter().zip(self.at.in_run..run.count) {
             let index = u16::try_from(nth).ok().and_then(|nth| run.first.checked_add(nth));
-            let range = index.and_then(|index| frame.range(index, &chunk.id));
-            let Some(range) = range.filter(|range| range.len() == chunk.len as usize) else { break };
+            let Some(range) = index.and_then(|index| self.find(&frame, index, chunk)) else { break };
             let start = part.as_ref().map_or(range.start.saturating_add(offset), |part| part.start);
             last = range.end;
             part = Some(start..last);
@@ -172,25 +221,19 @@ impl Restore {
         Ok(Some(frame.data().slice(part)))
     }
 
-    /// Returns the next `len` bytes, copied and patched.
-    fn copy(&mut self, len: usize) -> Result<Bytes> {
-        let mut out = BytesMut::with_capacity(len);
-        self.fill(&mut out, len)?;
-        self.patcher.apply(self.position, &mut out);
-        Ok(out.freeze())
-    }
-
     /// Returns the frames that held bases of what was restored so far, sorted.
     pub(crate) fn into_bases(self) -> Vec<FrameLoc> {
         self.bases.into_iter().collect()
     }
 
-    fn fill(&mut self, out: &mut BytesMut, len: usize) -> Result<()> {
-        while out.len() < len {
+    /// Adds the bytes from the position on, not patched, until `out` is `end` bytes long.
+    fn fill(&mut self, out: &mut Vec<u8>, end: usize) -> Result<()> {
+        let mut position = self.position;
+        while out.len() < end {
             let chunk = self.chunk_at(self.at.chunk)?;
-            let position = self.position + out.len() as u64;
             let from = usize::try_from(position - self.at.start).unwrap_or(usize::MAX);
-            let to = (chunk.len as usize).min(from + (len - out.len()));
+            let to = (chunk.len as usize).min(from + (end - out.len()));
+            position += (to - from) as u64;
             self.read_chunk(&chunk, out, from..to)?;
             if to == chunk.len as usize {
                 self.advance(&chunk);
@@ -238,14 +281,24 @@ impl Restore {
         run.ok_or_else(|| Error::Internal("restore: the placement ends early".to_owned()))
     }
 
+    /// Returns where a chunk lies in a frame, checked as is to be.
+    fn find(&self, frame: &CheckedFrame, index: u16, chunk: &ChunkRef) -> Option<Range<usize>> {
+        let range = match self.check {
+            Check::EachId => frame.range(index, &chunk.id),
+            Check::WholeByCaller => frame.range_of_item(index),
+        };
+        range.filter(|range| range.len() == chunk.len as usize)
+    }
+
     /// Adds a part of the current chunk to `out`.
-    fn read_chunk(&mut self, chunk: &ChunkRef, out: &mut BytesMut, part: Range<usize>) -> Result<()> {
+    fn read_chunk(&mut self, chunk: &ChunkRef, out: &mut Vec<u8>, part: Range<usize>) -> Result<()> {
         let run = self.run_at()?;
         let index = run.first + u16::try_from(self.at.in_run).unwrap_or(u16::MAX);
         let found = self.frame(run.frame).and_then(|frame| {
-            let data = frame.chunk(index, &chunk.id).filter(|data| data.len() == chunk.len as usize);
-            let data = data.ok_or_else(|| Error::damaged(format!("the chunk {}", chunk.id), "its bytes are wrong"))?;
-            out.extend_from_slice(&data[part.clone()]);
+            let range = self.find(&frame, index, chunk);
+            let range =
+                range.ok_or_else(|| Error::damaged(format!("the chunk {}", chunk.id), "its bytes are wrong"))?;
+            out.extend_from_slice(&frame.data()[range][part.clone()]);
             Ok(())
         });
         match found {
@@ -263,7 +316,7 @@ impl Restore {
 
     /// Takes a chunk from another place that the chunk index knows, after the first was found damaged; returns whether
     /// there was a good one.
-    fn read_elsewhere(&self, chunk: &ChunkRef, bad: ChunkLoc, out: &mut BytesMut, part: Range<usize>) -> Result<bool> {
+    fn read_elsewhere(&self, chunk: &ChunkRef, bad: ChunkLoc, out: &mut Vec<u8>, part: Range<usize>) -> Result<bool> {
         let packs = &self.shared.packs;
         packs.forget_chunks(&[(chunk.id, bad)])?;
         let Some(other) = packs.lookup(&chunk.id)? else { return Ok(false) };

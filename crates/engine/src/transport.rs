@@ -4,6 +4,7 @@
 //! with its content size and without checksum, one behind the other. It is a pure function of the NAR and the version of
 //! libzstd, which a golden test holds, so that a transfer that was cut goes on at any byte, whatever happened to packs.
 
+use std::io::Cursor;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -46,15 +47,38 @@ impl TransportSizes {
 }
 
 /// Encodes pieces of NARs, each on its own.
-struct Encoder(Compressor<'static>);
+struct Encoder {
+    zstd: Compressor<'static>,
+    /// A piece that is not a part of one frame.
+    piece: Vec<u8>,
+}
 
 impl Encoder {
     fn new() -> Result<Self> {
-        Compressor::new(LEVEL).map(Self).map_err(internal)
+        let zstd = Compressor::new(LEVEL).map_err(internal)?;
+        Ok(Self { zstd, piece: Vec::new() })
     }
 
-    fn encode(&mut self, piece: &[u8]) -> Result<Bytes> {
-        self.0.compress(piece).map(Bytes::from).map_err(internal)
+    /// Adds the frame of the restore's next piece to `out` and returns its length, or `None` at the end.
+    fn encode_next(&mut self, restore: &mut Restore, out: &mut Vec<u8>) -> Result<Option<u32>> {
+        let shared = restore.next_shared(TRANSPORT_FRAME_BYTES)?;
+        let piece = match &shared {
+            Some(piece) => &piece[..],
+            None => {
+                self.piece.clear();
+                restore.read_onto(TRANSPORT_FRAME_BYTES, &mut self.piece)?;
+                &self.piece[..]
+            }
+        };
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        let start = out.len();
+        out.reserve(zstd::zstd_safe::compress_bound(piece.len()));
+        let mut room = Cursor::new(out);
+        room.set_position(start as u64);
+        let len = self.zstd.compress_to_buffer(piece, &mut room).map_err(internal)?;
+        u32::try_from(len).map(Some).map_err(internal)
     }
 }
 
@@ -125,7 +149,7 @@ impl ZstdRestore {
             first: None,
         };
         if is_one_frame {
-            whole.first = whole.encode_next()?;
+            whole.first = whole.next()?;
             whole.total = Some(whole.first.as_ref().map_or(0, |frame| frame.len() as u64));
         }
         Ok(whole)
@@ -136,31 +160,42 @@ impl ZstdRestore {
         self.total
     }
 
-    /// Returns the next encoded bytes, or `None` at the end.
+    /// Returns the next frame, or what is left of it, or `None` at the end.
     ///
     /// # Errors
     /// As [`Restore::next`].
     #[expect(clippy::should_implement_trait, reason = "an iterator would invite callers to go on after an error")]
     pub fn next(&mut self) -> Result<Option<Bytes>> {
-        let frame = match self.first.take() {
-            Some(first) => Some(first),
-            None => self.encode_next()?,
-        };
-        let Some(mut frame) = frame else { return Ok(None) };
-        let skip = std::mem::take(&mut self.skip).min(frame.len());
-        Ok(Some(frame.split_off(skip)))
+        self.next_few(1)
     }
 
-    fn encode_next(&mut self) -> Result<Option<Bytes>> {
-        let Some(piece) = self.restore.read(TRANSPORT_FRAME_BYTES)? else { return Ok(None) };
-        let frame = self.encoder.encode(&piece)?;
-        if let Some(measured) = &mut self.measured {
-            measured.push(u32::try_from(frame.len()).map_err(internal)?);
-            if self.restore.remaining() == 0 {
-                self.sizes.transport_sizes.memory.insert(self.nar, measured.as_slice().into());
+    /// Returns the next frames, `frames` of them unless the end comes first, or `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Restore::next`]; what came before the failure is lost.
+    pub fn next_few(&mut self, frames: usize) -> Result<Option<Bytes>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        let bound = zstd::zstd_safe::compress_bound(TRANSPORT_FRAME_BYTES);
+        let mut encoded = Vec::with_capacity(bound.saturating_mul(frames.max(1)));
+        for _ in 0..frames.max(1) {
+            let Some(len) = self.encoder.encode_next(&mut self.restore, &mut encoded)? else { break };
+            if let Some(measured) = &mut self.measured {
+                measured.push(len);
+                if self.restore.remaining() == 0 {
+                    self.sizes.transport_sizes.memory.insert(self.nar, measured.as_slice().into());
+                }
             }
         }
-        Ok(Some(frame))
+        if encoded.is_empty() {
+            return Ok(None);
+        }
+        // Most of the room for the worst case was not needed, and a slow client holds this for long.
+        encoded.shrink_to_fit();
+        let mut encoded = Bytes::from(encoded);
+        let skip = std::mem::take(&mut self.skip).min(encoded.len());
+        Ok(Some(encoded.split_off(skip)))
     }
 }
 
@@ -168,8 +203,10 @@ impl ZstdRestore {
 fn measure(shared: &crate::engine::Shared, nar: Sha256, mut restore: Restore) -> Result<Arc<[u32]>> {
     let mut encoder = Encoder::new()?;
     let mut sizes = Vec::new();
-    while let Some(piece) = restore.read(TRANSPORT_FRAME_BYTES)? {
-        sizes.push(u32::try_from(encoder.encode(&piece)?.len()).map_err(internal)?);
+    let mut frame = Vec::new();
+    while let Some(len) = encoder.encode_next(&mut restore, &mut frame)? {
+        sizes.push(len);
+        frame.clear();
     }
     let sizes: Arc<[u32]> = sizes.into();
     shared.transport_sizes.memory.insert(nar, Arc::clone(&sizes));

@@ -449,6 +449,20 @@ fn a_chunk_index_that_points_to_another_chunk_is_found_out() {
     known.check(&store.engine).unwrap();
 }
 
+/// It is as long as the right one, and not the first: only comparing the whole tells.
+#[test]
+fn a_wrong_chunk_in_the_middle_is_found_out_and_forgotten() {
+    let store = Store::new();
+    let plain = |byte: u8| Node::file(vec![byte; 1_000_000]).encode();
+    let (known, nar) = (push(&store.engine, &plain(b'x')).unwrap(), plain(b'y'));
+    let (right, wrong) = (chunk_ids(&nar)[1], chunk_ids(&known.bytes)[1]);
+    let loc = store.fixture.chunks.lookup(&[wrong]).unwrap()[0].unwrap();
+    store.fixture.chunks.apply(&[(right, loc)]).unwrap();
+    assert_eq!(upload_again(&store.engine, &nar), 2);
+    push(&store.engine, &nar).unwrap().check(&store.engine).unwrap();
+    known.check(&store.engine).unwrap();
+}
+
 #[test]
 fn that_the_last_frame_is_gone_is_known_before_the_first_byte() {
     let store = Store::new();

@@ -273,6 +273,23 @@ fn every_zstd_frame_stands_alone_and_names_its_size() {
 }
 
 #[test]
+fn several_zstd_frames_at_once_are_the_same_bytes() {
+    let engine = Fixture::new().open();
+    let pushed = push(&engine, &package_with(7, 2_000_000, &[path("glibc"), path("bash")])).unwrap();
+    let (_, whole) = zstd(&engine, &pushed, 0).unwrap();
+    for start in [0, 1, whole.len() - 1] {
+        let mut form = engine.restore_zstd(&pushed.nar_hash, &pushed.recipe, &pushed.slots, start as u64).unwrap();
+        let (mut bytes, mut calls) = (Vec::new(), 0);
+        while let Some(frames) = form.next_few(3).unwrap() {
+            bytes.extend_from_slice(&frames);
+            calls += 1;
+        }
+        assert!(bytes == whole[start..], "from {start}");
+        assert!(start > 1 || calls == pushed.bytes.len().div_ceil(3 * TRANSPORT_FRAME_BYTES), "{calls} calls");
+    }
+}
+
+#[test]
 fn wrong_slots_are_an_error_and_no_damage() {
     let engine = Fixture::new().open();
     let pushed = push(&engine, &package_with(5, 90_000, &[path("glibc")])).unwrap();

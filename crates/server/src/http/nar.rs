@@ -201,18 +201,17 @@ struct Zstd {
 
 impl Source for Zstd {
     fn next(&mut self) -> Result<VecDeque<Bytes>, Broken> {
-        let mut pieces = VecDeque::new();
-        // Four frames at most: as much of the NAR as the pieces of the other form.
-        for _ in 0..LATER_BYTES / TRANSPORT_FRAME_BYTES {
-            if self.left == 0 {
-                break;
-            }
-            let Some(mut frame) = self.restore.next().map_err(|error| broken(&self.app, error))? else { break };
-            frame.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= frame.len() as u64;
-            pieces.extend(Some(frame).filter(|frame| !frame.is_empty()));
+        if self.left == 0 {
+            return Ok(VecDeque::new());
         }
-        Ok(pieces)
+        // As much of the NAR as the pieces of the other form, unless one frame may be all that is asked for.
+        let frames = if self.left > TRANSPORT_FRAME_BYTES as u64 { LATER_BYTES / TRANSPORT_FRAME_BYTES } else { 1 };
+        let Some(mut piece) = self.restore.next_few(frames).map_err(|error| broken(&self.app, error))? else {
+            return Ok(VecDeque::new());
+        };
+        piece.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= piece.len() as u64;
+        Ok(Some(piece).filter(|piece| !piece.is_empty()).into_iter().collect())
     }
 }
 
