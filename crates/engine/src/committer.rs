@@ -3,6 +3,8 @@
 //! A group is taken off the queue, its records are appended to the open pack, the pack is synced once, and the index
 //! is once. Decisions that depend on what the cache has (which NAR a path gets) are made here, one after the other.
 
+mod removal;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -20,6 +22,8 @@ use crate::ingest::{NewRecipe, Session};
 use crate::packs::Packs;
 use crate::records::{Record, RecordEncoder};
 use crate::{Error, Result};
+
+pub(crate) use removal::{Removal, Removals};
 
 /// Requests that wait at most; whoever sends more waits too.
 pub(crate) const QUEUE: usize = 1024;
@@ -44,11 +48,66 @@ type Outcomes = Result<Vec<Result<PathOutcome>>>;
 
 /// What to change.
 pub(crate) enum Change {
-    Nar { cache: CacheName, hash: Sha256, row: NarRow, alias: Option<(String, AliasRow)>, new: Stored },
-    Path { cache: CacheName, upload: Box<PathUpload> },
-    Pushed { cache: CacheName, upload: Box<PathUpload>, nar: PushedNar },
-    Document { cache: CacheName, key: DocumentKey, row: DocumentRow, new: Option<(RecipeId, Stored)> },
-    Damaged { recipe: RecipeId, record: FrameLoc },
+    Nar {
+        cache: CacheName,
+        hash: Sha256,
+        row: NarRow,
+        alias: Option<(String, AliasRow)>,
+        new: Stored,
+    },
+    Path {
+        cache: CacheName,
+        upload: Box<PathUpload>,
+    },
+    Pushed {
+        cache: CacheName,
+        upload: Box<PathUpload>,
+        nar: PushedNar,
+    },
+    Document {
+        cache: CacheName,
+        key: DocumentKey,
+        row: DocumentRow,
+        new: Option<(RecipeId, Stored)>,
+    },
+    Damaged {
+        recipe: RecipeId,
+        record: FrameLoc,
+    },
+    /// What a sweep found; see [`removal`].
+    Remove(Arc<Removals>),
+    /// Records of a pack that is about to go, each with the number of the frame that it was first written in.
+    Carry {
+        records: Vec<(u64, Record)>,
+        keep_gone: bool,
+    },
+    /// A cache that was deleted from the index.
+    CacheGone(CacheName),
+}
+
+impl Change {
+    /// Returns the cache that must be there.
+    fn cache(&self) -> Option<&CacheName> {
+        match self {
+            Self::Nar { cache, .. }
+            | Self::Path { cache, .. }
+            | Self::Pushed { cache, .. }
+            | Self::Document { cache, .. } => Some(cache),
+            Self::Damaged { .. } | Self::Remove(_) | Self::Carry { .. } | Self::CacheGone(_) => None,
+        }
+    }
+
+    /// Returns whether it must see in the index what every change before it did, and so shares no group.
+    fn is_alone(&self) -> bool {
+        match self {
+            Self::Remove(_) | Self::Carry { .. } | Self::CacheGone(_) => true,
+            Self::Nar { .. }
+            | Self::Path { .. }
+            | Self::Pushed { .. }
+            | Self::Document { .. }
+            | Self::Damaged { .. } => false,
+        }
+    }
 }
 
 /// What an ingest stored, and the session that protects it.
@@ -72,16 +131,25 @@ pub(crate) fn submit(queue: &SyncSender<Request>, changes: Vec<Change>) -> Outco
 }
 
 /// The thread's work, until every sender is gone.
-pub(crate) fn run(packs: &Arc<Packs>, mut encoder: RecordEncoder, queue: &Receiver<Request>) {
-    while let Ok(first) = queue.recv() {
+pub(crate) fn run(packs: &Arc<Packs>, encoder: RecordEncoder, queue: &Receiver<Request>) {
+    let mut writer = Writer { encoder, order: None };
+    let mut held = None;
+    while let Some(first) = held.take().or_else(|| queue.recv().ok()) {
+        let is_alone = |request: &Request| request.changes.iter().any(Change::is_alone);
+        let is_open = !is_alone(&first);
         let (mut changes, mut replies) = (first.changes, vec![(first.reply, 0)]);
-        while changes.len() < GROUP
+        while is_open
+            && changes.len() < GROUP
             && let Ok(mut next) = queue.try_recv()
         {
+            if is_alone(&next) {
+                held = Some(next);
+                break;
+            }
             replies.push((next.reply, changes.len()));
             changes.append(&mut next.changes);
         }
-        match Group::new(packs, &mut encoder).commit(&changes) {
+        match Group::new(packs, &mut writer).commit(&changes) {
             Ok(mut outcomes) => replies.iter().rev().for_each(|(reply, from)| {
                 // Whoever asked may have gone; what was done stays done.
                 let _ = reply.send(Ok(outcomes.split_off(*from)));
@@ -114,12 +182,46 @@ fn frames_of(records: &[Vec<u8>]) -> impl Iterator<Item = &[Vec<u8>]> {
     })
 }
 
+/// What makes frames of records, from group to group.
+struct Writer {
+    encoder: RecordEncoder,
+    /// The number of the last record frame; `None` before the first one of this opening of the store.
+    order: Option<u64>,
+}
+
+/// How many record frames may be numbered from one opening of the store to the next.
+const ORDERS: u64 = 1 << 32;
+
+impl Writer {
+    /// Appends a frame of records, with a number above those of all frames before it.
+    ///
+    /// Every opening has numbers of its own, durably so before the first is used: frames whose commit failed or was never
+    /// reached are in packs too, and none of them may outrank what came later.
+    fn append(&mut self, packs: &Packs, records: &[Vec<u8>]) -> Result<()> {
+        let last = match self.order {
+            Some(last) => last,
+            None => {
+                let first = (packs.meta.record_order()? / ORDERS + 1) * ORDERS;
+                let commit = Commit { session: None, packs: Vec::new(), ops: vec![Op::RecordOrder(first)] };
+                packs.meta.commit(packs.clock.now(), &[commit])?;
+                first
+            }
+        };
+        self.order = Some(last + 1);
+        let order = Record::Order(last + 1).encode();
+        packs.append(&self.encoder.records(std::iter::once(&order).chain(records))?)?;
+        Ok(())
+    }
+}
+
 /// One group on its way.
 struct Group<'a> {
     packs: &'a Packs,
-    encoder: &'a mut RecordEncoder,
+    writer: &'a mut Writer,
     commits: Vec<Commit>,
     records: Vec<Vec<u8>>,
+    /// Records that have a number from before.
+    carried: Vec<(u64, Vec<u8>)>,
     /// Recipes that this group writes, so that two uploads of the same content store one.
     recipes: BTreeMap<RecipeId, RecipeRow>,
     /// NARs that this group writes, with what the commits that do lean on.
@@ -130,12 +232,13 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn new(packs: &'a Packs, encoder: &'a mut RecordEncoder) -> Self {
+    fn new(packs: &'a Packs, writer: &'a mut Writer) -> Self {
         Self {
             packs,
-            encoder,
+            writer,
             commits: Vec::new(),
             records: Vec::new(),
+            carried: Vec::new(),
             recipes: BTreeMap::new(),
             nars: BTreeMap::new(),
             paths: BTreeMap::new(),
@@ -149,13 +252,14 @@ impl<'a> Group<'a> {
         for change in changes {
             outcomes.push(self.prepare(change)?);
         }
+        self.append_carried()?;
         for records in frames_of(&self.records) {
-            let frame = self.encoder.records(records)?;
-            self.packs.append(&frame)?;
+            self.writer.append(self.packs, records)?;
         }
         if let Some(durable) = self.packs.sync()? {
             // A commit of its own, behind those that have an outcome: a refusal of one of them must not take it along.
-            let ops = vec![Op::PackDurable(durable.pack, durable.bytes)];
+            let mut ops = vec![Op::PackDurable(durable.pack, durable.bytes)];
+            ops.extend(self.writer.order.map(Op::RecordOrder));
             self.commits.push(Commit { session: None, packs: Vec::new(), ops });
         }
         let refusals = self.packs.meta.commit(self.now, &self.commits)?;
@@ -168,16 +272,39 @@ impl<'a> Group<'a> {
         Ok(outcomes)
     }
 
+    /// Appends the records that have a number, as one frame: they are no more than one request has.
+    fn append_carried(&mut self) -> Result<()> {
+        let mut items = Vec::new();
+        let mut last = None;
+        for (order, record) in std::mem::take(&mut self.carried) {
+            if last.replace(order) != Some(order) {
+                items.push(Record::Order(order).encode());
+            }
+            items.push(record);
+        }
+        if !items.is_empty() {
+            self.packs.append(&self.writer.encoder.records(items.iter())?)?;
+        }
+        Ok(())
+    }
+
     /// Adds a change's commit and records. The outer error fails the group, the inner one only this change; each change
     /// that is `Ok` adds exactly one commit.
     fn prepare(&mut self, change: &Change) -> Result<Result<PathOutcome>> {
         let mut commit = Commit { session: None, packs: Vec::new(), ops: Vec::new() };
+        // Before its records are in a pack: they would outrank the record that says that the cache is gone.
+        if let Some(cache) = change.cache()
+            && self.packs.meta.cache(cache)?.is_none()
+        {
+            return Ok(Err(Error::Refused(Refusal::CacheGone(cache.clone()))));
+        }
         let outcome = match change {
             Change::Nar { cache, hash, row, alias, new } => self.add_stored(&mut commit, row.recipe, new)?.map(|()| {
-                self.records.push(Record::Nar(cache, hash, row).encode());
+                self.packs.watch.name_nar(cache, *hash);
+                self.records.push(Record::Nar(cache.clone(), *hash, row.clone()).encode());
                 commit.ops.push(Op::Nar(cache.clone(), *hash, row.clone()));
                 if let Some((name, alias)) = alias {
-                    self.records.push(Record::Alias(cache, name, alias).encode());
+                    self.records.push(Record::Alias(cache.clone(), name.clone(), alias.clone()).encode());
                     commit.ops.push(Op::Alias(cache.clone(), name.clone(), alias.clone()));
                 }
                 PathOutcome::Created
@@ -188,7 +315,8 @@ impl<'a> Group<'a> {
                     None => Ok(()),
                 };
                 added.map(|()| {
-                    self.records.push(Record::Document(cache, key, row).encode());
+                    self.packs.watch.name_document(cache, key);
+                    self.records.push(Record::Document(cache.clone(), key.clone(), row.clone()).encode());
                     commit.ops.push(Op::Document(cache.clone(), key.clone(), row.clone()));
                     PathOutcome::Created
                 })
@@ -204,6 +332,15 @@ impl<'a> Group<'a> {
                     row.damaged_at = Some(self.now);
                     commit.ops.push(Op::Recipe(*recipe, row));
                 }
+                Ok(PathOutcome::Created)
+            }
+            Change::Remove(removals) => self.add_removals(&mut commit, removals).map(|()| Ok(PathOutcome::Created))?,
+            Change::Carry { records, keep_gone } => {
+                self.add_carried(records, *keep_gone).map(|()| Ok(PathOutcome::Created))?
+            }
+            Change::CacheGone(cache) => {
+                self.records.push(Record::CacheGone(cache.clone()).encode());
+                commit.ops.push(Op::CacheGoneRecorded(cache.clone()));
                 Ok(PathOutcome::Created)
             }
         };
@@ -222,6 +359,7 @@ impl<'a> Group<'a> {
 
     /// Adds what a recipe needs: nothing if it is there already, else its record, row and edges.
     fn add_recipe(&mut self, commit: &mut Commit, id: RecipeId, new: Option<&NewRecipe>) -> Result<Result<()>> {
+        self.packs.watch.name_recipe(id);
         if let Some(row) = self.recipes.get(&id) {
             // Written once more, so that this commit stands also if the other is refused.
             commit.ops.push(Op::Recipe(id, row.clone()));
@@ -237,7 +375,7 @@ impl<'a> Group<'a> {
             commit.packs.extend(row.edges);
             return Ok(Ok(()));
         }
-        let frame = self.encoder.recipe(&new.encoded, &new.placement)?;
+        let frame = self.writer.encoder.recipe(&new.encoded, &new.placement)?;
         let record: FrameLoc = self.packs.append(&frame)?;
         let mut edges = new.placement.packs();
         edges.push(record.pack);
@@ -279,7 +417,7 @@ impl<'a> Group<'a> {
         if matches!(outcome, PathOutcome::Created | PathOutcome::Merged) {
             // What was known when the NAR was assembled may have been found damaged since.
             self.add_recipe(commit, nar.row.recipe, nar.new_recipe.as_ref())?.map_err(|_| Error::RecipeUnknown)?;
-            self.records.push(Record::Nar(cache, &upload.nar_hash, &nar.row).encode());
+            self.records.push(Record::Nar(cache.clone(), upload.nar_hash, nar.row.clone()).encode());
             commit.ops.push(Op::Nar(cache.clone(), upload.nar_hash, nar.row.clone()));
             self.nars.insert((cache.clone(), upload.nar_hash), (nar.row.clone(), leaned_on(commit)));
         }
@@ -294,6 +432,12 @@ impl<'a> Group<'a> {
         upload: &PathUpload,
         nar: Option<&NarRow>,
     ) -> Result<Decision> {
+        // Also where nothing is written: whoever offers a path is told that it is there, with all that it refers to.
+        self.packs.watch.name_nar(cache, upload.nar_hash);
+        for path in std::iter::once(&upload.path).chain(&upload.references) {
+            self.packs.watch.name_path(cache, path.hash());
+        }
+        self.packs.uses.note(cache, upload.path.hash(), self.now);
         let existing = self.path(commit, &(cache.clone(), upload.path.hash()))?;
         let is_damaged = match &existing {
             Some(row) if row.nar_hash != upload.nar_hash => !self.is_restorable(cache, &row.nar_hash)?,
@@ -318,7 +462,7 @@ impl<'a> Group<'a> {
         }
         let push = push_record(upload, decision.outcome, self.now);
         commit.ops.push(Op::Pushed(cache.clone(), hash, push));
-        self.records.push(Record::Path(cache, &row).encode());
+        self.records.push(Record::Path(cache.clone(), row.clone()).encode());
         commit.ops.push(Op::Path(cache.clone(), hash, row.clone()));
         if decision.replaces.is_none() {
             commit.ops.push(Op::Count(Totals { paths: 1, logical_bytes: row.nar_size, ..Totals::default() }));

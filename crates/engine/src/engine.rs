@@ -141,6 +141,11 @@ impl Engine {
             meta,
             chunks,
             in_flight: Default::default(),
+            watch: Default::default(),
+            uses: Default::default(),
+            in_use: Default::default(),
+            interrupted: Default::default(),
+            opened_at: clock.now(),
             encoders: Pool::new(|| FrameEncoder::new().map_err(|error| Error::Internal(error.to_string()))),
             clock,
             entropy,
@@ -148,6 +153,7 @@ impl Engine {
             state: Mutex::default(),
         });
         recovery::identify(&packs)?;
+        recovery::prepare_collection(&packs)?;
         // Before packs are recovered, whose frames may have bases in others.
         recovery::catch_up(&packs)?;
         recovery::seal_torn_packs(&packs)?;
@@ -170,7 +176,26 @@ impl Engine {
             queue: Mutex::new(Some(queue)),
             committer: Mutex::new(Some(thread)),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let engine = Self { shared: Arc::new(shared) };
+        // A store without room opens, if only to be read; an index that can't be read does not.
+        if !engine.meta().deleted_caches()?.is_empty()
+            && let Err(error) = engine.record_deleted_caches()
+        {
+            tracing::warn!(%error, "packs could not be told which caches were deleted: the next start tries again");
+        }
+        Ok(engine)
+    }
+
+    /// Writes to the open pack which caches were deleted from the index, so that an index that is made from packs does not
+    /// bring them back. To be called after [`Meta::delete_cache`]; the next opening does it else.
+    pub fn record_deleted_caches(&self) -> Result<()> {
+        let deleted = self.meta().deleted_caches()?;
+        for some in deleted.chunks(committer::REQUEST_CHANGES) {
+            for outcome in self.shared.submit_all(some.iter().cloned().map(Change::CacheGone).collect())? {
+                outcome?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns the index of caches, tokens and rows.
@@ -342,6 +367,9 @@ impl Engine {
             && thread.join().is_err()
         {
             return Err(Error::Internal("close the store: the committer had panicked".to_owned()));
+        }
+        if let Err(error) = self.flush_uses() {
+            tracing::warn!(%error, "could not note which paths were used last");
         }
         // A pack that can't be sealed now is sealed at the next start; the indexes must not suffer from it.
         let sealed = self.shared.packs.close();

@@ -11,6 +11,7 @@
 extern crate self as firn_engine;
 
 mod bases;
+mod carry;
 mod clock;
 mod commit;
 mod committer;
@@ -22,7 +23,9 @@ mod files;
 #[path = "../tests/fixture/mod.rs"]
 mod fixture;
 mod frames;
+mod gc;
 mod in_flight;
+mod in_use;
 mod ingest;
 mod mark;
 mod packs;
@@ -38,12 +41,15 @@ mod run;
 mod scatter;
 mod transport;
 mod usage;
+mod uses;
+mod watch;
 
 pub use clock::{Clock, Entropy, SystemClock};
 pub use commit::{DocumentContent, PathOutcome, PathUpload};
 pub use difference::{Difference, FileDifference};
 pub use engine::{Delta, Engine, Options, Stats};
 pub use error::{Error, Result};
+pub use gc::{Backlog, CacheFates, Explanation, Fate, GcOptions, GcReport, PackSum, PathDeletion, SparsePack};
 pub use ingest::{Ingest, IngestStats, Ingested};
 pub use mark::{ChunkSet, Freed, Holder, HolderKind, Mark, Names, PackBytes, PackTotals};
 pub use push::{Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, Scope};

@@ -4,15 +4,19 @@
 //! live. The order of its life is what a crash relies on: reserved in the index, then created, then written; synced,
 //! then leaned on by a commit; footer synced, then sealed in the index.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
-use firn_index::{ChunkIndex, Meta};
+use firn_index::{ChunkIndex, Meta, UnixSeconds};
 use firn_pack::{ChunkLoc, Frame, FrameEncoder, FrameEntry, FrameKind, FrameLoc, PackBuilder, PackId};
 use firn_storage::{ObjectWriter, Storage};
 
 use crate::in_flight::InFlight;
+use crate::in_use::InUse;
 use crate::pool::Pool;
+use crate::uses::Uses;
+use crate::watch::Watch;
 use crate::{Clock, Entropy, Error, Result};
 
 /// What one call of the chunk index takes at most.
@@ -30,6 +34,13 @@ pub(crate) struct Packs {
     pub(crate) meta: Arc<dyn Meta>,
     pub(crate) chunks: Arc<dyn ChunkIndex>,
     pub(crate) in_flight: InFlight,
+    pub(crate) watch: Watch,
+    pub(crate) uses: Uses,
+    pub(crate) in_use: Arc<InUse>,
+    /// Whether collections of this process are to end.
+    pub(crate) interrupted: AtomicBool,
+    /// When this process opened the store.
+    pub(crate) opened_at: UnixSeconds,
     pub(crate) encoders: Pool<FrameEncoder>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
@@ -145,6 +156,11 @@ impl Packs {
         let state = self.lock();
         let builder = &state.open.as_ref().filter(|open| open.builder.id() == pack)?.builder;
         Some(OpenFooter { len: builder.len(), footer: builder.clone().finish() })
+    }
+
+    /// Returns whether a pack is the one that grows.
+    pub(crate) fn is_open(&self, pack: PackId) -> bool {
+        self.lock().open.as_ref().is_some_and(|open| open.builder.id() == pack)
     }
 
     /// Returns where a chunk lies, if the chunk index knows.

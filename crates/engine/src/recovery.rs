@@ -2,8 +2,9 @@
 
 use firn_chunk::{ChunkId, ChunkerId};
 use firn_index::{PackRow, PackState, StoreInfo};
-use firn_pack::{ChunkLoc, Footer, FrameDecoder, FrameEntry, FrameKind, FrameLoc, PackId};
+use firn_pack::{Footer, FrameDecoder, FrameEntry, FrameKind, PackId};
 
+use crate::gc::chunks_of;
 use crate::packs::{Packs, object_name};
 use crate::{Error, Result};
 
@@ -35,6 +36,24 @@ pub(crate) fn identify(packs: &Packs) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Notes since when uses are recorded, and ends the lease of a collection that ended with its process. A store without
+/// room opens without either.
+pub(crate) fn prepare_collection(packs: &Packs) -> Result<()> {
+    let prepare = || -> firn_index::Result<()> {
+        if packs.meta.uses_since()?.is_none() {
+            packs.meta.set_uses_since(packs.clock.now())?;
+        }
+        packs.meta.end_any_lease(crate::gc::LEASE)
+    };
+    match prepare() {
+        Err(firn_index::Error::Full) => {
+            tracing::warn!("no room to prepare garbage collection");
+            Ok(())
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Seals every pack that was being written when the store was last closed or killed.
@@ -152,30 +171,23 @@ pub(crate) fn catch_up(packs: &Packs) -> Result<()> {
 }
 
 fn apply_footer(packs: &Packs, pack: PackId) -> Result<()> {
-    let name = object_name(pack);
-    let len = match packs.storage.len(&name) {
-        Ok(len) => len,
-        Err(error @ firn_storage::Error::NotFound { .. }) => {
-            skip(pack, &error);
-            return Ok(());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
-    let footer = match Footer::open(read, len) {
-        Ok(footer) => footer,
-        // The index is a view: chunks that it does not know are stored again, and restores have their own hints.
-        Err(error) => {
-            skip(pack, &error);
-            return Ok(());
-        }
-    };
-    let mut entries: Vec<(ChunkId, ChunkLoc)> = Vec::new();
-    for (offset, entry) in footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Chunks) {
-        let loc = FrameLoc { pack, offset: *offset, len: entry.len };
-        entries.extend(entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
+    let state = packs.meta.pack(pack)?.map(|row| row.state);
+    if matches!(state, Some(PackState::Condemned | PackState::Doomed)) {
+        return Ok(());
     }
-    Ok(packs.chunks.apply(&entries)?)
+    match packs.footer(pack) {
+        Ok(Some(footer)) => Ok(packs.chunks.apply(&chunks_of(pack, &footer))?),
+        Ok(None) => {
+            skip(pack, &Error::NotFound { what: format!("the object of pack {pack}") });
+            Ok(())
+        }
+        // The index is a view: chunks that it does not know are stored again, and restores have their own hints.
+        Err(error @ (Error::Damaged { .. } | Error::Internal(_))) => {
+            skip(pack, &error);
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn skip(pack: PackId, error: &dyn std::error::Error) {

@@ -11,6 +11,7 @@ use firn_pack::{ChunkLoc, FrameLoc};
 
 use crate::engine::Shared;
 use crate::frames::CheckedFrame;
+use crate::in_use::Uses;
 use crate::packs::object_name;
 use crate::placement::Run;
 use crate::recipes::StoredRecipe;
@@ -37,6 +38,8 @@ pub struct Restore {
     ahead: VecDeque<(FrameLoc, Arc<CheckedFrame>)>,
     /// Frames that held bases of those read so far.
     bases: BTreeSet<FrameLoc>,
+    /// Keeps the packs, which may be doomed by now, until the end.
+    _uses: Uses,
 }
 
 /// What tells that chunks are right.
@@ -71,7 +74,9 @@ impl Restore {
         let end = range.end.min(stored.recipe.length);
         let patcher =
             Patcher::new(Arc::clone(&stored.recipe), slots).map_err(|error| Error::damaged(describe(id), error))?;
+        let uses = shared.packs.in_use.begin(stored.needs.iter().map(|(pack, _)| *pack));
         let mut restore = Self {
+            _uses: uses,
             shared: Arc::clone(shared),
             id,
             stored,

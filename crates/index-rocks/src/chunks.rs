@@ -13,6 +13,9 @@ use crate::keys::{decode_location, encode_location, seen_key, seen_range};
 use crate::lineage::{self, RecipeTag};
 use crate::options::{self, ChunkIndexOptions};
 
+/// The newest format that this code reads, and the one that it writes.
+const FORMAT_VERSION: u32 = 1;
+
 /// The key of the watermark: shorter than any chunk's.
 const WATERMARK: &[u8] = b"watermark";
 
@@ -47,8 +50,8 @@ impl RocksChunkIndex {
         let cache = options::block_cache(options.cache_bytes);
         let settings = options::chunk_database(&cache, options);
         let families = [SEEN, LINEAGE];
-        let db =
-            database::open(&folder.join("chunks"), &settings, &settings, &families, &options::seen_family(&cache))?;
+        let seen = options::seen_family(&cache);
+        let db = database::open(&folder.join("chunks"), FORMAT_VERSION, &settings, &settings, &families, &seen)?;
         Ok(Self { db, cache, writer: Mutex::new(()) })
     }
 

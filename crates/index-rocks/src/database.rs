@@ -10,16 +10,14 @@ use rocksdb::{
 
 use crate::errors::{failed, failed_io};
 
-/// The newest format that this code reads, and the one that it writes.
-pub(crate) const FORMAT_VERSION: u32 = 1;
-
 /// Where a database notes its format: in the default column family.
 const FORMAT_KEY: &[u8] = b"format";
 
-/// Opens a database in a folder, or makes one; refuses one of a newer format and one that another process has open.
-/// `default` are the settings of the default column family, `family` those of the others.
+/// Opens a database in a folder, or makes one; refuses one of a newer format than `version` and one that another process
+/// has open. One of an older format has this one afterwards: between them only column families were added. `default` are the settings of the default column family, `family` those of the others.
 pub(crate) fn open(
     folder: &Path,
+    version: u32,
     options: &Options,
     default: &Options,
     families: &[&str],
@@ -43,9 +41,9 @@ pub(crate) fn open(
         ColumnFamilyDescriptor::new(name, own.clone())
     });
     let db = DB::open_cf_descriptors(options, folder, descriptors).map_err(failed(&doing))?;
-    check_format(&db)?;
+    check_format(&db, version)?;
     if let Some(name) = strange.first() {
-        let detail = format!("it has a column family '{name}' that format {FORMAT_VERSION} does not");
+        let detail = format!("it has a column family '{name}' that format {version} does not");
         return Err(Error::Corrupt { what: format!("the index in {}", folder.display()), detail });
     }
     Ok(db)
@@ -79,27 +77,32 @@ fn refuse_leftovers(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn check_format(db: &DB) -> Result<()> {
+fn check_format(db: &DB, version: u32) -> Result<()> {
     let what = "the version of the index";
     let found = db.get(FORMAT_KEY).map_err(failed(format_args!("read {what}")))?;
     let Some(found) = found else {
         if db.latest_sequence_number() != 0 {
             return Err(Error::Corrupt { what: what.to_owned(), detail: "there is none".to_owned() });
         }
-        // Without the log, so that none is made for one row; the flush makes it durable.
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        let doing = "note the version of the index";
-        db.put_opt(FORMAT_KEY, FORMAT_VERSION.to_le_bytes(), &options).map_err(failed(doing))?;
-        return db.flush().map_err(failed(doing));
+        return note_format(db, version);
     };
     let found = <[u8; 4]>::try_from(&found[..])
         .map_err(|_| Error::Corrupt { what: what.to_owned(), detail: format!("it has {} bytes", found.len()) })?;
     match u32::from_le_bytes(found) {
         0 => Err(Error::Corrupt { what: what.to_owned(), detail: "it is 0".to_owned() }),
-        found if found > FORMAT_VERSION => Err(Error::TooNew { found, known: FORMAT_VERSION }),
+        found if found > version => Err(Error::TooNew { found, known: version }),
+        found if found < version => note_format(db, version),
         _ => Ok(()),
     }
+}
+
+fn note_format(db: &DB, version: u32) -> Result<()> {
+    // Without the log, so that none is made for one row; the flush makes it durable.
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    let doing = "note the version of the index";
+    db.put_opt(FORMAT_KEY, version.to_le_bytes(), &options).map_err(failed(doing))?;
+    db.flush().map_err(failed(doing))
 }
 
 /// How often a write lets full write buffers be written out first.

@@ -34,13 +34,21 @@ pub(crate) enum Family {
     Provenance,
     /// 1, day (4), cache, builder → counters; 2, day (4) → sums; 3 → the newest report.
     Usage,
+    /// Pack id (16) → when it was condemned or doomed, 8 bytes, little endian.
+    Since,
+    /// Cache, store hash (20) → when the path was last used, 8 bytes, little endian.
+    Use,
+    /// Cache, pin's name → pin.
+    Pin,
+    /// Cache, nothing → what the cache keeps.
+    Retention,
     /// A [`Single`]'s name → its row.
     Meta,
 }
 
 impl Family {
     /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Pack,
         Self::Recipe,
         Self::Edge,
@@ -53,11 +61,16 @@ impl Family {
         Self::Token,
         Self::Provenance,
         Self::Usage,
+        Self::Since,
+        Self::Use,
+        Self::Pin,
+        Self::Retention,
         Self::Meta,
     ];
 
     /// What belongs to a cache and goes with it.
-    pub(crate) const OF_A_CACHE: [Self; 5] = [Self::Nar, Self::Alias, Self::Path, Self::Document, Self::Provenance];
+    pub(crate) const OF_A_CACHE: [Self; 8] =
+        [Self::Nar, Self::Alias, Self::Path, Self::Document, Self::Provenance, Self::Use, Self::Pin, Self::Retention];
 
     /// Returns the family's name in the database.
     pub(crate) const fn name(self) -> &'static str {
@@ -74,6 +87,10 @@ impl Family {
             Self::Token => "token",
             Self::Provenance => "provenance",
             Self::Usage => "usage",
+            Self::Since => "since",
+            Self::Use => "use",
+            Self::Pin => "pin",
+            Self::Retention => "retention",
             Self::Meta => "meta",
         }
     }
@@ -87,6 +104,14 @@ pub(crate) mod single {
     pub(crate) const TOTALS: &[u8] = b"totals";
     /// The last sequence number that was given to a pack: 8 bytes, little endian.
     pub(crate) const LAST_SEQ: &[u8] = b"last-seq";
+    /// The number of the last record frame: 8 bytes, little endian.
+    pub(crate) const RECORD_ORDER: &[u8] = b"record-order";
+    /// Since when uses of paths are recorded: 8 bytes, little endian.
+    pub(crate) const USES_SINCE: &[u8] = b"uses-since";
+    /// What the keys begin with that end in the name of a deleted cache.
+    pub(crate) const DELETED_CACHE: &[u8] = b"deleted-cache/";
+    /// What the names of leases begin with.
+    pub(crate) const LEASE: &[u8] = b"lease/";
 }
 
 /// The newest report.
@@ -161,9 +186,9 @@ pub(crate) fn document(cache: &CacheName, key: &DocumentKey) -> Vec<u8> {
     of_cache(cache, &[&[kind], key.name.as_bytes()].concat())
 }
 
-/// Returns the document of what follows the cache in a key.
-pub(crate) fn document_of(rest: &[u8]) -> Option<DocumentKey> {
-    let (kind, name) = rest.split_first()?;
+/// Returns the document of a key, given what follows the cache in it.
+pub(crate) fn document_of(key: &[u8]) -> Option<DocumentKey> {
+    let (kind, name) = key.split_first()?;
     let kind = match kind {
         1 => DocumentKind::Log,
         2 => DocumentKind::Realisation,

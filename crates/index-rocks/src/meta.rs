@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::RecipeId;
 use firn_index::{
-    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, Meta, NarRow, PackRow, PackSeq,
-    PackState, PathRow, ProvenanceRow, RecipeRow, Refusal, Result, Row, SessionId, Sessions, StoreInfo, SummaryRow,
-    TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
+    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, LeaseRow, Meta, NarRow, PackRow,
+    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, Row,
+    SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
 };
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
@@ -21,6 +21,10 @@ use crate::errors::{corrupt_key, failed};
 use crate::keys::{self, Family, single};
 use crate::options::{self, MetaOptions};
 use crate::staged::Staged;
+
+/// The newest format that this code reads, and the one that it writes. Version 2 has the families of retention, garbage
+/// collection and last uses.
+const FORMAT_VERSION: u32 = 2;
 
 /// [`Meta`] in a RocksDB database of its own.
 ///
@@ -43,7 +47,8 @@ impl RocksMeta {
         let cache = options::block_cache(options.cache_bytes);
         let names = Family::ALL.map(Family::name);
         let family = options::meta_family(&cache);
-        let db = database::open(&folder.join("meta"), &options::meta_database(), &family, &names, &family)?;
+        let db =
+            database::open(&folder.join("meta"), FORMAT_VERSION, &options::meta_database(), &family, &names, &family)?;
         Ok(Self { db, cache, writer: Mutex::new(()), sessions: Sessions::default() })
     }
 
@@ -136,10 +141,29 @@ impl RocksMeta {
 
     /// Returns the last sequence number that was given to a pack.
     pub(crate) fn last_seq(&self) -> Result<PackSeq> {
-        let what = "the last sequence number";
-        let Some(bytes) = self.bytes(Family::Meta, single::LAST_SEQ, what)? else { return Ok(0) };
-        let corrupt = |_| Error::Corrupt { what: what.to_owned(), detail: "it has not 8 bytes".to_owned() };
-        bytes[..].try_into().map(u64::from_le_bytes).map_err(corrupt)
+        Ok(self.number(Family::Meta, single::LAST_SEQ, "the last sequence number")?.unwrap_or(0))
+    }
+
+    /// Returns a number; `what` says which in errors.
+    fn number(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<u64>> {
+        self.bytes(family, key, &what)?.map(|bytes| number(&bytes, what)).transpose()
+    }
+
+    /// Returns up to `limit` rows of a cache from behind `after`, each as `read` makes it of what follows the cache in
+    /// its key and of its value.
+    fn page_of_cache<T>(
+        &self,
+        family: Family,
+        cache: &CacheName,
+        after: Option<&[u8]>,
+        limit: usize,
+        read: impl Fn(&[u8], &[u8]) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let (first, to) = keys::cache_range(cache);
+        let from = after.map_or(first, |after| keys::after(&keys::of_cache(cache, after)));
+        self.page(family, &from, Some(to), limit, |key, value| {
+            read(keys::in_cache(cache, key).unwrap_or_default(), value)
+        })
     }
 
     /// Keeps other writers out.
@@ -157,6 +181,21 @@ fn listed<R: Row>(bytes: &[u8], what: impl Display) -> Result<R> {
 /// Reads an id from a key or a value of a family.
 fn id<const N: usize>(bytes: &[u8], family: Family) -> Result<[u8; N]> {
     bytes.try_into().map_err(|_| corrupt_key(family.name(), bytes))
+}
+
+/// Reads a number; `what` says which in errors.
+fn number(bytes: &[u8], what: impl Display) -> Result<u64> {
+    let corrupt = |_| Error::Corrupt { what: what.to_string(), detail: "it has not 8 bytes".to_owned() };
+    bytes.try_into().map(u64::from_le_bytes).map_err(corrupt)
+}
+
+/// Reads a text from a key of a family.
+fn text<'a>(bytes: &'a [u8], family: Family) -> Result<&'a str> {
+    std::str::from_utf8(bytes).map_err(|_| corrupt_key(family.name(), bytes))
+}
+
+fn lease_key(name: &str) -> Vec<u8> {
+    [single::LEASE, name.as_bytes()].concat()
 }
 
 impl Meta for RocksMeta {
@@ -209,7 +248,7 @@ impl Meta for RocksMeta {
         staged.write()
     }
 
-    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState) -> Result<bool> {
+    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState, at: UnixSeconds) -> Result<bool> {
         let _writer = self.lock();
         let Some(row) = self.pack(id)? else { return Ok(false) };
         let may = row.state == from && from.may_become(to);
@@ -218,6 +257,27 @@ impl Meta for RocksMeta {
         }
         let mut staged = Staged::new(self);
         staged.put(Family::Pack, &id.0, &PackRow { state: to, ..row });
+        match to {
+            PackState::Condemned | PackState::Doomed => staged.put_number(Family::Since, &id.0, at),
+            PackState::Live | PackState::Writing => staged.delete(Family::Since, &id.0),
+        }
+        staged.write()?;
+        Ok(true)
+    }
+
+    fn pack_since(&self, id: PackId) -> Result<Option<UnixSeconds>> {
+        self.number(Family::Since, &id.0, format_args!("the time of pack {id}"))
+    }
+
+    fn remove_pack(&self, id: PackId) -> Result<bool> {
+        let _writer = self.lock();
+        let Some(row) = self.pack(id)?.filter(|row| row.state == PackState::Doomed) else { return Ok(false) };
+        let mut staged = Staged::new(self);
+        staged.delete(Family::Pack, &id.0);
+        staged.delete(Family::Since, &id.0);
+        staged.delete(Family::Seq, &row.seq.to_be_bytes());
+        let gone = Totals { stored_bytes: row.stored_bytes, unique_bytes: row.unique_bytes, ..Totals::default() };
+        staged.discount(&gone)?;
         staged.write()?;
         Ok(true)
     }
@@ -280,6 +340,10 @@ impl Meta for RocksMeta {
         Ok(outcomes)
     }
 
+    fn record_order(&self) -> Result<u64> {
+        Ok(self.number(Family::Meta, single::RECORD_ORDER, "the number of the last record frame")?.unwrap_or(0))
+    }
+
     fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>> {
         self.row(Family::Recipe, &id.0, format_args!("recipe {id}"))
     }
@@ -298,10 +362,9 @@ impl Meta for RocksMeta {
     }
 
     fn nars(&self, cache: &CacheName, after: Option<Sha256>, limit: usize) -> Result<Vec<(Sha256, NarRow)>> {
-        let (first, to) = keys::cache_range(cache);
-        let from = after.map_or(first, |hash| keys::after(&keys::of_cache(cache, &hash.0)));
-        self.page(Family::Nar, &from, Some(to), limit, |key, value| {
-            let hash = Sha256(id(keys::in_cache(cache, key).unwrap_or_default(), Family::Nar)?);
+        let after = after.as_ref().map(|hash| &hash.0[..]);
+        self.page_of_cache(Family::Nar, cache, after, limit, |key, value| {
+            let hash = Sha256(id(key, Family::Nar)?);
             Ok((hash, listed(value, format_args!("NAR {hash} of cache '{cache}'"))?))
         })
     }
@@ -309,6 +372,13 @@ impl Meta for RocksMeta {
     fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>> {
         let key = keys::of_cache(cache, file_name.as_bytes());
         self.row(Family::Alias, &key, format_args!("'{file_name}' of cache '{cache}'"))
+    }
+
+    fn aliases(&self, cache: &CacheName, after: Option<&str>, limit: usize) -> Result<Vec<(String, AliasRow)>> {
+        self.page_of_cache(Family::Alias, cache, after.map(str::as_bytes), limit, |key, value| {
+            let name = text(key, Family::Alias)?;
+            Ok((name.to_owned(), listed(value, format_args!("'{name}' of cache '{cache}'"))?))
+        })
     }
 
     fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>> {
@@ -322,10 +392,9 @@ impl Meta for RocksMeta {
     }
 
     fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>> {
-        let (first, to) = keys::cache_range(cache);
-        let from = after.map_or(first, |hash| keys::after(&keys::of_cache(cache, &hash.0)));
-        self.page(Family::Path, &from, Some(to), limit, |key, value| {
-            let hash = StoreHash(id(keys::in_cache(cache, key).unwrap_or_default(), Family::Path)?);
+        let after = after.as_ref().map(|hash| &hash.0[..]);
+        self.page_of_cache(Family::Path, cache, after, limit, |key, value| {
+            let hash = StoreHash(id(key, Family::Path)?);
             Ok((hash, listed(value, format_args!("path {hash} of cache '{cache}'"))?))
         })
     }
@@ -341,14 +410,122 @@ impl Meta for RocksMeta {
         after: Option<&DocumentKey>,
         limit: usize,
     ) -> Result<Vec<(DocumentKey, DocumentRow)>> {
-        let (first, to) = keys::cache_range(cache);
-        let from = after.map_or(first, |key| keys::after(&keys::document(cache, key)));
-        self.page(Family::Document, &from, Some(to), limit, |key, value| {
-            let of_key = keys::in_cache(cache, key).and_then(keys::document_of);
-            let of_key = of_key.ok_or_else(|| corrupt_key(Family::Document.name(), key))?;
-            let row = listed(value, format_args!("document '{}' of cache '{cache}'", of_key.name))?;
-            Ok((of_key, row))
+        let after = after.map(|key| keys::document(cache, key));
+        let after = after.as_deref().and_then(|key| keys::in_cache(cache, key));
+        self.page_of_cache(Family::Document, cache, after, limit, |key, value| {
+            let key = keys::document_of(key).ok_or_else(|| corrupt_key(Family::Document.name(), key))?;
+            let row = listed(value, format_args!("document '{}' of cache '{cache}'", key.name))?;
+            Ok((key, row))
         })
+    }
+
+    fn note_uses(&self, cache: &CacheName, uses: &[(StoreHash, UnixSeconds)]) -> Result<()> {
+        let _writer = self.lock();
+        let mut batch = WriteBatch::default();
+        for (hash, at) in uses {
+            batch.put_cf(self.family(Family::Use), keys::of_cache(cache, &hash.0), at.to_le_bytes());
+        }
+        database::write(&self.db, &self.families(), &batch, WriteOptions::default(), "note uses in the index")
+    }
+
+    fn last_use(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<UnixSeconds>> {
+        let key = keys::of_cache(cache, &hash.0);
+        self.number(Family::Use, &key, format_args!("the last use of path {hash} of cache '{cache}'"))
+    }
+
+    fn uses(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, UnixSeconds)>> {
+        let after = after.as_ref().map(|hash| &hash.0[..]);
+        self.page_of_cache(Family::Use, cache, after, limit, |key, value| {
+            let hash = StoreHash(id(key, Family::Use)?);
+            Ok((hash, number(value, format_args!("the last use of path {hash} of cache '{cache}'"))?))
+        })
+    }
+
+    fn uses_since(&self) -> Result<Option<UnixSeconds>> {
+        self.number(Family::Meta, single::USES_SINCE, "since when uses are recorded")
+    }
+
+    fn set_uses_since(&self, at: UnixSeconds) -> Result<()> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        staged.put_number(Family::Meta, single::USES_SINCE, at);
+        staged.write()
+    }
+
+    fn put_pin(&self, cache: &CacheName, name: &PinName, row: &PinRow) -> Result<bool> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        if !staged.has_cache(cache)? {
+            return Ok(false);
+        }
+        staged.put(Family::Pin, &keys::of_cache(cache, name.as_str().as_bytes()), row);
+        staged.write()?;
+        Ok(true)
+    }
+
+    fn remove_pin(&self, cache: &CacheName, name: &PinName) -> Result<bool> {
+        let _writer = self.lock();
+        let key = keys::of_cache(cache, name.as_str().as_bytes());
+        if self.bytes(Family::Pin, &key, format_args!("pin '{name}' of cache '{cache}'"))?.is_none() {
+            return Ok(false);
+        }
+        let mut staged = Staged::new(self);
+        staged.delete(Family::Pin, &key);
+        staged.write()?;
+        Ok(true)
+    }
+
+    fn pins(&self, cache: &CacheName) -> Result<Vec<(PinName, PinRow)>> {
+        self.page_of_cache(Family::Pin, cache, None, usize::MAX, |key, value| {
+            let name: PinName = text(key, Family::Pin)?.parse().map_err(|_| corrupt_key(Family::Pin.name(), key))?;
+            let row = listed(value, format_args!("pin '{name}' of cache '{cache}'"))?;
+            Ok((name, row))
+        })
+    }
+
+    fn put_retention(&self, cache: &CacheName, row: &RetentionRow) -> Result<bool> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        if !staged.has_cache(cache)? {
+            return Ok(false);
+        }
+        staged.put(Family::Retention, &keys::of_cache(cache, &[]), row);
+        staged.write()?;
+        Ok(true)
+    }
+
+    fn retention(&self, cache: &CacheName) -> Result<RetentionRow> {
+        let key = keys::of_cache(cache, &[]);
+        Ok(self.row(Family::Retention, &key, format_args!("cache '{cache}'"))?.unwrap_or_default())
+    }
+
+    fn take_lease(&self, name: &str, holder: u128, now: UnixSeconds, until: UnixSeconds) -> Result<bool> {
+        let _writer = self.lock();
+        let before = self.row(Family::Meta, &lease_key(name), name)?;
+        let Some(lease) = LeaseRow::take(before.as_ref(), holder, now, until) else { return Ok(false) };
+        let mut staged = Staged::new(self);
+        staged.put(Family::Meta, &lease_key(name), &lease);
+        staged.write()?;
+        Ok(true)
+    }
+
+    fn end_lease(&self, name: &str, holder: u128) -> Result<()> {
+        let _writer = self.lock();
+        let before: Option<LeaseRow> = self.row(Family::Meta, &lease_key(name), name)?;
+        let mut staged = Staged::new(self);
+        if before.is_some_and(|lease| lease.holder == holder) {
+            staged.delete(Family::Meta, &lease_key(name));
+        }
+        staged.write()
+    }
+
+    fn end_any_lease(&self, name: &str) -> Result<()> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        if self.bytes(Family::Meta, &lease_key(name), name)?.is_some() {
+            staged.delete(Family::Meta, &lease_key(name));
+        }
+        staged.write()
     }
 
     fn provenance(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<ProvenanceRow>> {
@@ -441,6 +618,15 @@ impl Meta for RocksMeta {
         staged.delete_cache(name)?;
         staged.write()?;
         Ok(true)
+    }
+
+    fn deleted_caches(&self) -> Result<Vec<CacheName>> {
+        // No name holds 0xff.
+        let to = [single::DELETED_CACHE, &[0xff]].concat();
+        self.page(Family::Meta, single::DELETED_CACHE, Some(to), usize::MAX, |key, _| {
+            let name = key.strip_prefix(single::DELETED_CACHE).unwrap_or_default();
+            text(name, Family::Meta)?.parse().map_err(|_| corrupt_key(Family::Meta.name(), key))
+        })
     }
 
     fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use firn_chunk::RecipeId;
 use firn_index::{
     CacheName, Commit, Meta, Op, PackRow, PackSeq, PackState, PathRow, ProvenanceRow, PushRecord, RecipeRow, Refusal,
-    Result, Row, Totals,
+    Result, Row, Totals, use_of_nar,
 };
 use firn_nix::StoreHash;
 use firn_pack::PackId;
@@ -26,7 +26,10 @@ pub(crate) struct Staged<'a> {
     edges: BTreeMap<RecipeId, Vec<PackId>>,
     caches: BTreeMap<CacheName, bool>,
     provenance: BTreeMap<Vec<u8>, ProvenanceRow>,
+    /// NAR bytes of the paths that the batch writes, and `None` for those that it removes.
+    paths: BTreeMap<(CacheName, StoreHash), Option<u64>>,
     totals: Option<Totals>,
+    record_order: Option<u64>,
 }
 
 impl<'a> Staged<'a> {
@@ -40,13 +43,26 @@ impl<'a> Staged<'a> {
             edges: BTreeMap::new(),
             caches: BTreeMap::new(),
             provenance: BTreeMap::new(),
+            paths: BTreeMap::new(),
             totals: None,
+            record_order: None,
         }
     }
 
     /// Adds a row.
     pub(crate) fn put(&mut self, family: Family, key: &[u8], row: &impl Row) {
         self.batch.put_cf(self.meta.family(family), key, row.encode());
+    }
+
+    /// Adds a number.
+    pub(crate) fn put_number(&mut self, family: Family, key: &[u8], number: u64) {
+        self.batch.put_cf(self.meta.family(family), key, number.to_le_bytes());
+    }
+
+    /// Takes from the totals.
+    pub(crate) fn discount(&mut self, less: &Totals) -> Result<()> {
+        self.totals()?.subtract(less);
+        Ok(())
     }
 
     /// Adds the removal of a key.
@@ -105,7 +121,10 @@ impl<'a> Staged<'a> {
             Op::Recipe(id, row) => self.recipe(*id, row)?,
             Op::Nar(cache, hash, row) => self.put(Family::Nar, &keys::of_cache(cache, &hash.0), row),
             Op::Alias(cache, name, row) => self.put(Family::Alias, &keys::of_cache(cache, name.as_bytes()), row),
-            Op::Path(cache, hash, row) => self.put(Family::Path, &keys::of_cache(cache, &hash.0), row),
+            Op::Path(cache, hash, row) => {
+                self.paths.insert((cache.clone(), *hash), Some(row.nar_size));
+                self.put(Family::Path, &keys::of_cache(cache, &hash.0), row);
+            }
             Op::Document(cache, key, row) => self.put(Family::Document, &keys::document(cache, key), row),
             Op::Pushed(cache, hash, push) => self.pushed(cache, hash, push)?,
             Op::PackDurable(id, bytes) => self.change_pack(*id, |row| {
@@ -113,6 +132,21 @@ impl<'a> Staged<'a> {
                     row.durable_bytes = row.durable_bytes.max(*bytes);
                 }
             })?,
+            Op::DeletePath(cache, hash) => self.delete_path(cache, *hash)?,
+            Op::DeleteNar(cache, hash) => {
+                self.delete(Family::Use, &keys::of_cache(cache, &use_of_nar(hash).0));
+                self.delete(Family::Nar, &keys::of_cache(cache, &hash.0));
+            }
+            Op::DeleteAlias(cache, name) => self.delete(Family::Alias, &keys::of_cache(cache, name.as_bytes())),
+            Op::DeleteDocument(cache, key) => self.delete(Family::Document, &keys::document(cache, key)),
+            Op::DeleteRecipe(id) => self.delete_recipe(*id)?,
+            Op::CacheGoneRecorded(cache) => {
+                self.delete(Family::Meta, &[single::DELETED_CACHE, cache.as_str().as_bytes()].concat());
+            }
+            Op::RecordOrder(order) => {
+                let known = self.record_order.map_or_else(|| self.meta.record_order(), Ok)?;
+                self.record_order = Some(known.max(*order));
+            }
             Op::Count(more) => self.count(more)?,
         }
         Ok(())
@@ -131,12 +165,43 @@ impl<'a> Staged<'a> {
         Ok(())
     }
 
+    /// Adds the removal of a path, if it will be there.
+    fn delete_path(&mut self, cache: &CacheName, hash: StoreHash) -> Result<()> {
+        let there = match self.paths.insert((cache.clone(), hash), None) {
+            Some(staged) => staged,
+            None => self.meta.path(cache, &hash)?.map(|row| row.nar_size),
+        };
+        let key = keys::of_cache(cache, &hash.0);
+        self.delete(Family::Use, &key);
+        self.delete(Family::Provenance, &key);
+        self.provenance.insert(key.clone(), ProvenanceRow::default());
+        if let Some(logical_bytes) = there {
+            self.totals()?.subtract(&Totals { paths: 1, logical_bytes, ..Totals::default() });
+            self.delete(Family::Path, &key);
+        }
+        Ok(())
+    }
+
+    /// Adds the removal of a recipe and of its edges.
+    fn delete_recipe(&mut self, id: RecipeId) -> Result<()> {
+        for pack in self.replace_edges(id, Vec::new())? {
+            self.delete(Family::Edge, &keys::edge(pack, id));
+        }
+        self.delete(Family::Recipe, &id.0);
+        Ok(())
+    }
+
+    /// Notes which edges a recipe will have and returns those that it would have had without.
+    fn replace_edges(&mut self, id: RecipeId, edges: Vec<PackId>) -> Result<Vec<PackId>> {
+        match self.edges.insert(id, edges) {
+            Some(staged) => Ok(staged),
+            None => Ok(self.meta.recipe(&id)?.map_or_else(Vec::new, |row| row.edges)),
+        }
+    }
+
     /// Adds a recipe's row and replaces its edges.
     fn recipe(&mut self, id: RecipeId, row: &RecipeRow) -> Result<()> {
-        let old = match self.edges.insert(id, row.edges.clone()) {
-            Some(staged) => staged,
-            None => self.meta.recipe(&id)?.map_or_else(Vec::new, |row| row.edges),
-        };
+        let old = self.replace_edges(id, row.edges.clone())?;
         for pack in old.iter().filter(|pack| !row.edges.contains(pack)) {
             self.delete(Family::Edge, &keys::edge(*pack, id));
         }
@@ -192,6 +257,8 @@ impl<'a> Staged<'a> {
             self.batch.delete_range_cf(self.meta.family(family), &first, &end);
         }
         self.delete(Family::Cache, name.as_str().as_bytes());
+        let deleted = [single::DELETED_CACHE, name.as_str().as_bytes()].concat();
+        self.batch.put_cf(self.meta.family(Family::Meta), deleted, []);
         Ok(())
     }
 
@@ -215,6 +282,9 @@ impl<'a> Staged<'a> {
             if let Some(Some(row)) = self.packs.remove(&id) {
                 self.put(Family::Pack, &id.0, &row);
             }
+        }
+        if let Some(order) = self.record_order {
+            self.put_number(Family::Meta, single::RECORD_ORDER, order);
         }
         if let Some(totals) = self.totals {
             self.put(Family::Meta, single::TOTALS, &totals);

@@ -32,11 +32,11 @@ mod rows;
 mod sessions;
 
 pub use chunks::{ChunkIndex, LINEAGE_ROWS, LineageKey, LineageRow, SeenId};
-pub use meta::{Commit, Error, Meta, Op, Refusal, Result};
+pub use meta::{Commit, Error, Meta, Op, Refusal, Result, use_of_nar};
 pub use rows::{
     AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, Day, DocumentKey, DocumentKind, DocumentRow,
-    Grant, NarRow, PackRow, PackSeq, PackState, PathRow, ProvenanceRow, PushOutcome, PushRecord, RecipeRow,
-    ReferencePolicy, Row, RowError, SessionId, SessionRow, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, Transport,
-    UnixSeconds, Uploader, UsageKey, UsageRow, Verb,
+    Grant, LeaseRow, NarRow, PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, PushOutcome,
+    PushRecord, RecipeRow, ReferencePolicy, RetentionRow, Row, RowError, SessionId, SessionRow, StoreInfo, SummaryRow,
+    TokenId, TokenRow, Totals, Transport, UnixSeconds, Uploader, UsageKey, UsageRow, Verb,
 };
 pub use sessions::Sessions;

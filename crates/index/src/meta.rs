@@ -4,8 +4,8 @@ use firn_pack::PackId;
 
 use crate::rows::{
     AliasRow, CacheName, CacheRow, Day, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState, PathRow,
-    ProvenanceRow, PushRecord, RecipeRow, RowError, SessionId, StoreInfo, SummaryRow, TokenId, TokenRow, Totals,
-    UnixSeconds, UsageKey, UsageRow,
+    PinName, PinRow, ProvenanceRow, PushRecord, RecipeRow, RetentionRow, RowError, SessionId, StoreInfo, SummaryRow,
+    TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
 };
 
 /// What an index operation can fail with.
@@ -118,7 +118,10 @@ impl Commit {
             | Op::Path(cache, ..)
             | Op::Document(cache, ..)
             | Op::Pushed(cache, ..) => Some(cache),
-            Op::Recipe(..) | Op::PackDurable(..) | Op::Count(_) => None,
+            // What belongs to a cache that is gone is gone too: to delete it is no reason to refuse anything.
+            Op::DeletePath(..) | Op::DeleteNar(..) | Op::DeleteAlias(..) | Op::DeleteDocument(..) => None,
+            Op::Recipe(..) | Op::DeleteRecipe(_) | Op::PackDurable(..) | Op::RecordOrder(_) => None,
+            Op::CacheGoneRecorded(_) | Op::Count(_) => None,
         })
     }
 }
@@ -140,6 +143,21 @@ pub enum Op {
     Pushed(CacheName, StoreHash, PushRecord),
     /// Raises a writing pack's durable length to at least this many bytes; a sealed pack stays as it is.
     PackDurable(PackId, u64),
+    /// Removes a path with its time of last use, and takes it off the totals; one that is not there is no error.
+    DeletePath(CacheName, StoreHash),
+    /// Removes a NAR with its time of last use; one that is not there is no error.
+    DeleteNar(CacheName, Sha256),
+    /// Removes an uploader's name of a NAR; one that is not there is no error.
+    DeleteAlias(CacheName, String),
+    /// Removes a document; one that is not there is no error.
+    DeleteDocument(CacheName, DocumentKey),
+    /// Removes a recipe with its edges; one that is not there is no error. Whoever commits it has seen to it that no
+    /// NAR and no document names it.
+    DeleteRecipe(RecipeId),
+    /// Raises the number of the last record frame to at least this.
+    RecordOrder(u64),
+    /// Notes that packs say that a cache was deleted; see [`Meta::deleted_caches`].
+    CacheGoneRecorded(CacheName),
     /// Adds to the store's totals.
     Count(Totals),
 }
@@ -149,14 +167,22 @@ impl Op {
         match self {
             Self::Recipe(_, row) => &row.edges,
             Self::PackDurable(id, _) => std::slice::from_ref(id),
-            Self::Nar(..)
-            | Self::Alias(..)
-            | Self::Path(..)
-            | Self::Document(..)
-            | Self::Pushed(..)
-            | Self::Count(_) => &[],
+            Self::Nar(..) | Self::Alias(..) | Self::Path(..) | Self::Document(..) => &[],
+            Self::Pushed(..) => &[],
+            Self::DeletePath(..) | Self::DeleteNar(..) | Self::DeleteAlias(..) | Self::DeleteDocument(..) => &[],
+            Self::DeleteRecipe(_) | Self::RecordOrder(_) => &[],
+            Self::CacheGoneRecorded(_) | Self::Count(_) => &[],
         }
     }
+}
+
+/// Returns the name under which [`Meta::note_uses`] records uses of a NAR: the first bytes of its hash, which no store
+/// hash is but by a chance of 2^-160.
+#[must_use]
+pub fn use_of_nar(hash: &Sha256) -> StoreHash {
+    let mut name = StoreHash([0; 20]);
+    name.0.copy_from_slice(&hash.0[..20]);
+    name
 }
 
 /// The transactional truth about a store.
@@ -185,8 +211,15 @@ pub trait Meta: Send + Sync {
     /// Moves a pack from one state to another, if it is in the first; returns whether it did.
     ///
     /// Possible are live to condemned and back, condemned to doomed, and writing to doomed. A pack that a recipe
-    /// has an edge to is never doomed, so that looking for edges and dooming is one step.
-    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState) -> Result<bool>;
+    /// has an edge to is never doomed, so that looking for edges and dooming is one step. `at` is kept as the time of the
+    /// change until the pack is made live again by this call or removed.
+    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState, at: UnixSeconds) -> Result<bool>;
+    /// Returns when a pack was last condemned or doomed. A commit that revives a pack leaves the time as it was, so that
+    /// a live pack that has one is known to have been condemned.
+    fn pack_since(&self, id: PackId) -> Result<Option<UnixSeconds>>;
+    /// Removes the row and the number of a doomed pack whose object is gone, and takes its bytes off the totals;
+    /// returns whether it did. A pack that is not doomed stays as it is.
+    fn remove_pack(&self, id: PackId) -> Result<bool>;
     /// Returns a pack's row.
     fn pack(&self, id: PackId) -> Result<Option<PackRow>>;
     /// Returns up to `limit` packs in id order, after `after`.
@@ -209,6 +242,9 @@ pub trait Meta: Send + Sync {
     /// The answer has as many entries as the batch. An `Err` means that none of them is durable.
     fn commit(&self, now: UnixSeconds, batch: &[Commit]) -> Result<Vec<std::result::Result<(), Refusal>>>;
 
+    /// Returns the largest number that was given to a record frame, as [`Op::RecordOrder`] says; 0 for none.
+    fn record_order(&self) -> Result<u64>;
+
     /// Returns a recipe's row.
     fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>>;
     /// Returns up to `limit` recipes in id order, after `after`.
@@ -219,6 +255,8 @@ pub trait Meta: Send + Sync {
     fn nars(&self, cache: &CacheName, after: Option<Sha256>, limit: usize) -> Result<Vec<(Sha256, NarRow)>>;
     /// Returns what an uploader's file name stands for in a cache.
     fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>>;
+    /// Returns up to `limit` uploaders' file names of a cache in order, after `after`.
+    fn aliases(&self, cache: &CacheName, after: Option<&str>, limit: usize) -> Result<Vec<(String, AliasRow)>>;
     /// Returns a path of a cache.
     fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>>;
     /// Returns whether a cache may have a path, from memory alone: `false` is certain, `true` is not. Never blocks.
@@ -250,6 +288,37 @@ pub trait Meta: Send + Sync {
     fn last_report(&self) -> Result<Option<Vec<u8>>>;
     /// Forgets counters and sums of the days before one.
     fn forget_usage(&self, before: Day) -> Result<()>;
+    /// Records when paths were used, or NARs, which go by [`use_of_nar`]; a later time of the same one replaces an earlier. Not durable: what a crash
+    /// loses makes paths look unused since the last call before it. Kept for paths that are not there as well, until
+    /// they are deleted or their cache is.
+    fn note_uses(&self, cache: &CacheName, uses: &[(StoreHash, UnixSeconds)]) -> Result<()>;
+    /// Returns when a path was last used, as [`Meta::note_uses`] recorded it.
+    fn last_use(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<UnixSeconds>>;
+    /// Returns up to `limit` paths with recorded uses in hash order, after `after`.
+    fn uses(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, UnixSeconds)>>;
+    /// Returns since when uses are recorded, if that was noted.
+    fn uses_since(&self) -> Result<Option<UnixSeconds>>;
+    /// Notes since when uses are recorded.
+    fn set_uses_since(&self, at: UnixSeconds) -> Result<()>;
+
+    /// Writes a pin of a cache that exists; returns whether it does.
+    fn put_pin(&self, cache: &CacheName, name: &PinName, row: &PinRow) -> Result<bool>;
+    /// Removes a pin; returns whether there was one.
+    fn remove_pin(&self, cache: &CacheName, name: &PinName) -> Result<bool>;
+    /// Returns all pins of a cache in order of their names.
+    fn pins(&self, cache: &CacheName) -> Result<Vec<(PinName, PinRow)>>;
+    /// Writes what a cache keeps; returns whether the cache exists.
+    fn put_retention(&self, cache: &CacheName, row: &RetentionRow) -> Result<bool>;
+    /// Returns what a cache keeps: everything, if nobody said otherwise.
+    fn retention(&self, cache: &CacheName) -> Result<RetentionRow>;
+
+    /// Takes a named lease for `holder` until `until`, or prolongs it; returns whether it is the holder's. A lease
+    /// that ended by `now` is anybody's.
+    fn take_lease(&self, name: &str, holder: u128, now: UnixSeconds, until: UnixSeconds) -> Result<bool>;
+    /// Ends a lease, if it is the holder's.
+    fn end_lease(&self, name: &str, holder: u128) -> Result<()>;
+    /// Ends a lease, whoever holds it: for a store that was just opened, and whose earlier users are gone.
+    fn end_any_lease(&self, name: &str) -> Result<()>;
 
     /// Writes a cache's settings and keys.
     fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()>;
@@ -257,9 +326,11 @@ pub trait Meta: Send + Sync {
     fn cache(&self, name: &CacheName) -> Result<Option<CacheRow>>;
     /// Returns all caches in order of their names.
     fn caches(&self) -> Result<Vec<(CacheName, CacheRow)>>;
-    /// Removes a cache with its paths, NARs, aliases and documents, and takes them off the totals;
+    /// Removes a cache with its paths, NARs, aliases, documents, uses, pins and retention, and takes them off the totals;
     /// their recipes and packs stay for garbage collection. Returns whether there was one.
     fn delete_cache(&self, name: &CacheName) -> Result<bool>;
+    /// Returns the names of deleted caches that packs may still know, until [`Op::CacheGoneRecorded`] says otherwise.
+    fn deleted_caches(&self) -> Result<Vec<CacheName>>;
 
     /// Writes a token.
     fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()>;

@@ -9,6 +9,7 @@ mod health;
 mod listen;
 mod logging;
 mod open_files;
+mod schedule;
 mod shutdown;
 #[cfg(test)]
 mod tests;
@@ -123,6 +124,7 @@ async fn serve(
     let administration = administer(Arc::clone(&app), socket, data.clone(), base_url);
     let server =
         Arc::new(connection::Server::new(Arc::clone(&app), Arc::clone(&store.storage), tls.clone(), stop.clone()));
+    let schedule = tokio::spawn(schedule::run(Arc::clone(&app), stop.clone()));
     announce(&bound, tls.is_some(), json);
     let accepting: Vec<_> =
         listeners.into_iter().map(|listener| tokio::spawn(listen::accept(listener, Arc::clone(&server)))).collect();
@@ -131,7 +133,9 @@ async fn serve(
         // They end by the same token; one that panicked has said so.
         let _ = task.await;
     }
+    app.engine.interrupt_collections();
     server.drain(grace).await;
+    let _ = schedule.await;
     administration.end().await;
     // A left-over socket would do no harm, and is removed by the next server.
     let _ = std::fs::remove_file(data.socket());

@@ -58,13 +58,24 @@ impl Engine {
 
     /// Returns for each path whether the cache lacks it; one whose NAR is damaged counts as missing.
     pub fn missing_paths(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<bool>> {
-        hashes.iter().map(|hash| Ok(!self.has_path(cache, hash)?)).collect()
+        let is_missing = |hash: &StoreHash| {
+            // In this order: what a collection removes after it was named here, it had named before.
+            self.note_use_if_known(cache, *hash);
+            Ok(!self.has_path(cache, hash)?)
+        };
+        hashes.iter().map(is_missing).collect()
     }
 
     /// Forgets, durably, what was noted about a cache that was deleted: only bytes on the disk are saved by it, because
     /// another cache of the same name inherits nothing anyway.
     pub fn forget_cache(&self, cache: &CacheName) -> Result<()> {
         Ok(self.shared.packs.chunks.forget_cache(cache)?)
+    }
+
+    fn note_use_if_known(&self, cache: &CacheName, hash: StoreHash) {
+        if self.meta().path_may_exist(cache, &hash) {
+            self.note_use(cache, hash);
+        }
     }
 
     fn has_path(&self, cache: &CacheName, hash: &StoreHash) -> Result<bool> {

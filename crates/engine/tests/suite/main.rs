@@ -8,6 +8,8 @@ mod concurrency;
 mod damage;
 mod delta;
 mod faults;
+mod gc;
+mod gc_protocol;
 mod paths;
 mod push;
 mod recovery;

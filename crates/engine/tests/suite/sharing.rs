@@ -245,9 +245,9 @@ fn a_commit_revives_a_condemned_pack_and_is_refused_for_a_doomed_one() {
         let ingested = ingest(&engine, &nar).unwrap();
         assert_eq!((ingested.stats.new_chunks, ingested.stats.known_recipe), (0, false));
         let pushed = Pushed::of(&ingested, &nar);
-        assert!(fixture.meta.set_pack_state(pack, PackState::Live, PackState::Condemned).unwrap());
+        assert!(fixture.meta.set_pack_state(pack, PackState::Live, PackState::Condemned, 7).unwrap());
         if is_doomed {
-            assert!(fixture.meta.set_pack_state(pack, PackState::Condemned, PackState::Doomed).unwrap());
+            assert!(fixture.meta.set_pack_state(pack, PackState::Condemned, PackState::Doomed, 7).unwrap());
         }
         let outcome = engine.commit_nar(&cache(), ingested, None);
         let state = fixture.meta.pack(pack).unwrap().unwrap().state;

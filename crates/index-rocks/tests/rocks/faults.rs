@@ -4,7 +4,9 @@ use std::error::Error as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use firn_index::conformance::samples::{cache, cache_row, chunk, commit, location, pack, path_row, store_hash};
+use firn_index::conformance::samples::{
+    cache, cache_row, chunk, commit, location, pack, path_row, pin_name, pin_row, store_hash,
+};
 use firn_index::{ChunkIndex, Error, Meta, Op, PackState, TokenId};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
 use rocksdb::{DB, Options};
@@ -62,17 +64,35 @@ fn assert_corrupt<T: std::fmt::Debug>(result: Result<T, Error>, what: &str) {
 
 #[test]
 fn a_newer_format_is_refused() {
-    for name in ["meta", "chunks"] {
+    for (name, known) in [("meta", 2_u32), ("chunks", 1)] {
         let folder = filled();
-        put_raw(&raw(&folder.path().join(name)), "default", b"format", &2_u32.to_le_bytes());
+        put_raw(&raw(&folder.path().join(name)), "default", b"format", &(known + 1).to_le_bytes());
         let error = match name {
             "meta" => meta(folder.path()).err(),
             _ => chunks(folder.path()).err(),
         };
         let error = error.expect("it is too new");
-        assert!(matches!(error, Error::TooNew { found: 2, known: 1 }), "{error:?}");
+        let is_told = matches!(error, Error::TooNew { found, known: told } if found == known + 1 && told == known);
+        assert!(is_told, "{error:?}");
         assert!(error.to_string().contains("upgrade firn"), "{error}");
     }
+}
+
+#[test]
+fn an_older_format_is_brought_up_to_date() {
+    let folder = filled();
+    let mut db = raw(&folder.path().join("meta"));
+    for family in ["since", "use", "pin", "retention"] {
+        db.drop_cf(family).expect("the older format lacks it");
+    }
+    put_raw(&db, "default", b"format", &1_u32.to_le_bytes());
+    drop(db);
+    let opened = meta(folder.path()).expect("opens");
+    assert!(opened.path(&cache("a"), &store_hash(5)).expect("reads").is_some(), "what it held is there");
+    assert!(opened.put_pin(&cache("a"), &pin_name(1), &pin_row(1)).expect("writes"));
+    drop(opened);
+    let db = raw(&folder.path().join("meta"));
+    assert_eq!(db.get(b"format").expect("reads"), Some(2_u32.to_le_bytes().to_vec()), "older programs refuse it");
 }
 
 #[test]
@@ -166,7 +186,7 @@ fn damaged_rows_are_corrupt() {
     let meta = meta(folder.path()).expect("opens");
     assert_corrupt(meta.pack(pack(1)), "pack row of pack 0101");
     assert_corrupt(meta.packs(None, 9), "pack row of pack 0101");
-    assert_corrupt(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned), "pack row");
+    assert_corrupt(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned, 7), "pack row");
     assert_corrupt(meta.commit(1, &[commit(&[1], vec![])]), "pack row");
     assert_corrupt(meta.sealed_packs(0, 9), "'seq'");
     assert_corrupt(meta.path(&cache("a"), &store_hash(5)), "path row");

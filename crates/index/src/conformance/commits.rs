@@ -116,7 +116,7 @@ fn the_others_of_a_batch_are_applied(meta: &dyn Meta) {
 fn a_condemned_pack_is_revived(meta: &dyn Meta) {
     sealed(meta, [1, 2, 3]);
     for n in [1, 2, 3] {
-        assert!(ok(meta.set_pack_state(pack(n), PackState::Live, PackState::Condemned)));
+        assert!(ok(meta.set_pack_state(pack(n), PackState::Live, PackState::Condemned, 7)));
     }
     let batch = [commit(&[1], vec![]), commit(&[], vec![Op::Recipe(recipe(1), recipe_row(&[2]))])];
     assert_eq!(ok(meta.commit(1, &batch)), vec![Ok(()), Ok(())]);
@@ -126,7 +126,7 @@ fn a_condemned_pack_is_revived(meta: &dyn Meta) {
 
 fn a_refused_commit_revives_nothing(meta: &dyn Meta) {
     sealed(meta, [1]);
-    assert!(ok(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned)));
+    assert!(ok(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned, 7)));
     assert!(one(meta, commit(&[1, 2], vec![])).is_err());
     assert_eq!(state(meta, 1), PackState::Condemned);
 }

@@ -8,6 +8,7 @@
 mod chunks;
 mod commits;
 mod contents;
+mod deletions;
 mod durable;
 pub mod model;
 mod packs;
@@ -36,7 +37,9 @@ pub enum Open {
 /// # Panics
 /// Where the engine breaks the trait's word.
 pub fn meta(fresh: &dyn Fn() -> Box<dyn Meta>) {
-    for case in [packs::CASES, sessions::CASES, commits::CASES, contents::CASES, usage::CASES].concat() {
+    for case in
+        [packs::CASES, sessions::CASES, commits::CASES, contents::CASES, deletions::CASES, usage::CASES].concat()
+    {
         case(&*fresh());
     }
 }

@@ -10,11 +10,11 @@ use proptest::test_runner::{TestCaseError, TestCaseResult};
 
 use super::Open;
 use super::samples::{
-    alias_row, cache, cache_row, chunk, document_row, location, log, nar_hash, nar_row, pack, path_row, push_record,
-    recipe, recipe_row, store_hash, token_row,
+    alias_row, cache, cache_row, chunk, document_row, location, log, nar_hash, nar_row, pack, path_row, pin_name,
+    pin_row, push_record, recipe, recipe_row, retention_row, store_hash, token_row,
 };
 use crate::memory::{MemoryChunkIndex, MemoryMeta};
-use crate::{ChunkIndex, Commit, Error, Meta, Op, PackState, Result, SeenId, SessionId, TokenId, Totals};
+use crate::{CacheName, ChunkIndex, Commit, Error, Meta, Op, PackState, Result, SeenId, SessionId, TokenId, Totals};
 
 /// One thing that is done to a [`Meta`]. Numbers name packs, recipes, paths and the like; there are few of each, so
 /// that steps meet.
@@ -34,6 +34,18 @@ pub enum Step {
     Renew(u8, u64),
     /// Ends a session.
     End(u8),
+    /// Removes a pack.
+    Remove(u8),
+    /// Notes a use.
+    Use(u8, u8),
+    /// Pins a path, or removes the pin.
+    Pin(u8, u8, bool),
+    /// Says what a cache keeps.
+    Retain(u8, u32),
+    /// Takes a lease for so many steps.
+    Lease(u8, u64),
+    /// Ends a lease.
+    EndLease(u8),
     /// Commits a batch.
     Commit(Vec<Commit>),
     /// Writes a cache.
@@ -64,6 +76,12 @@ pub fn steps(most: usize, ends: bool) -> impl Strategy<Value = Vec<Step>> {
         1 => (0..SESSIONS, 0..20_u64).prop_map(|(id, lease)| Step::Begin(id, lease)),
         1 => (0..SESSIONS, 0..20_u64).prop_map(|(id, lease)| Step::Renew(id, lease)),
         1 => (0..SESSIONS).prop_map(Step::End),
+        2 => (0..PACKS).prop_map(Step::Remove),
+        1 => (0..3_u8, 0..NAMES).prop_map(|(of, id)| Step::Use(of, id)),
+        1 => (0..3_u8, 0..2_u8, any::<bool>()).prop_map(|(of, name, stays)| Step::Pin(of, name, stays)),
+        1 => (0..3_u8, 0..3_u32).prop_map(|(of, last)| Step::Retain(of, last)),
+        1 => (0..2_u8, 0..9_u64).prop_map(|(holder, steps)| Step::Lease(holder, steps)),
+        1 => (0..2_u8).prop_map(Step::EndLease),
         8 => vec(a_commit(), 0..4).prop_map(Step::Commit),
         2 => (0..3_u8).prop_map(Step::PutCache),
         1 => (0..3_u8).prop_map(Step::DeleteCache),
@@ -101,6 +119,13 @@ fn an_op() -> impl Strategy<Value = Op> {
         1 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Document(to, log(&id.to_string()), document_row(n))),
         1 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Pushed(to, store_hash(id), push_record(n))),
         2 => (0..PACKS, any::<u16>()).prop_map(|(id, bytes)| Op::PackDurable(pack(id), bytes.into())),
+        2 => of_cache().prop_map(|(of, id)| Op::DeletePath(of, store_hash(id))),
+        1 => of_cache().prop_map(|(of, id)| Op::DeleteNar(of, nar_hash(id))),
+        1 => of_cache().prop_map(|(of, id)| Op::DeleteAlias(of, id.to_string())),
+        1 => of_cache().prop_map(|(of, id)| Op::DeleteDocument(of, log(&id.to_string()))),
+        2 => (0..RECIPES).prop_map(|id| Op::DeleteRecipe(recipe(id))),
+        1 => (0..9_u64).prop_map(Op::RecordOrder),
+        1 => of_cache().prop_map(|(of, _)| Op::CacheGoneRecorded(of)),
         1 => any::<u8>().prop_map(|n| Op::Count(Totals { paths: 1, logical_bytes: n.into(), ..Totals::default() })),
     ]
 }
@@ -148,10 +173,18 @@ fn take(meta: &dyn Meta, now: u64, step: &Step) -> Vec<String> {
         Step::Reserve(id) => answer(meta.reserve_pack(pack(id), now)),
         Step::Seal(id, bytes) => answer(meta.seal_pack(pack(id), bytes.into(), u64::from(bytes) * 2)),
         Step::Forget(id) => answer(meta.forget_pack(pack(id))),
-        Step::SetState(id, from, to) => answer(meta.set_pack_state(pack(id), from, to)),
+        Step::SetState(id, from, to) => answer(meta.set_pack_state(pack(id), from, to, now)),
         Step::Begin(id, lease) => answer(meta.begin_session(session(id), now, now + lease)),
         Step::Renew(id, lease) => answer(meta.renew_session(session(id), now, now + lease)),
         Step::End(id) => answer(meta.end_session(session(id))),
+        Step::Remove(id) => answer(meta.remove_pack(pack(id))),
+        // A use is not durable until something that is was written.
+        Step::Use(of, id) => answer(meta.note_uses(&named(of), &[(store_hash(id), now)]).and_then(|()| meta.flush())),
+        Step::Pin(of, name, true) => answer(meta.put_pin(&named(of), &pin_name(name), &pin_row(name))),
+        Step::Pin(of, name, false) => answer(meta.remove_pin(&named(of), &pin_name(name))),
+        Step::Retain(of, last) => answer(meta.put_retention(&named(of), &retention_row(last))),
+        Step::Lease(holder, steps) => answer(meta.take_lease("gc", holder.into(), now, now + steps)),
+        Step::EndLease(holder) => answer(meta.end_lease("gc", holder.into())),
         Step::Commit(batch) => answer(meta.commit(now, &batch)),
         Step::PutCache(n) => answer(meta.put_cache(&cache(CACHES[usize::from(n)]), &cache_row(n.into()))),
         Step::DeleteCache(n) => answer(meta.delete_cache(&cache(CACHES[usize::from(n)]))),
@@ -160,6 +193,10 @@ fn take(meta: &dyn Meta, now: u64, step: &Step) -> Vec<String> {
         Step::EndAndOpen(_) => String::new(),
     };
     vec![said, answer(meta.oldest_session(now))]
+}
+
+fn named(n: u8) -> CacheName {
+    cache(CACHES[usize::from(n)])
 }
 
 fn answer<T: Debug>(result: Result<T>) -> String {
@@ -181,8 +218,12 @@ fn everything(meta: &dyn Meta) -> Vec<String> {
         answer(meta.sealed_packs(0, 99)),
         answer(meta.caches()),
         answer(meta.tokens()),
+        answer(meta.record_order()),
+        answer(meta.deleted_caches()),
+        answer(meta.recipes(Some(recipe(0)), 2)),
     ];
     for id in 0..PACKS {
+        seen.push(answer(meta.pack_since(pack(id))));
         seen.push(answer(meta.recipes_of_pack(pack(id), None, 99)));
         seen.push(answer(meta.recipes_of_pack(pack(id), Some(recipe(1)), 1)));
     }
@@ -193,6 +234,12 @@ fn everything(meta: &dyn Meta) -> Vec<String> {
         seen.push(answer(meta.paths(&name, Some(store_hash(1)), 2)));
         seen.push(answer(meta.nars(&name, Some(nar_hash(1)), 2)));
         seen.push(answer(meta.documents(&name, Some(&log("1")), 2)));
+        seen.push(answer(meta.nars(&name, Some(nar_hash(0)), 2)));
+        seen.push(answer(meta.aliases(&name, Some("0"), 2)));
+        seen.push(answer(meta.documents(&name, Some(&log("0")), 2)));
+        seen.push(answer(meta.uses(&name, None, 99)));
+        seen.push(answer(meta.pins(&name)));
+        seen.push(answer(meta.retention(&name)));
         for id in 0..NAMES {
             seen.push(answer(meta.nar(&name, &nar_hash(id))));
             seen.push(answer(meta.alias(&name, &id.to_string())));

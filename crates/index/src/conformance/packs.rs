@@ -28,8 +28,8 @@ pub(super) fn sealed(meta: &dyn Meta, packs: impl IntoIterator<Item = u8>) {
 
 /// Takes a sealed pack to doomed.
 pub(super) fn doomed(meta: &dyn Meta, n: u8) {
-    assert!(ok(meta.set_pack_state(pack(n), PackState::Live, PackState::Condemned)));
-    assert!(ok(meta.set_pack_state(pack(n), PackState::Condemned, PackState::Doomed)));
+    assert!(ok(meta.set_pack_state(pack(n), PackState::Live, PackState::Condemned, 7)));
+    assert!(ok(meta.set_pack_state(pack(n), PackState::Condemned, PackState::Doomed, 7)));
 }
 
 /// Returns the state of a pack that must be there.
@@ -43,7 +43,7 @@ fn an_unknown_pack(meta: &dyn Meta) {
     assert_eq!(ok(meta.packs(None, 10)), vec![]);
     assert_eq!(ok(meta.sealed_packs(0, 10)), vec![]);
     assert_eq!(ok(meta.recipes_of_pack(pack(1), None, 10)), vec![]);
-    assert!(!ok(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned)));
+    assert!(!ok(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned, 7)));
 }
 
 fn a_life(meta: &dyn Meta) {
@@ -93,7 +93,7 @@ fn sealing_what_was_never_reserved_is_corrupt(meta: &dyn Meta) {
 
 fn sealing_what_was_doomed_is_corrupt(meta: &dyn Meta) {
     ok(meta.reserve_pack(pack(1), 5));
-    assert!(ok(meta.set_pack_state(pack(1), PackState::Writing, PackState::Doomed)));
+    assert!(ok(meta.set_pack_state(pack(1), PackState::Writing, PackState::Doomed, 7)));
     assert!(matches!(meta.seal_pack(pack(1), 1, 1), Err(Error::Corrupt { .. })));
     assert_eq!(state(meta, 1), PackState::Doomed);
     assert_eq!(ok(meta.sealed_packs(0, 10)), vec![]);
@@ -138,7 +138,7 @@ fn states_move_only_as_they_may(meta: &dyn Meta) {
         }
         match state {
             Writing | Live => {}
-            Condemned => assert!(ok(meta.set_pack_state(pack(n), Live, Condemned))),
+            Condemned => assert!(ok(meta.set_pack_state(pack(n), Live, Condemned, 7))),
             Doomed => doomed(meta, n),
         }
     };
@@ -148,12 +148,12 @@ fn states_move_only_as_they_may(meta: &dyn Meta) {
     for (from, to) in all.into_iter().flat_map(|from| all.map(|to| (from, to))) {
         n += 1;
         prepare(n, from);
-        let moved = ok(meta.set_pack_state(pack(n), from, to));
+        let moved = ok(meta.set_pack_state(pack(n), from, to, 7));
         assert_eq!(moved, allowed.contains(&(from, to)), "{from:?} to {to:?}");
         assert_eq!(state(meta, n), if moved { to } else { from });
     }
     sealed(meta, [100]);
-    assert!(!ok(meta.set_pack_state(pack(100), Condemned, Doomed)), "it is not condemned");
+    assert!(!ok(meta.set_pack_state(pack(100), Condemned, Doomed, 7)), "it is not condemned");
     assert_eq!(state(meta, 100), Live);
 }
 
@@ -161,11 +161,11 @@ fn a_pack_with_an_edge_is_never_doomed(meta: &dyn Meta) {
     sealed(meta, [1, 2]);
     let needs = |edges: &[u8]| commit(&[], vec![Op::Recipe(recipe(1), recipe_row(edges))]);
     assert_eq!(ok(meta.commit(6, &[needs(&[1])])), vec![Ok(())]);
-    assert!(ok(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned)));
-    assert!(!ok(meta.set_pack_state(pack(1), PackState::Condemned, PackState::Doomed)));
+    assert!(ok(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned, 7)));
+    assert!(!ok(meta.set_pack_state(pack(1), PackState::Condemned, PackState::Doomed, 7)));
     assert_eq!(state(meta, 1), PackState::Condemned);
     assert_eq!(ok(meta.commit(6, &[needs(&[2])])), vec![Ok(())]);
-    assert!(ok(meta.set_pack_state(pack(1), PackState::Condemned, PackState::Doomed)));
+    assert!(ok(meta.set_pack_state(pack(1), PackState::Condemned, PackState::Doomed, 7)));
 }
 
 fn pages_of_packs(meta: &dyn Meta) {

@@ -6,8 +6,8 @@ use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 use crate::{
     AliasRow, CacheName, CacheRow, Commit, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow,
-    Grant, NarRow, Op, PathRow, PushOutcome, PushRecord, RecipeRow, ReferencePolicy, StoreInfo, TokenId, TokenRow,
-    Transport, Uploader, Verb,
+    Grant, NarRow, Op, PathRow, PinName, PinRow, PushOutcome, PushRecord, RecipeRow, ReferencePolicy, RetentionRow,
+    StoreInfo, TokenId, TokenRow, Transport, Uploader, Verb,
 };
 
 /// Returns a pack's id; ordered as `n`.
@@ -164,6 +164,25 @@ pub fn token_row(n: u8) -> TokenRow {
         expires_at: Some(4),
         revoked_at: None,
     }
+}
+
+/// Returns a pin's name; ordered as `n`.
+///
+/// # Panics
+/// Never: the name is a good one.
+pub fn pin_name(n: u8) -> PinName {
+    format!("pin-{n:03}").parse().expect("a good name")
+}
+
+/// Returns a pin.
+pub fn pin_row(n: u8) -> PinRow {
+    let by = Uploader { token: None, builder: "operator".to_owned() };
+    PinRow { path: store_path(n), pinned_at: 12, expires_at: n.is_multiple_of(2).then_some(300), by }
+}
+
+/// Returns what a cache keeps; with 0, everything.
+pub fn retention_row(last: u32) -> RetentionRow {
+    RetentionRow { keep_last: (last > 0).then_some(last), ..RetentionRow::default() }
 }
 
 /// Returns a store's identity.

@@ -7,9 +7,9 @@ use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
 
 use crate::{
-    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, Meta, NarRow, Op, PackRow, PackSeq,
-    PackState, PathRow, ProvenanceRow, RecipeRow, Refusal, Result, SessionId, Sessions, StoreInfo, SummaryRow, TokenId,
-    TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
+    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, LeaseRow, Meta, NarRow, Op, PackRow,
+    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, SessionId,
+    Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow, use_of_nar,
 };
 
 /// A [`Meta`] in memory.
@@ -24,6 +24,14 @@ struct State {
     info: Option<StoreInfo>,
     totals: Totals,
     last_seq: PackSeq,
+    record_order: u64,
+    since: BTreeMap<PackId, UnixSeconds>,
+    uses: BTreeMap<(CacheName, StoreHash), UnixSeconds>,
+    uses_since: Option<UnixSeconds>,
+    pins: BTreeMap<(CacheName, PinName), PinRow>,
+    retention: BTreeMap<CacheName, RetentionRow>,
+    leases: BTreeMap<String, LeaseRow>,
+    deleted_caches: BTreeSet<CacheName>,
     packs: BTreeMap<PackId, PackRow>,
     sealed: BTreeMap<PackSeq, PackId>,
     edges: BTreeSet<(PackId, RecipeId)>,
@@ -98,6 +106,28 @@ impl State {
                     row.durable_bytes = row.durable_bytes.max(bytes);
                 }
             }
+            Op::DeletePath(cache, hash) => {
+                let key = (cache, hash);
+                self.uses.remove(&key);
+                self.provenance.remove(&key);
+                if let Some(row) = self.paths.remove(&key) {
+                    let gone = Totals { paths: 1, logical_bytes: row.nar_size, ..Totals::default() };
+                    self.totals.subtract(&gone);
+                }
+            }
+            Op::DeleteNar(cache, hash) => {
+                self.uses.remove(&(cache.clone(), use_of_nar(&hash)));
+                self.nars.remove(&(cache, hash));
+            }
+            Op::DeleteAlias(cache, name) => _ = self.aliases.remove(&(cache, name)),
+            Op::DeleteDocument(cache, key) => _ = self.documents.remove(&(cache, key)),
+            Op::DeleteRecipe(id) => {
+                for pack in self.recipes.remove(&id).map_or_else(Vec::new, |row| row.edges) {
+                    self.edges.remove(&(pack, id));
+                }
+            }
+            Op::CacheGoneRecorded(cache) => _ = self.deleted_caches.remove(&cache),
+            Op::RecordOrder(order) => self.record_order = self.record_order.max(order),
             Op::Count(totals) => self.totals.add(&totals),
         }
     }
@@ -116,12 +146,15 @@ impl MemoryMeta {
     }
 }
 
-/// Returns what belongs to a cache, without its name.
-fn of_cache<'a, K, R>(
-    rows: &'a BTreeMap<(CacheName, K), R>,
-    cache: &'a CacheName,
-) -> impl Iterator<Item = (&'a K, &'a R)> {
-    rows.iter().filter(move |((of, _), _)| of == cache).map(|((_, key), row)| (key, row))
+/// Returns up to `limit` rows of a cache in order, after `after`.
+fn page<K: Ord + Clone, R: Clone>(
+    rows: &BTreeMap<(CacheName, K), R>,
+    cache: &CacheName,
+    after: Option<K>,
+    limit: usize,
+) -> Vec<(K, R)> {
+    let of_cache = rows.iter().filter(|((of, key), _)| of == cache && after.as_ref().is_none_or(|after| key > after));
+    of_cache.take(limit).map(|((_, key), row)| (key.clone(), row.clone())).collect()
 }
 
 impl Meta for MemoryMeta {
@@ -170,18 +203,37 @@ impl Meta for MemoryMeta {
         Ok(())
     }
 
-    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState) -> Result<bool> {
+    fn set_pack_state(&self, id: PackId, from: PackState, to: PackState, at: UnixSeconds) -> Result<bool> {
         let mut state = self.lock();
         if !from.may_become(to) || (to == PackState::Doomed && state.has_edge(id)) {
             return Ok(false);
         }
         match state.packs.get_mut(&id) {
-            Some(row) if row.state == from => {
-                row.state = to;
-                Ok(true)
-            }
-            _ => Ok(false),
+            Some(row) if row.state == from => row.state = to,
+            _ => return Ok(false),
         }
+        match to {
+            PackState::Condemned | PackState::Doomed => state.since.insert(id, at),
+            PackState::Live | PackState::Writing => state.since.remove(&id),
+        };
+        Ok(true)
+    }
+
+    fn pack_since(&self, id: PackId) -> Result<Option<UnixSeconds>> {
+        Ok(self.lock().since.get(&id).copied())
+    }
+
+    fn remove_pack(&self, id: PackId) -> Result<bool> {
+        let mut state = self.lock();
+        let Some(row) = state.packs.get(&id).filter(|row| row.state == PackState::Doomed).cloned() else {
+            return Ok(false);
+        };
+        state.packs.remove(&id);
+        state.since.remove(&id);
+        state.sealed.remove(&row.seq);
+        let gone = Totals { stored_bytes: row.stored_bytes, unique_bytes: row.unique_bytes, ..Totals::default() };
+        state.totals.subtract(&gone);
+        Ok(true)
     }
 
     fn pack(&self, id: PackId) -> Result<Option<PackRow>> {
@@ -234,6 +286,10 @@ impl Meta for MemoryMeta {
         Ok(batch.iter().map(outcome).collect())
     }
 
+    fn record_order(&self) -> Result<u64> {
+        Ok(self.lock().record_order)
+    }
+
     fn recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>> {
         Ok(self.lock().recipes.get(id).cloned())
     }
@@ -249,13 +305,15 @@ impl Meta for MemoryMeta {
     }
 
     fn nars(&self, cache: &CacheName, after: Option<Sha256>, limit: usize) -> Result<Vec<(Sha256, NarRow)>> {
-        let state = self.lock();
-        let of_cache = of_cache(&state.nars, cache).filter(|(hash, _)| after.is_none_or(|after| **hash > after));
-        Ok(of_cache.take(limit).map(|(hash, row)| (*hash, row.clone())).collect())
+        Ok(page(&self.lock().nars, cache, after, limit))
     }
 
     fn alias(&self, cache: &CacheName, file_name: &str) -> Result<Option<AliasRow>> {
         Ok(self.lock().aliases.get(&(cache.clone(), file_name.to_owned())).cloned())
+    }
+
+    fn aliases(&self, cache: &CacheName, after: Option<&str>, limit: usize) -> Result<Vec<(String, AliasRow)>> {
+        Ok(page(&self.lock().aliases, cache, after.map(str::to_owned), limit))
     }
 
     fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<PathRow>> {
@@ -267,9 +325,7 @@ impl Meta for MemoryMeta {
     }
 
     fn paths(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, PathRow)>> {
-        let state = self.lock();
-        let of_cache = of_cache(&state.paths, cache).filter(|(hash, _)| after.is_none_or(|after| **hash > after));
-        Ok(of_cache.take(limit).map(|(hash, row)| (*hash, row.clone())).collect())
+        Ok(page(&self.lock().paths, cache, after, limit))
     }
 
     fn document(&self, cache: &CacheName, key: &DocumentKey) -> Result<Option<DocumentRow>> {
@@ -282,9 +338,76 @@ impl Meta for MemoryMeta {
         after: Option<&DocumentKey>,
         limit: usize,
     ) -> Result<Vec<(DocumentKey, DocumentRow)>> {
-        let state = self.lock();
-        let of_cache = of_cache(&state.documents, cache).filter(|(key, _)| after.is_none_or(|after| *key > after));
-        Ok(of_cache.take(limit).map(|(key, row)| (key.clone(), row.clone())).collect())
+        Ok(page(&self.lock().documents, cache, after.cloned(), limit))
+    }
+
+    fn note_uses(&self, cache: &CacheName, uses: &[(StoreHash, UnixSeconds)]) -> Result<()> {
+        self.lock().uses.extend(uses.iter().map(|(hash, at)| ((cache.clone(), *hash), *at)));
+        Ok(())
+    }
+
+    fn last_use(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<UnixSeconds>> {
+        Ok(self.lock().uses.get(&(cache.clone(), *hash)).copied())
+    }
+
+    fn uses(&self, cache: &CacheName, after: Option<StoreHash>, limit: usize) -> Result<Vec<(StoreHash, UnixSeconds)>> {
+        Ok(page(&self.lock().uses, cache, after, limit))
+    }
+
+    fn uses_since(&self) -> Result<Option<UnixSeconds>> {
+        Ok(self.lock().uses_since)
+    }
+
+    fn set_uses_since(&self, at: UnixSeconds) -> Result<()> {
+        self.lock().uses_since = Some(at);
+        Ok(())
+    }
+
+    fn put_pin(&self, cache: &CacheName, name: &PinName, row: &PinRow) -> Result<bool> {
+        let mut state = self.lock();
+        if !state.caches.contains_key(cache) {
+            return Ok(false);
+        }
+        state.pins.insert((cache.clone(), name.clone()), row.clone());
+        Ok(true)
+    }
+
+    fn remove_pin(&self, cache: &CacheName, name: &PinName) -> Result<bool> {
+        Ok(self.lock().pins.remove(&(cache.clone(), name.clone())).is_some())
+    }
+
+    fn pins(&self, cache: &CacheName) -> Result<Vec<(PinName, PinRow)>> {
+        Ok(page(&self.lock().pins, cache, None, usize::MAX))
+    }
+
+    fn put_retention(&self, cache: &CacheName, row: &RetentionRow) -> Result<bool> {
+        let mut state = self.lock();
+        if !state.caches.contains_key(cache) {
+            return Ok(false);
+        }
+        state.retention.insert(cache.clone(), row.clone());
+        Ok(true)
+    }
+
+    fn retention(&self, cache: &CacheName) -> Result<RetentionRow> {
+        Ok(self.lock().retention.get(cache).cloned().unwrap_or_default())
+    }
+
+    fn take_lease(&self, name: &str, holder: u128, now: UnixSeconds, until: UnixSeconds) -> Result<bool> {
+        let mut state = self.lock();
+        let Some(lease) = LeaseRow::take(state.leases.get(name), holder, now, until) else { return Ok(false) };
+        state.leases.insert(name.to_owned(), lease);
+        Ok(true)
+    }
+
+    fn end_lease(&self, name: &str, holder: u128) -> Result<()> {
+        self.lock().leases.retain(|of, lease| of != name || lease.holder != holder);
+        Ok(())
+    }
+
+    fn end_any_lease(&self, name: &str) -> Result<()> {
+        self.lock().leases.remove(name);
+        Ok(())
     }
 
     fn provenance(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<ProvenanceRow>> {
@@ -357,7 +480,15 @@ impl Meta for MemoryMeta {
         state.aliases.retain(|(of, _), _| of != name);
         state.documents.retain(|(of, _), _| of != name);
         state.provenance.retain(|(of, _), _| of != name);
+        state.uses.retain(|(of, _), _| of != name);
+        state.pins.retain(|(of, _), _| of != name);
+        state.retention.remove(name);
+        state.deleted_caches.insert(name.clone());
         Ok(true)
+    }
+
+    fn deleted_caches(&self) -> Result<Vec<CacheName>> {
+        Ok(self.lock().deleted_caches.iter().cloned().collect())
     }
 
     fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()> {

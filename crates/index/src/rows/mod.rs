@@ -8,6 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 mod access;
 mod contents;
 mod names;
+mod retention;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod usage;
 pub use access::*;
 pub use contents::*;
 pub use names::*;
+pub use retention::*;
 pub use store::*;
 pub use usage::*;
 
@@ -62,4 +64,5 @@ rows! {
     NarRow: "NAR row", AliasRow: "alias row", PathRow: "path row", DocumentRow: "document row",
     CacheRow: "cache row", TokenRow: "token row", UsageRow: "usage row", SummaryRow: "sums of a day",
     ProvenanceRow: "provenance row",
+    PinRow: "pin", RetentionRow: "retention", LeaseRow: "lease",
 }

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conformance::samples::{
-    alias_row, cache_row, document_row, nar_row, path_row, push_record, recipe_row, store_info, token_row,
+    alias_row, cache_row, document_row, nar_row, path_row, pin_row, push_record, recipe_row, retention_row, store_info,
+    token_row,
 };
 
 /// Checks a row's way there and back, and that nothing else is taken for it.
@@ -37,6 +38,9 @@ fn every_row_is_strict() {
     check(&UsageRow { paths: 1, served_bytes: u64::MAX, ..UsageRow::default() });
     check(&SummaryRow { at: 300, index_bytes: 5, ..SummaryRow::default() });
     check(&ProvenanceRow { pushes: vec![push_record(1), push_record(2)] });
+    check(&pin_row(2));
+    check(&retention_row(3));
+    check(&LeaseRow { holder: 1 << 100, until: 7 });
 }
 
 proptest! {
@@ -128,6 +132,9 @@ fn encodings_stay() {
             "0101010a2f6e69782f73746f72650001010105613a6b65790105753a6b65790108623a73656372657400010d63616368652e6578616d706c6501",
         ),
         (token_row(1).encode(), &["01", &"01".repeat(32), "02636901067465616d2d2a02000103010400"].concat()),
+        (pin_row(2).encode(), PIN_ROW),
+        (RetentionRow { keep_seconds: Some(300), keep_last: Some(2), quota_bytes: None }.encode(), "0101ac02010200"),
+        (LeaseRow { holder: 5, until: 300 }.encode(), "0105ac02"),
         (
             store_info(1).encode(),
             "0101266e61722d666173746364632d76323032302f31363338342d36353533362d3236323134342f310101",
@@ -149,6 +156,9 @@ fn encodings_stay() {
         assert_eq!(hex(&bytes), expected);
     }
 }
+
+const PIN_ROW: &str = "012a30303230303230303230303230303230303230303230303230303230303230302d7061636b6167652d32\
+    0c01ac0200086f70657261746f72";
 
 const PATH_ROW: &str = "012a30303130303130303130303130303130303130303130303130303130303130302d7061636b6167652d31\
     0101010101010101010101010101010101010101010101010101010101010101ac02\

@@ -2,12 +2,13 @@
 
 use std::error::Error as StdError;
 
-use firn_engine::Entropy;
-use firn_index::{CacheName, CacheRow, Grant, Meta, TokenId, TokenRow, Totals, UnixSeconds, Verb};
+use firn_engine::{Engine, Entropy};
+use firn_index::{CacheName, CacheRow, Grant, Meta, PackState, TokenId, TokenRow, Totals, UnixSeconds, Verb};
 use firn_nix::SecretKey;
 
 use super::{
-    Answer, CacheView, Contents, Failure, NewToken, Request, SecretText, Settings, Status, TokenState, TokenView, keys,
+    Answer, CacheView, Contents, Failure, NewToken, PacksView, Request, SecretText, Settings, Status, TokenState,
+    TokenView, keys,
 };
 use crate::app::App;
 use crate::auth::{Token, parse_grant};
@@ -28,6 +29,10 @@ pub struct Admin<'a> {
     pub meta: &'a dyn Meta,
     /// The server that must learn of changes, if one runs.
     pub app: Option<&'a App>,
+    /// The whole store, if it was opened without a server.
+    pub engine: Option<&'a Engine>,
+    /// How long doomed packs stay if the request does not say, in seconds.
+    pub gc_grace_seconds: u64,
     /// Where the store is.
     pub data: &'a DataDir,
     /// How clients reach the server, without a final slash.
@@ -50,14 +55,20 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
         Request::TokenList => admin.list_tokens(),
         Request::TokenRevoke { id } => admin.revoke_token(id),
         Request::Status => admin.status(),
+        Request::Gc { dry_run, grace_seconds } => admin.gc(dry_run, grace_seconds),
+        Request::Explain { cache, path } => admin.explain(&cache, &path),
+        Request::PathDelete { cache, path, referrers } => admin.delete_path(&cache, &path, referrers),
+        Request::PinAdd { cache, name, path, expires_in } => admin.add_pin(&cache, &name, &path, expires_in),
+        Request::PinRemove { cache, name } => admin.remove_pin(&cache, &name),
+        Request::PinList { cache } => admin.list_pins(&cache),
     }
 }
 
-fn store(error: impl StdError + 'static) -> Failure {
+pub(super) fn store(error: impl StdError + 'static) -> Failure {
     Failure::Store { detail: crate::error_chain(&error) }
 }
 
-fn invalid(detail: String) -> Failure {
+pub(super) fn invalid(detail: String) -> Failure {
     Failure::Invalid { detail }
 }
 
@@ -80,6 +91,7 @@ impl Admin<'_> {
         check_store_dir(&fresh.store_dir)?;
         let row = self.changed(&name, fresh, &settings)?;
         self.write_cache(&name, &row)?;
+        self.write_retention(&name, &settings)?;
         Ok(Answer::Cache(Box::new(self.view(&name, &row, Some(Contents::default()))?)))
     }
 
@@ -90,6 +102,7 @@ impl Admin<'_> {
         }
         let row = self.changed(&name, row, settings)?;
         self.write_cache(&name, &row)?;
+        self.write_retention(&name, settings)?;
         Ok(Answer::Cache(Box::new(self.view(&name, &row, None)?)))
     }
 
@@ -134,6 +147,25 @@ impl Admin<'_> {
         self.refresh_caches()
     }
 
+    fn write_retention(&self, name: &CacheName, settings: &Settings) -> Result<(), Failure> {
+        let Settings { keep_seconds, keep_last, quota_bytes, .. } = settings;
+        if keep_seconds.is_none() && keep_last.is_none() && quota_bytes.is_none() {
+            return Ok(());
+        }
+        let mut row = self.meta.retention(name).map_err(store)?;
+        if let Some(seconds) = keep_seconds {
+            row.keep_seconds = Some(*seconds).filter(|seconds| *seconds > 0);
+        }
+        if let Some(last) = keep_last {
+            row.keep_last = Some(*last).filter(|last| *last > 0);
+        }
+        if let Some(bytes) = quota_bytes {
+            row.quota_bytes = Some(*bytes).filter(|bytes| *bytes > 0);
+        }
+        self.meta.put_retention(name, &row).map_err(store)?;
+        Ok(())
+    }
+
     fn refresh_caches(&self) -> Result<(), Failure> {
         self.app.map_or(Ok(()), |app| app.caches.refresh(self.meta)).map_err(store)
     }
@@ -142,7 +174,7 @@ impl Admin<'_> {
         self.app.map_or(Ok(()), |app| app.tokens.refresh(self.meta)).map_err(store)
     }
 
-    fn find_cache(&self, text: &str) -> Result<(CacheName, CacheRow), Failure> {
+    pub(super) fn find_cache(&self, text: &str) -> Result<(CacheName, CacheRow), Failure> {
         let name = parse_name(text)?;
         match self.meta.cache(&name).map_err(store)? {
             Some(row) => Ok((name, row)),
@@ -167,6 +199,9 @@ impl Admin<'_> {
         let view = self.view(&name, &row, Some(contents))?;
         self.meta.delete_cache(&name).map_err(store)?;
         self.refresh_caches()?;
+        if let Some(Err(error)) = self.app.map(|app| app.engine.record_deleted_caches()) {
+            tracing::warn!(cache = %name, %error, "packs are told at the next start that a cache was deleted");
+        }
         if let Some(Err(error)) = self.app.map(|app| app.engine.forget_cache(&name)) {
             tracing::warn!(cache = %name, %error, "what a deleted cache had seen stays in the index");
         }
@@ -197,6 +232,7 @@ impl Admin<'_> {
             })?;
             public_keys.push(key.public().to_string());
         }
+        let retention = self.meta.retention(name).map_err(store)?;
         let url = cache_url(self.base_url, name, row);
         let nix_conf = vec![
             format!("extra-substituters = {url}"),
@@ -219,6 +255,9 @@ impl Admin<'_> {
             url,
             nix_conf,
             contents,
+            keep_seconds: retention.keep_seconds,
+            keep_last: retention.keep_last,
+            quota_bytes: retention.quota_bytes,
         })
     }
 
@@ -320,10 +359,20 @@ impl Admin<'_> {
         let active =
             |(_, row): &(TokenId, TokenRow)| row.revoked_at.is_none() && row.expires_at.is_none_or(|at| at > self.now);
         let mut packs = 0;
+        let (mut condemned, mut doomed) = (PacksView::default(), PacksView::default());
         let mut after = None;
         loop {
             let page = self.meta.packs(after, PAGE).map_err(store)?;
             packs += page.len() as u64;
+            for (_, row) in &page {
+                let sum = match row.state {
+                    PackState::Condemned => &mut condemned,
+                    PackState::Doomed => &mut doomed,
+                    PackState::Writing | PackState::Live => continue,
+                };
+                sum.packs += 1;
+                sum.stored_bytes += row.stored_bytes;
+            }
             match page.last() {
                 Some((id, _)) if page.len() == PAGE => after = Some(*id),
                 _ => break,
@@ -343,6 +392,8 @@ impl Admin<'_> {
             packs,
             index_bytes: self.data.index_bytes().map_err(store)?,
             free_bytes: self.data.free_bytes(),
+            condemned,
+            doomed,
         }))
     }
 }

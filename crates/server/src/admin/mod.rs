@@ -4,18 +4,22 @@
 //! socket in its data directory ([`socket`]), or by the command itself when none runs. Times are seconds since 1970;
 //! the field names are stable: `--json` prints them.
 
+mod collect;
 mod execute;
 mod keys;
 pub mod socket;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use std::fmt;
 
 use firn_index::{ConflictPolicy, Grant, ReferencePolicy, TokenId, Transport, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
+pub use collect::collect;
 pub use execute::{Admin, execute};
+pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView};
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,64 @@ pub enum Request {
     },
     /// Sums everything up.
     Status,
+    /// Collects garbage.
+    Gc {
+        /// Whether to change nothing, and only say what would be done.
+        dry_run: bool,
+        /// How long doomed packs stay, in seconds; the configuration's `gc.grace` if there is none.
+        grace_seconds: Option<u64>,
+    },
+    /// Says why a path is there.
+    Explain {
+        /// The cache.
+        cache: String,
+        /// The path, with or without its folder, or its store hash.
+        path: String,
+    },
+    /// Deletes a path.
+    PathDelete {
+        /// The cache.
+        cache: String,
+        /// The path, with or without its folder, or its store hash.
+        path: String,
+        /// Whether to delete everything that refers to it as well.
+        referrers: bool,
+    },
+    /// Pins a path, or moves a pin.
+    PinAdd {
+        /// The cache.
+        cache: String,
+        /// The pin's name.
+        name: String,
+        /// The path, with or without its folder.
+        path: String,
+        /// After how many seconds the pin stops to count.
+        expires_in: Option<u64>,
+    },
+    /// Removes a pin.
+    PinRemove {
+        /// The cache.
+        cache: String,
+        /// The pin's name.
+        name: String,
+    },
+    /// Lists the pins of a cache.
+    PinList {
+        /// The cache.
+        cache: String,
+    },
+}
+
+impl Request {
+    /// Returns whether the whole store is needed, packs included, and not only the index.
+    pub fn needs_engine(&self) -> bool {
+        matches!(self, Self::Gc { .. } | Self::Explain { .. } | Self::PathDelete { .. })
+    }
+
+    /// Returns whether it may take long, and so lets others be executed beside it. It changes no row that they do.
+    pub fn is_long(&self) -> bool {
+        self.needs_engine()
+    }
 }
 
 /// Settings of a cache to make or to change; what is `None` or empty is left as it is.
@@ -97,6 +159,12 @@ pub struct Settings {
     pub at_root: Option<bool>,
     /// The host name on which it stands at the root; an empty one takes it away.
     pub host: Option<String>,
+    /// Keeps what was used within so many seconds; 0 takes the rule away.
+    pub keep_seconds: Option<u64>,
+    /// Keeps the newest so many paths of each lineage; 0 takes the rule away.
+    pub keep_last: Option<u32>,
+    /// Keeps about so many stored bytes at most; 0 takes the quota away.
+    pub quota_bytes: Option<u64>,
 }
 
 /// A text that is never shown by `Debug`.
@@ -128,6 +196,18 @@ pub enum Answer {
     Revoked(TokenView),
     /// Sums.
     Status(Status),
+    /// What a collection did.
+    Collected(Box<GcView>),
+    /// Why a path is there.
+    Explained(Box<ExplainView>),
+    /// Paths that are gone.
+    PathsDeleted(Vec<String>),
+    /// A pin, made.
+    Pin(PinView),
+    /// A pin that is no more, as it was.
+    PinRemoved(PinView),
+    /// All pins of a cache, by name.
+    Pins(Vec<PinView>),
 }
 
 /// A cache, without its secret keys.
@@ -159,6 +239,12 @@ pub struct CacheView {
     pub host: Option<String>,
     /// When it was made.
     pub created_at: UnixSeconds,
+    /// Keeps what was used within so many seconds.
+    pub keep_seconds: Option<u64>,
+    /// Keeps the newest so many paths of each lineage.
+    pub keep_last: Option<u32>,
+    /// Keeps about so many stored bytes at most.
+    pub quota_bytes: Option<u64>,
     /// Where clients find it.
     pub url: String,
     /// Lines for a client's nix.conf.
@@ -246,6 +332,10 @@ pub struct Status {
     pub index_bytes: u64,
     /// Free bytes of the file system, if it tells.
     pub free_bytes: Option<u64>,
+    /// Packs that nobody needs and that are still offered to nobody: they wait for uploads to end.
+    pub condemned: PacksView,
+    /// Packs that are about to be deleted: they wait for their grace to end.
+    pub doomed: PacksView,
 }
 
 /// Why a request was not done; nothing of it took effect.
@@ -269,6 +359,24 @@ pub enum Failure {
     NoSuchToken {
         /// Its id.
         id: String,
+    },
+    /// The cache has no such path.
+    #[error("find the path '{path}': the cache does not have it")]
+    NoSuchPath {
+        /// The path.
+        path: String,
+    },
+    /// The cache has no such pin.
+    #[error("find the pin '{name}': there is none; `firnd pin list` shows all")]
+    NoSuchPin {
+        /// Its name.
+        name: String,
+    },
+    /// Somebody else needs what was to be changed, or does the same.
+    #[error("{detail}")]
+    Busy {
+        /// What, and what to do.
+        detail: String,
     },
     /// The request makes no sense.
     #[error("{detail}")]

@@ -34,6 +34,9 @@ const LINE_WAIT: Duration = Duration::from_secs(10);
 /// How long a client waits for its answer: deleting a large cache takes a while.
 const ANSWER_WAIT: Duration = Duration::from_secs(600);
 
+/// How long a client waits for what [`Request::is_long`]: a collection of a large store.
+const LONG_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// Requests that may wait at once.
 const MAX_WAITING: usize = 16;
 
@@ -99,7 +102,8 @@ pub fn ask(data: &DataDir, request: &Request) -> Result<Option<Result<Answer, Fa
         }
         Err(error) => return Err(io("reach")(error)),
     };
-    stream.set_read_timeout(Some(ANSWER_WAIT)).map_err(io("reach"))?;
+    let wait = if request.is_long() { LONG_WAIT } else { ANSWER_WAIT };
+    stream.set_read_timeout(Some(wait)).map_err(io("reach"))?;
     stream.set_write_timeout(Some(LINE_WAIT)).map_err(io("reach"))?;
     (&stream).write_all(&line(request)).map_err(io("send a request to"))?;
     let mut text = Vec::new();
@@ -151,10 +155,13 @@ pub struct Server {
 
 impl Server {
     fn execute(&self, request: Request) -> Reply {
-        let _gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = || self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let _gate = (!request.is_long()).then(gate);
         let admin = Admin {
             meta: self.app.engine.meta(),
             app: Some(&self.app),
+            engine: None,
+            gc_grace_seconds: self.app.config.gc.grace.0.as_secs(),
             data: &self.data,
             base_url: &self.base_url,
             entropy: &SystemEntropy,

@@ -32,7 +32,17 @@ impl Bench {
 
     fn ask(&self, request: Request) -> Result<Answer, Failure> {
         let Self { meta, entropy, data, now } = self;
-        execute(&Admin { meta, app: None, data, base_url: "http://cache.test:8080", entropy, now: *now }, request)
+        let admin = Admin {
+            meta,
+            app: None,
+            engine: None,
+            gc_grace_seconds: 0,
+            data,
+            base_url: "http://cache.test:8080",
+            entropy,
+            now: *now,
+        };
+        execute(&admin, request)
     }
 
     fn create(&self, name: &str, settings: Settings) -> Result<CacheView, Failure> {

@@ -8,8 +8,8 @@ use firn_engine::{Clock, SystemClock};
 use super::{CliError, Report, output};
 use crate::admin::{Admin, Answer, Request, Status, execute, socket};
 use crate::config::Config;
-use crate::data_dir::{DataDir, DataError, SystemEntropy};
-use crate::serve;
+use crate::data_dir::{DataDir, DataError, Lock, SystemEntropy};
+use crate::serve::{self, ServeError};
 
 /// How long to wait for a server that starts or stops, or for another command.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,10 +26,15 @@ pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_stor
         }
         match data.try_lock("firnd, a command")? {
             Ok(lock) => {
+                if request.needs_engine() {
+                    return with_engine(data, config, lock, request);
+                }
                 let store = data.open_index(lock)?;
                 let admin = Admin {
                     meta: &*store.meta,
                     app: None,
+                    engine: None,
+                    gc_grace_seconds: config.gc.grace.0.as_secs(),
                     data,
                     base_url: &serve::base_url(&config.server, None),
                     entropy: &SystemEntropy,
@@ -44,6 +49,25 @@ pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_stor
             Err(holder) => return Err(DataError::Held { data: data.root().to_owned(), holder }.into()),
         }
     }
+}
+
+/// Gets a request done with the whole store, which is brought into order first if the last server was killed.
+fn with_engine(data: &DataDir, config: &Config, lock: Lock, request: &Request) -> Result<Answer, CliError> {
+    let store = data.open_store(lock, config)?;
+    let admin = Admin {
+        meta: store.engine.meta(),
+        app: None,
+        engine: Some(&store.engine),
+        gc_grace_seconds: config.gc.grace.0.as_secs(),
+        data,
+        base_url: &serve::base_url(&config.server, None),
+        entropy: &SystemEntropy,
+        now: SystemClock.now(),
+    };
+    let answer = execute(&admin, request.clone());
+    store.engine.close().map_err(|error| ServeError::Close(Box::new(error)))?;
+    store.release();
+    Ok(answer?)
 }
 
 /// Returns the error for an answer to another question.
@@ -82,5 +106,7 @@ fn status_text(status: &Status) -> String {
         ("index", output::bytes(*index_bytes)),
         ("on disk", format!("{}{ratio}", output::bytes(on_disk))),
         ("free", free),
+        ("condemned", format!("{} in {} packs", output::bytes(status.condemned.stored_bytes), status.condemned.packs)),
+        ("doomed", format!("{} in {} packs", output::bytes(status.doomed.stored_bytes), status.doomed.packs)),
     ])
 }

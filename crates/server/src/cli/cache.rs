@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{CliError, Report, admin, output};
 use crate::admin::{Answer, CacheView, Request, SecretText, Settings};
-use crate::config::Config;
+use crate::config::{Config, Size, Span};
 use crate::data_dir::DataDir;
 
 /// The longest key file, in bytes.
@@ -59,6 +60,7 @@ To change a key: add the new one, have clients trust both, remove the old one la
 Examples:
   firnd cache set main --private
   firnd cache set main --new-signing-key
+  firnd cache set main --keep '90 d' --keep-last 3 --quota '500 GiB'
   firnd cache set main --remove-signing-key main-1";
 
 #[derive(Debug, Args)]
@@ -145,6 +147,17 @@ struct Common {
     /// signed; may be given several times, and replaces the earlier ones [new caches: that of cache.nixos.org]
     #[arg(long, value_name = "KEY")]
     upstream_key: Vec<String>,
+    /// Keep what was used (asked for, or pushed again, itself or by what refers to it) within this time, as in
+    /// '90 d'; '0 s' takes the rule away [new caches: keep everything]
+    #[arg(long, value_name = "DURATION")]
+    keep: Option<Span>,
+    /// Keep the newest N of each package, by name without version; 0 takes the rule away
+    #[arg(long, value_name = "N")]
+    keep_last: Option<u32>,
+    /// Keep about so many stored bytes at most, as in '500 GiB': what was used longest ago goes first; '0 B' takes
+    /// the quota away
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<Size>,
 }
 
 /// Parses one of a type's words.
@@ -171,6 +184,9 @@ impl Common {
             references: self.references,
             host: self.host,
             add_keys,
+            keep_seconds: self.keep.map(|span| span.0.as_secs()),
+            keep_last: self.keep_last,
+            quota_bytes: self.quota.map(|size| size.0),
             trusted_keys: Some(self.trusted_key).filter(|keys| !keys.is_empty()),
             upstream_keys: Some(self.upstream_key).filter(|keys| !keys.is_empty()),
             ..Settings::default()
@@ -293,6 +309,7 @@ fn view_text(view: &CacheView) -> String {
     rows.extend(view.public_keys.iter().map(|key| ("public key", key.clone())));
     rows.extend(view.trusted_keys.iter().map(|key| ("trusted key", key.clone())));
     rows.extend(view.upstream_keys.iter().map(|key| ("upstream key", key.clone())));
+    rows.push(("keeps", keeps(view)));
     rows.push(("created", output::time(view.created_at)));
     if let Some(contents) = view.contents {
         rows.push(("paths", contents.paths.to_string()));
@@ -310,6 +327,18 @@ fn view_text(view: &CacheView) -> String {
         ));
     }
     text
+}
+
+/// Says what a cache keeps.
+fn keeps(view: &CacheView) -> String {
+    let used = view.keep_seconds.map(|seconds| format!("what was used within {}", Span(Duration::from_secs(seconds))));
+    let last = view.keep_last.map(|last| format!("the newest {last} of each package"));
+    let rules: Vec<String> = used.into_iter().chain(last).collect();
+    let all = if rules.is_empty() { "everything".to_owned() } else { rules.join(", and ") };
+    match view.quota_bytes {
+        Some(bytes) => format!("{all}, within about {}", output::bytes(bytes)),
+        None => all,
+    }
 }
 
 /// Returns the host of a URL, without its port.

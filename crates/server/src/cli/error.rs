@@ -64,10 +64,14 @@ impl CliError {
             )
             | Self::Socket(_)
             | Self::Output(_)
-            | Self::Failure(Failure::Store { .. }) => exit::FAILED,
-            Self::Failure(Failure::NoSuchCache { .. } | Failure::NoSuchToken { .. }) | Self::NoStore { .. } => {
-                exit::NOT_FOUND
-            }
+            | Self::Failure(Failure::Store { .. } | Failure::Busy { .. }) => exit::FAILED,
+            Self::Failure(
+                Failure::NoSuchCache { .. }
+                | Failure::NoSuchToken { .. }
+                | Failure::NoSuchPath { .. }
+                | Failure::NoSuchPin { .. },
+            )
+            | Self::NoStore { .. } => exit::NOT_FOUND,
             Self::Failure(Failure::CacheExists { .. }) => exit::EXISTS,
             Self::Failure(Failure::Invalid { .. }) | Self::Unconfirmed { .. } | Self::Read { .. } => exit::USAGE,
             Self::Serve(error) => match error {

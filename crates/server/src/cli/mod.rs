@@ -4,6 +4,7 @@ mod admin;
 mod cache;
 mod error;
 pub mod exit;
+mod gc;
 mod output;
 #[cfg(test)]
 mod tests;
@@ -78,6 +79,17 @@ enum Command {
     Config(ConfigCommand),
     /// Sum up what is stored, and what it takes
     Status,
+    /// Remove what no rule keeps, and give back the bytes that nobody needs
+    #[command(after_help = gc::GC_HELP)]
+    Gc(gc::Gc),
+    /// Say why a path is there: since when, by whom, what keeps it
+    Explain(gc::Explain),
+    /// Delete paths
+    #[command(subcommand)]
+    Path(gc::PathCommand),
+    /// Keep paths with everything that they refer to, under names
+    #[command(subcommand)]
+    Pin(gc::PinCommand),
 }
 
 const SERVE_HELP: &str = "\
@@ -148,6 +160,10 @@ fn run(arguments: Arguments) -> Result<Report, CliError> {
         Command::Cache(command) => cache::run(command, &data, &config),
         Command::Token(command) => token::run(command, &data, &config),
         Command::Status => admin::status(&data, &config),
+        Command::Gc(arguments) => gc::gc(arguments, &data, &config),
+        Command::Explain(arguments) => gc::explain(arguments, &data, &config),
+        Command::Path(command) => gc::path(command, &data, &config),
+        Command::Pin(command) => gc::pin(command, &data, &config),
         Command::Config(ConfigCommand::Example) => Ok(Report::new(EXAMPLE, &Config::default())),
         Command::Config(ConfigCommand::Check) => check_config(&config, global.config.as_ref()),
     }

@@ -95,6 +95,8 @@ impl Config {
         let mut check = Check { problems: Vec::new() };
         self.check_server(&mut check);
         self.check_store(&mut check);
+        check.span("gc.interval", self.gc.interval, Duration::ZERO, Duration::from_secs(365 * 86_400));
+        check.span("gc.grace", self.gc.grace, Duration::ZERO, Duration::from_secs(365 * 86_400));
         if check.problems.is_empty() {
             Ok(())
         } else {

@@ -28,6 +28,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// What is done to new bytes.
     pub ingest: IngestConfig,
+    /// When garbage is collected.
+    pub gc: GcConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -84,6 +86,22 @@ pub struct StoreConfig {
     pub min_free: Size,
     /// How long a NAR is kept that no narinfo has named yet.
     pub nar_lease: Span,
+}
+
+/// When garbage is collected, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GcConfig {
+    /// How long a running server waits between two collections; 0 for never.
+    pub interval: Span,
+    /// How long packs stay that nobody needs and that nobody may lean on any more.
+    pub grace: Span,
+}
+
+impl Default for GcConfig {
+    fn default() -> Self {
+        Self { interval: Span(Duration::from_secs(24 * 3600)), grace: Span(Duration::from_secs(6 * 3600)) }
+    }
 }
 
 /// What is logged, and how. Logs go to standard error.

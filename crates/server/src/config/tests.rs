@@ -16,9 +16,10 @@ fn the_example_says_what_the_code_does() {
     // Every key is in it, the ones without a default as a comment.
     let server = toml::Table::try_from(ServerConfig::default()).expect("serialises");
     let store = toml::Table::try_from(StoreConfig::default()).expect("serialises");
+    let gc = toml::Table::try_from(GcConfig::default()).expect("serialises");
     let log = toml::Table::try_from(LogConfig::default()).expect("serialises");
     let unset = ["tls-cert", "tls-key", "data", "public-url"].map(str::to_owned);
-    for key in server.keys().chain(store.keys()).chain(log.keys()).chain(&unset) {
+    for key in server.keys().chain(store.keys()).chain(gc.keys()).chain(log.keys()).chain(&unset) {
         let found = EXAMPLE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
         assert!(found, "{key} is not explained");
     }

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_index::{CacheName, Verb};
+use firn_nix::StoreHash;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -55,6 +56,11 @@ impl Memory {
     /// Makes an empty memory that keeps up to `narinfo_bytes` of rendered narinfos.
     pub fn new(narinfo_bytes: u64) -> Self {
         Self { narinfos: Narinfos::new(narinfo_bytes), documents: documents::Turns::new(), push: push::Memory::new() }
+    }
+
+    /// Forgets the narinfo of a path that was removed.
+    pub fn forget_path(&self, cache: &CacheName, hash: &StoreHash) {
+        self.narinfos.forget(cache, hash);
     }
 }
 

@@ -72,6 +72,7 @@ pub(super) async fn get(
 
 fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Response<Body>, Problem> {
     let found = find(app, cache, name, After::Headers)?.ok_or(Problem::NotFound("this NAR"))?;
+    app.engine.note_nar_use(&cache.name, &found.nar_hash);
     let caching = Caching::Immutable.of(cache);
     let mut response = match found.codec {
         Codec::Identity => identity(app, &found.row, 0..found.row.nar_size, want),

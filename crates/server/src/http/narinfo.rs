@@ -147,6 +147,7 @@ pub(super) async fn get(app: &Arc<App>, cache: &Arc<Cache>, hash: StoreHash) -> 
         }
     };
     let text = text.ok_or(Problem::NotFound("this path"))?;
+    app.engine.note_use(&cache.name, hash);
     Ok(ok(Body::full(text), "text/x-nix-narinfo", Caching::For(MAX_AGE_SECONDS).of(cache)))
 }
 

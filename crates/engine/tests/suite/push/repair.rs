@@ -157,7 +157,7 @@ fn what_leans_on_packs_that_are_gone_is_refused_with_all_that_refers_to_it() {
         offer(&tool, "alone", &[]),
     ];
     for (from, to) in [(PackState::Live, PackState::Condemned), (PackState::Condemned, PackState::Doomed)] {
-        assert!(fixture.meta.set_pack_state(pack, from, to).unwrap());
+        assert!(fixture.meta.set_pack_state(pack, from, to, 7).unwrap());
     }
     let outcomes = engine.commit_pushed(&cache(), batch);
     for outcome in &outcomes[..3] {

@@ -1,0 +1,128 @@
+//! What a sweep removes, and what is written again before its pack goes.
+//!
+//! A request of these is a group of its own, so that the index says all there is to know: nothing that was decided is
+//! still on its way.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use firn_chunk::RecipeId;
+use firn_index::{CacheName, Commit, DocumentKey, Op, PathRow};
+use firn_nix::{Sha256, StoreHash};
+
+use super::Group;
+use crate::Result;
+use crate::records::Record;
+
+/// Something that a sweep found to be needed by nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// A path. Paths come before what they refer to: one that stays takes its references out of the same sweep.
+    Path(CacheName, StoreHash),
+    /// A NAR that no path of the cache names, with the names under which it was sent.
+    Nar(CacheName, Sha256, Vec<String>),
+    Document(CacheName, DocumentKey),
+    /// A recipe that no NAR and no document names.
+    Recipe(RecipeId),
+}
+
+/// Removals on their way to the committer and back.
+#[derive(Debug)]
+pub(crate) struct Removals {
+    pub(crate) items: Vec<Removal>,
+    /// Paths that stay because of what was done in an earlier request of the same sweep.
+    pub(crate) rescued: HashSet<(CacheName, StoreHash)>,
+    outcome: Mutex<Outcome>,
+}
+
+/// What became of [`Removals`]; worth something only if their commit succeeded.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Outcome {
+    /// For each item, whether it was removed. What was gone before counts as removed.
+    pub(crate) removed: Vec<bool>,
+    /// Paths that have to stay, and so whatever they refer to.
+    pub(crate) rescued: HashSet<(CacheName, StoreHash)>,
+}
+
+impl Removals {
+    pub(crate) fn new(items: Vec<Removal>, rescued: HashSet<(CacheName, StoreHash)>) -> Arc<Self> {
+        Arc::new(Self { items, rescued, outcome: Mutex::default() })
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Group<'_> {
+    /// Adds what a sweep may remove, given what was named since it began to look.
+    pub(super) fn add_removals(&mut self, commit: &mut Commit, removals: &Removals) -> Result<()> {
+        let mut outcome = Outcome { removed: Vec::new(), rescued: removals.rescued.clone() };
+        for item in &removals.items {
+            let removed = self.add_removal(commit, item, &mut outcome.rescued)?;
+            outcome.removed.push(removed);
+        }
+        *removals.outcome.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+        Ok(())
+    }
+
+    fn add_removal(
+        &mut self,
+        commit: &mut Commit,
+        item: &Removal,
+        rescued: &mut HashSet<(CacheName, StoreHash)>,
+    ) -> Result<bool> {
+        let packs = self.packs;
+        match item {
+            Removal::Path(cache, hash) => {
+                let Some(row) = packs.meta.path(cache, hash)? else { return Ok(true) };
+                if packs.watch.has_path(cache, *hash) || rescued.contains(&(cache.clone(), *hash)) {
+                    rescued.insert((cache.clone(), *hash));
+                    rescued.extend(row.references.iter().map(|reference| (cache.clone(), reference.hash())));
+                    return Ok(false);
+                }
+                self.remove_path(commit, cache, &row);
+            }
+            Removal::Nar(cache, hash, aliases) => {
+                let Some(row) = packs.meta.nar(cache, hash)? else { return Ok(true) };
+                if packs.watch.has_nar(cache, *hash) || row.lease_until > self.now {
+                    return Ok(false);
+                }
+                self.records.push(Record::NarGone(cache.clone(), *hash).encode());
+                commit.ops.push(Op::DeleteNar(cache.clone(), *hash));
+                commit.ops.extend(aliases.iter().map(|name| Op::DeleteAlias(cache.clone(), name.clone())));
+            }
+            Removal::Document(cache, key) => {
+                if packs.watch.has_document(cache, key) {
+                    return Ok(false);
+                }
+                self.records.push(Record::DocumentGone(cache.clone(), key.clone()).encode());
+                commit.ops.push(Op::DeleteDocument(cache.clone(), key.clone()));
+            }
+            Removal::Recipe(id) => {
+                if packs.watch.has_recipe(id) {
+                    return Ok(false);
+                }
+                commit.ops.push(Op::DeleteRecipe(*id));
+            }
+        }
+        Ok(true)
+    }
+
+    fn remove_path(&mut self, commit: &mut Commit, cache: &CacheName, row: &PathRow) {
+        let hash = row.path.hash();
+        self.records.push(Record::PathGone(cache.clone(), hash).encode());
+        commit.ops.push(Op::DeletePath(cache.clone(), hash));
+    }
+
+    /// Adds records of a pack that is about to go, as far as they are what the index still says. `keep_gone` says whether
+    /// there may be older records of what is gone in packs that stay.
+    pub(super) fn add_carried(&mut self, records: &[(u64, Record)], keep_gone: bool) -> Result<()> {
+        for (order, record) in records {
+            if self.packs.is_current(record, keep_gone)? {
+                self.carried.push((*order, record.encode()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Garbage collection: what retention does not keep goes, and its bytes are given back, while uploads and downloads run.
+//!
+//! A collection takes these steps, each of which may be cut short by a crash and is begun again by the next one:
+//!
+//! 1. Paths that no rule keeps are removed, what refers before what is referred to; then NARs that no path names, then
+//!    recipes that no NAR or document names. Whatever is named meanwhile stays ([`crate::watch`]).
+//! 2. Packs without edges are *condemned*: their chunks are no longer offered. A commit that needs one revives it.
+//! 3. Once every session that may have been told of such chunks is over, the pack is *doomed*, in one step with looking for
+//!    edges again; its records that still count were written again before. Later commits that lean on it are refused.
+//! 4. After a grace, and when no restore uses it, its object is deleted, then its row.
+//!
+//! Safety rests on steps 1 and 3 alone, which are decided by the committer and the index. The waits only spare others
+//! refusals. Two collections at once do no harm either; a lease sees to it that there is one.
+
+mod delete;
+mod explain;
+mod graph;
+mod lifecycle;
+mod report;
+mod retention;
+mod sweep;
+
+pub use delete::PathDeletion;
+pub use explain::Explanation;
+pub(crate) use lifecycle::chunks_of;
+pub use report::{Backlog, CacheFates, Fate, GcReport, PackSum, SparsePack};
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use firn_index::{CacheName, UnixSeconds};
+use firn_nix::StoreHash;
+
+use crate::engine::Shared;
+use crate::{Engine, Error, Result};
+
+/// The name of the lease of a collection.
+pub(crate) const LEASE: &str = "gc";
+
+/// How long a lease lasts from each sign of life. A restart ends it.
+const LEASE_SECONDS: u64 = 600;
+
+/// How a collection works.
+#[derive(Debug, Clone)]
+pub struct GcOptions {
+    /// Whether to change nothing and only say what would be done.
+    pub dry_run: bool,
+    /// How long doomed packs stay, so that restores that have only begun find them.
+    pub grace_seconds: u64,
+}
+
+/// One collection on its way.
+pub(crate) struct Collection<'a> {
+    shared: &'a Arc<Shared>,
+    options: &'a GcOptions,
+    /// Is told of every path that was removed, once that is durable.
+    removed: &'a dyn Fn(&CacheName, &[StoreHash]),
+    holder: u128,
+    now: UnixSeconds,
+    report: GcReport,
+}
+
+impl Engine {
+    /// Collects garbage; `None` if another collection is under way. `removed` is told of the paths that went, after each
+    /// batch is durable. Blocks for as long as it takes, and never blocks commits for longer than a batch.
+    ///
+    /// # Errors
+    /// Those of index and storage. What was done until then stays done, and the next collection goes on.
+    pub fn collect(&self, options: &GcOptions, removed: &dyn Fn(&CacheName, &[StoreHash])) -> Result<Option<GcReport>> {
+        let packs = &self.shared.packs;
+        let (holder, now) = (packs.entropy.draw(), packs.clock.now());
+        if !packs.meta.take_lease(LEASE, holder, now, now + LEASE_SECONDS)? {
+            return Ok(None);
+        }
+        let report = GcReport { dry_run: options.dry_run, started_at: now, ..GcReport::default() };
+        let collection = Collection { shared: &self.shared, options, removed, holder, now, report };
+        let report = collection.run();
+        packs.meta.end_lease(LEASE, holder)?;
+        report.map(Some)
+    }
+
+    /// Ends the collections that are under way, and every later one, after the step that they are at.
+    pub fn interrupt_collections(&self) {
+        self.shared.packs.interrupted.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns what waits to be doomed or deleted. Reads the row of every pack.
+    pub fn backlog(&self) -> Result<Backlog> {
+        self.shared.packs.backlog()
+    }
+}
+
+impl Collection<'_> {
+    fn run(mut self) -> Result<GcReport> {
+        self.shared.packs.uses.flush(self.shared.packs.meta.as_ref(), self.now)?;
+        // Before anything is looked at.
+        let watching = self.shared.packs.watch.begin();
+        self.sweep()?;
+        drop(watching);
+        if !self.options.dry_run {
+            self.renew()?;
+            self.condemn()?;
+            self.renew()?;
+            self.doom()?;
+            self.renew()?;
+            self.delete()?;
+        }
+        self.report.backlog = self.shared.packs.backlog()?;
+        let Backlog { condemned, doomed } = self.report.backlog;
+        self.report.reclaimable_bytes += condemned.stored_bytes + doomed.stored_bytes;
+        self.report.ended_at = self.shared.packs.clock.now();
+        Ok(self.report)
+    }
+
+    /// Keeps the lease. Without it another collection may run beside this one, which is safe and a waste.
+    fn renew(&self) -> Result<()> {
+        if self.shared.packs.interrupted.load(Ordering::SeqCst) {
+            return Err(Error::WritesStopped("the store is being closed; the next collection goes on".to_owned()));
+        }
+        let now = self.shared.packs.clock.now();
+        if self.shared.packs.meta.take_lease(LEASE, self.holder, now, now + LEASE_SECONDS)? {
+            return Ok(());
+        }
+        Err(Error::Internal("collect garbage: another collection has taken over".to_owned()))
+    }
+}

@@ -1,0 +1,424 @@
+//! The first step: paths, NARs, documents and recipes that nobody needs.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use firn_chunk::RecipeId;
+use firn_index::{CacheName, Content, DocumentRow, PackState, RetentionRow};
+use firn_nix::{Sha256, StoreHash, StorePath};
+use firn_pack::PackId;
+
+use super::Collection;
+use super::graph::{Graph, Node, ShortId, short, short_nar};
+use super::report::{CacheFates, Fate, SparsePack};
+use super::retention::{Decisions, Reason, Rules, USE_SECONDS, Verdict, decide};
+use crate::Result;
+use crate::committer::{Change, Removal, Removals};
+use crate::engine::Shared;
+
+/// Rows read at a time.
+const PAGE: usize = 1000;
+
+/// Things that are removed in one commit.
+const BATCH: usize = 1024;
+
+/// Paths of each kind that a report names.
+const LARGEST: usize = 20;
+
+/// What leans on a pack, in bytes of what recipes rebuild.
+#[derive(Debug, Clone, Copy, Default)]
+struct Leaning {
+    live: u64,
+    dead: u64,
+}
+
+/// The paths of a cache, and what becomes of them.
+pub(super) struct Plan {
+    pub(super) graph: Graph,
+    pub(super) decisions: Decisions,
+    pub(super) pins: Vec<(firn_index::PinName, firn_index::PinRow)>,
+    pub(super) retention: RetentionRow,
+}
+
+impl Collection<'_> {
+    pub(super) fn sweep(&mut self) -> Result<()> {
+        let caches: Vec<CacheName> = self.shared.packs.meta.caches()?.into_iter().map(|(name, _)| name).collect();
+        let mut used: Vec<ShortId> = Vec::new();
+        for cache in &caches {
+            let plan = self.shared.plan(cache, self.now)?;
+            let kept = self.sweep_paths(cache, &plan)?;
+            self.renew()?;
+            self.sweep_nars(cache, &kept, &mut used)?;
+            self.sweep_documents(cache, &plan, &mut used)?;
+            self.renew()?;
+        }
+        used.sort_unstable();
+        used.dedup();
+        self.sweep_recipes(&used)
+    }
+
+    /// Removes the paths that go; returns the NARs of those that stay.
+    fn sweep_paths(&mut self, cache: &CacheName, plan: &Plan) -> Result<HashSet<ShortId>> {
+        let Plan { graph, decisions, .. } = plan;
+        let mut fates = CacheFates {
+            cache: cache.clone(),
+            kept_paths: 0,
+            removed_paths: 0,
+            removed_logical_bytes: 0,
+            rescued_paths: 0,
+            kept_stored_bytes: decisions.kept_bytes,
+            largest_removed: self.largest(cache, plan, false)?,
+            largest_kept: Vec::new(),
+        };
+        if self.options.dry_run {
+            fates.largest_kept = self.largest(cache, plan, true)?;
+        }
+        let mut kept = HashSet::new();
+        let go: Vec<Node> = graph.paths().filter(|node| !decisions.of(*node).stays()).collect();
+        kept.extend(graph.paths().filter(|node| decisions.of(*node).stays()).map(|node| graph.facts(node).nar));
+        fates.kept_paths = (graph.paths().count() - go.len()) as u64;
+        let mut rescued = HashSet::new();
+        for batch in go.chunks(BATCH) {
+            let items = batch.iter().map(|node| Removal::Path(cache.clone(), graph.hash(*node))).collect();
+            let (removed, still) = self.remove(items, rescued)?;
+            rescued = still;
+            let mut gone = Vec::new();
+            for (node, removed) in batch.iter().zip(removed) {
+                let facts = graph.facts(*node);
+                if removed {
+                    fates.removed_paths += 1;
+                    fates.removed_logical_bytes += facts.nar_size;
+                    gone.push(graph.hash(*node));
+                } else {
+                    fates.rescued_paths += 1;
+                    fates.kept_paths += 1;
+                    kept.insert(facts.nar);
+                }
+            }
+            if !self.options.dry_run {
+                (self.removed)(cache, &gone);
+                self.renew()?;
+            }
+        }
+        self.report.caches.push(fates);
+        Ok(kept)
+    }
+
+    /// Removes NARs that no path names; adds the recipes of the others to `used`.
+    fn sweep_nars(&mut self, cache: &CacheName, named: &HashSet<ShortId>, used: &mut Vec<ShortId>) -> Result<()> {
+        let meta = &self.shared.packs.meta;
+        let mut candidates: Vec<(Sha256, RecipeId)> = Vec::new();
+        let mut after = None;
+        loop {
+            let page = meta.nars(cache, after, PAGE)?;
+            for (hash, row) in &page {
+                if row.lease_until <= self.now && !named.contains(&short_nar(hash)) {
+                    candidates.push((*hash, row.recipe));
+                } else {
+                    used.push(short(&row.recipe.0));
+                }
+            }
+            match page.last() {
+                Some((last, _)) => after = Some(*last),
+                None => break,
+            }
+        }
+        let mut aliases = self.aliases(cache, &candidates)?;
+        for batch in candidates.chunks(BATCH) {
+            let names: Vec<Vec<String>> =
+                batch.iter().map(|(hash, _)| aliases.remove(hash).unwrap_or_default()).collect();
+            let counts: Vec<u64> = names.iter().map(|names| names.len() as u64).collect();
+            let item =
+                |((hash, _), names): (&(Sha256, RecipeId), Vec<String>)| Removal::Nar(cache.clone(), *hash, names);
+            let (removed, _) = self.remove(batch.iter().zip(names).map(item).collect(), HashSet::new())?;
+            for (((_, recipe), names), removed) in batch.iter().zip(counts).zip(removed) {
+                if removed {
+                    self.report.nars += 1;
+                    self.report.aliases += names;
+                } else {
+                    used.push(short(&recipe.0));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the uploaders' names of some NARs.
+    fn aliases(&self, cache: &CacheName, of: &[(Sha256, RecipeId)]) -> Result<HashMap<Sha256, Vec<String>>> {
+        let mut names: HashMap<Sha256, Vec<String>> = of.iter().map(|(hash, _)| (*hash, Vec::new())).collect();
+        let mut after: Option<String> = None;
+        while !names.is_empty() {
+            let page = self.shared.packs.meta.aliases(cache, after.as_deref(), PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (name, row) in page {
+                if let Some(names) = names.get_mut(&row.nar_hash) {
+                    names.push(name);
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes documents that are older than what the cache keeps and that no path of it has to do with any more; adds the
+    /// recipes of the others to `used`.
+    fn sweep_documents(&mut self, cache: &CacheName, plan: &Plan, used: &mut Vec<ShortId>) -> Result<()> {
+        let derivers = match plan.retention.keep_seconds {
+            Some(_) => self.derivers(cache)?,
+            None => HashSet::new(),
+        };
+        let oldest = plan.retention.keep_seconds.map(|keep| self.now.saturating_sub(keep.saturating_add(USE_SECONDS)));
+        let mut after = None;
+        loop {
+            let page = self.shared.packs.meta.documents(cache, after.as_ref(), PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            let is_needed = |key: &firn_index::DocumentKey, row: &DocumentRow| {
+                oldest.is_none_or(|oldest| row.written_at >= oldest)
+                    || match key.kind {
+                        firn_index::DocumentKind::Log => key
+                            .name
+                            .get(..32)
+                            .and_then(|hash| hash.parse().ok())
+                            .is_none_or(|hash| derivers.contains(&hash)),
+                        _ => mentions(row, |hash| {
+                            plan.graph.node(&hash).is_some_and(|node| plan.decisions.of(node).stays())
+                        }),
+                    }
+            };
+            let (stay, go): (Vec<_>, Vec<_>) = page.into_iter().partition(|(key, row)| is_needed(key, row));
+            let items = go.iter().map(|(key, _)| Removal::Document(cache.clone(), key.clone())).collect();
+            let (removed, _) = self.remove(items, HashSet::new())?;
+            self.report.documents += removed.iter().filter(|removed| **removed).count() as u64;
+            let rescued = go.into_iter().zip(removed).filter(|(_, removed)| !removed).map(|(row, _)| row);
+            for (_, row) in stay.into_iter().chain(rescued) {
+                if let Content::Recipe { recipe, .. } = row.content {
+                    used.push(short(&recipe.0));
+                }
+            }
+        }
+    }
+
+    /// Returns the derivations of all paths that a cache still has.
+    fn derivers(&self, cache: &CacheName) -> Result<HashSet<StoreHash>> {
+        let mut derivers = HashSet::new();
+        let mut after = None;
+        loop {
+            let page = self.shared.packs.meta.paths(cache, after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(derivers) };
+            after = Some(*last);
+            derivers.extend(page.iter().filter_map(|(_, row)| row.deriver.as_ref().map(StorePath::hash)));
+        }
+    }
+
+    /// Removes recipes that are not in use, and sums up what leans on which pack.
+    fn sweep_recipes(&mut self, used: &[ShortId]) -> Result<()> {
+        let mut leaning: HashMap<PackId, Leaning> = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = self.shared.packs.meta.recipes(after, PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            let is_used = |id: &RecipeId| used.binary_search(&short(&id.0)).is_ok();
+            let go: Vec<RecipeId> = page.iter().map(|(id, _)| *id).filter(|id| !is_used(id)).collect();
+            let (removed, _) = self.remove(go.iter().map(|id| Removal::Recipe(*id)).collect(), HashSet::new())?;
+            let dead: HashSet<RecipeId> =
+                go.into_iter().zip(removed).filter(|(_, removed)| *removed).map(|(id, _)| id).collect();
+            self.report.recipes += dead.len() as u64;
+            for (id, row) in &page {
+                for pack in &row.edges {
+                    let leaning = leaning.entry(*pack).or_default();
+                    let side = if dead.contains(id) { &mut leaning.dead } else { &mut leaning.live };
+                    *side = side.saturating_add(row.length + 1);
+                }
+            }
+        }
+        self.renew()?;
+        self.sum_up(&leaning)
+    }
+
+    /// Reports which packs get sparse and, of a dry run, which would go.
+    fn sum_up(&mut self, leaning: &HashMap<PackId, Leaning>) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.shared.packs.meta.packs(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (pack, row) in page.iter().filter(|(_, row)| row.state == PackState::Live) {
+                let Leaning { live, dead } = leaning.get(pack).copied().unwrap_or_default();
+                if live == 0 {
+                    // A real collection finds it in the backlog, or deleted.
+                    if self.options.dry_run {
+                        self.report.condemned.add(row.stored_bytes);
+                        self.report.reclaimable_bytes += row.stored_bytes;
+                    }
+                    continue;
+                }
+                if dead > 0 {
+                    let share = u128::from(row.stored_bytes) * u128::from(dead) / (u128::from(live) + u128::from(dead));
+                    let dead_bytes = u64::try_from(share).unwrap_or(u64::MAX);
+                    self.report.sparse.push(SparsePack { pack: *pack, stored_bytes: row.stored_bytes, dead_bytes });
+                    self.report.reclaimable_bytes += dead_bytes;
+                }
+            }
+        }
+    }
+
+    /// Lets the committer remove what is still needed by nobody; a dry run takes it as done. Returns what was, and what
+    /// has to stay of the paths that come later.
+    fn remove(
+        &self,
+        items: Vec<Removal>,
+        rescued: HashSet<(CacheName, StoreHash)>,
+    ) -> Result<(Vec<bool>, HashSet<(CacheName, StoreHash)>)> {
+        if self.options.dry_run || items.is_empty() {
+            return Ok((vec![true; items.len()], rescued));
+        }
+        let removals = Removals::new(items, rescued);
+        for outcome in self.shared.submit_all(vec![Change::Remove(Arc::clone(&removals))])? {
+            outcome?;
+        }
+        let outcome = removals.outcome();
+        Ok((outcome.removed, outcome.rescued))
+    }
+
+    /// Returns the largest paths that stay, or that go.
+    fn largest(&self, cache: &CacheName, plan: &Plan, stays: bool) -> Result<Vec<Fate>> {
+        let mut nodes: Vec<Node> =
+            plan.graph.paths().filter(|node| plan.decisions.of(*node).stays() == stays).collect();
+        let by_size = |node: &Node| std::cmp::Reverse((plan.graph.facts(*node).nar_size, plan.graph.hash(*node)));
+        if nodes.len() > LARGEST {
+            nodes.select_nth_unstable_by_key(LARGEST, by_size);
+            nodes.truncate(LARGEST);
+        }
+        nodes.sort_unstable_by_key(by_size);
+        let fate = |node| self.shared.fate(cache, plan, node);
+        Ok(nodes.into_iter().map(fate).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+}
+
+impl Shared {
+    /// Reads a cache's paths and decides about them.
+    pub(super) fn plan(&self, cache: &CacheName, now: u64) -> Result<Plan> {
+        let meta = self.packs.meta.as_ref();
+        let retention = meta.retention(cache)?;
+        let pins = meta.pins(cache)?;
+        let graph = Graph::load(meta, cache, meta.uses_since()?.unwrap_or(now))?;
+        let stored = match retention.quota_bytes {
+            Some(_) => self.stored_bytes(cache)?,
+            None => HashMap::new(),
+        };
+        let rules = Rules {
+            retention: &retention,
+            pins: &pins,
+            fresh_seconds: self.options.session_lease_seconds,
+            now,
+            stored_bytes: &|node| stored.get(&graph.facts(node).nar).copied().unwrap_or(0),
+        };
+        let decisions = decide(&graph, &rules);
+        Ok(Plan { graph, decisions, pins, retention })
+    }
+
+    /// Returns, for each NAR of a cache, its share of the packs that it leans on: a pack's bytes are divided among the
+    /// recipes with an edge to it by their lengths, and a recipe's among its NARs. All shares of a store are its stored
+    /// bytes.
+    fn stored_bytes(&self, cache: &CacheName) -> Result<HashMap<ShortId, u64>> {
+        let meta = &self.packs.meta;
+        let mut packs: HashMap<PackId, (u64, u64)> = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = meta.packs(after, PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            packs.extend(page.into_iter().map(|(id, row)| (id, (row.stored_bytes, 0))));
+        }
+        self.each_recipe(|_, length, edges| {
+            for pack in edges {
+                if let Some((_, weight)) = packs.get_mut(pack) {
+                    *weight = weight.saturating_add(length / edges.len() as u64 + 1);
+                }
+            }
+        })?;
+        let mut recipes: HashMap<ShortId, u64> = HashMap::new();
+        self.each_recipe(|id, length, edges| {
+            let of = |pack: &PackId| {
+                let (bytes, weight) = packs.get(pack).copied().unwrap_or_default();
+                let mine = u128::from(length / edges.len() as u64 + 1);
+                u64::try_from(u128::from(bytes) * mine / u128::from(weight.max(1))).unwrap_or(u64::MAX)
+            };
+            recipes.insert(short(&id.0), edges.iter().map(of).sum());
+        })?;
+        let mut nars: Vec<(ShortId, ShortId)> = Vec::new();
+        let mut users: HashMap<ShortId, u64> = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = meta.nars(cache, after, PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (hash, row) in page {
+                *users.entry(short(&row.recipe.0)).or_default() += 1;
+                nars.push((short_nar(&hash), short(&row.recipe.0)));
+            }
+        }
+        let share = |recipe| recipes.get(recipe).copied().unwrap_or(0) / users.get(recipe).copied().unwrap_or(1);
+        Ok(nars.iter().map(|(nar, recipe)| (*nar, share(recipe))).collect())
+    }
+
+    fn each_recipe(&self, mut visit: impl FnMut(&RecipeId, u64, &[PackId])) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.packs.meta.recipes(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            page.iter().for_each(|(id, row)| visit(id, row.length, &row.edges));
+        }
+    }
+
+    /// Returns what becomes of a path, unless it is gone by now.
+    pub(super) fn fate(&self, cache: &CacheName, plan: &Plan, node: Node) -> Result<Option<Fate>> {
+        let facts = plan.graph.facts(node);
+        let Some(row) = self.packs.meta.path(cache, &plan.graph.hash(node))? else { return Ok(None) };
+        let verdict = plan.decisions.of(node);
+        Ok(Some(Fate {
+            path: row.path,
+            nar_size: facts.nar_size,
+            committed_at: facts.committed_at,
+            used_at: facts.used_at,
+            stays: verdict.stays(),
+            why: self.why(cache, plan, verdict)?,
+        }))
+    }
+
+    fn why(&self, cache: &CacheName, plan: &Plan, verdict: Verdict) -> Result<String> {
+        Ok(match verdict {
+            Verdict::NoReason => "no rule of the cache keeps it".to_owned(),
+            Verdict::OverQuota => "the cache is over its quota, and this was used longest ago".to_owned(),
+            Verdict::Stays(reason) => match reason {
+                Reason::NoRule => "the cache keeps everything".to_owned(),
+                Reason::Pinned(number) => {
+                    let name = plan.pins.get(number as usize).map_or("", |(name, _)| name.as_str());
+                    format!("the pin '{name}' keeps it")
+                }
+                Reason::Fresh => "it was used a moment ago, or what refers to it was".to_owned(),
+                Reason::Used => "it was used within the time that the cache keeps, or what refers to it was".to_owned(),
+                Reason::Newest => "it is one of the newest of its lineage".to_owned(),
+                Reason::UnderQuota => "the cache is within its quota".to_owned(),
+                Reason::Needed(by) => {
+                    let by = self.packs.meta.path(cache, &plan.graph.hash(by))?;
+                    let by = by.map_or_else(String::new, |row| row.path.base_name());
+                    format!("{by}, which stays, needs it")
+                }
+            },
+        })
+    }
+}
+
+/// Returns whether a document names a store path that `is_kept`; one that does not say is taken to.
+fn mentions(row: &DocumentRow, is_kept: impl Fn(StoreHash) -> bool) -> bool {
+    let Content::Inline(bytes) = &row.content else { return true };
+    let hash = |window: &[u8]| {
+        let (text, dash) = window.split_first_chunk::<32>()?;
+        if dash == b"-" { StoreHash::from_ascii(text) } else { None }
+    };
+    bytes.windows(33).filter_map(hash).any(is_kept)
+}
