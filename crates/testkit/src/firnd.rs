@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +40,8 @@ pub struct Firnd {
     config: Option<PathBuf>,
     /// The size of the file system made for the data, in bytes.
     disk_bytes: Option<u64>,
+    /// Whether it speaks TLS.
+    is_secure: bool,
     child: Option<Child>,
 }
 
@@ -51,16 +53,23 @@ impl Firnd {
 
     /// Starts a server with a configuration file (TOML) and waits until it is ready.
     pub fn start_with(config: &str) -> Result<Self> {
-        Self::new(config, None)
+        Self::new(config, None, false)
+    }
+
+    /// Starts a server that speaks TLS with a certificate for `127.0.0.1`, and waits until it accepts connections. Requests of
+    /// this harness don't reach it.
+    pub fn start_secure(certificate: &Path, key: &Path) -> Result<Self> {
+        let config = format!("[server]\ntls-cert = {certificate:?}\ntls-key = {key:?}\n");
+        Self::new(&config, None, true)
     }
 
     /// Starts a server whose data is on a file system of its own, in memory and of that size: it is gone with the process.
     /// Needs user namespaces.
     pub fn start_on_disk_of(bytes: u64, config: &str) -> Result<Self> {
-        Self::new(config, Some(bytes))
+        Self::new(config, Some(bytes), false)
     }
 
-    fn new(config: &str, disk_bytes: Option<u64>) -> Result<Self> {
+    fn new(config: &str, disk_bytes: Option<u64>, is_secure: bool) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("firn-data-")
             .tempdir()
@@ -68,7 +77,7 @@ impl Firnd {
         let path = directory.path().join("firnd.toml");
         fs::write(&path, config).doing(|| format!("write {}", path.display()))?;
         let config = (!config.is_empty()).then_some(path);
-        let mut firnd = Self { config, disk_bytes, address: free_address()?, directory, child: None };
+        let mut firnd = Self { config, disk_bytes, is_secure, address: free_address()?, directory, child: None };
         firnd.launch()?;
         Ok(firnd)
     }
@@ -85,7 +94,7 @@ impl Firnd {
 
     /// Returns the URL of a cache, for `substituters` and `nix copy --to`.
     pub fn url(&self, cache: &str) -> String {
-        format!("http://{}/{cache}", self.address)
+        format!("{}://{}/{cache}", if self.is_secure { "https" } else { "http" }, self.address)
     }
 
     /// Returns the process id while the server runs.
@@ -236,7 +245,11 @@ impl Firnd {
     fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
-            if Request::get("/readyz").send(self.address).is_ok_and(|answer| answer.status == 200) {
+            let is_ready = match self.is_secure {
+                false => Request::get("/readyz").send(self.address).is_ok_and(|answer| answer.status == 200),
+                true => TcpStream::connect(self.address).is_ok(),
+            };
+            if is_ready {
                 return Ok(());
             }
             let child = self

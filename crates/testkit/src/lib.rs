@@ -19,6 +19,7 @@ pub mod corpus;
 mod error;
 pub mod firn;
 pub mod firnd;
+pub mod gateway;
 pub mod http;
 pub mod nar;
 pub mod nix;

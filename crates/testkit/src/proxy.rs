@@ -1,4 +1,4 @@
-//! A TCP proxy that hurts connections: cuts an answer after a number of bytes, or holds it back.
+//! A TCP proxy that hurts connections: cuts an answer or a request after a number of bytes, or holds it there.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -29,6 +29,19 @@ pub enum Fault {
         /// How many connections are to be cut.
         times: u64,
     },
+    /// Forward this many bytes to the server, then nothing more until the next [`Proxy::set_fault`].
+    HoldRequests {
+        /// Bytes of requests, headers included, that a connection may carry.
+        after: u64,
+    },
+}
+
+/// What is done to one direction of a connection.
+#[derive(Debug, Clone, Copy)]
+enum Hurt {
+    Nothing,
+    Cut { after: u64, times: u64 },
+    Hold { after: u64, fault: u64 },
 }
 
 /// A proxy between a client and one server address, on threads of its own.
@@ -46,6 +59,9 @@ struct Shared {
     fault: Mutex<Fault>,
     cuts: Mutex<u64>,
     was_cut: Condvar,
+    /// How many faults were set, and how many connections the last one holds.
+    held: Mutex<(u64, u64)>,
+    held_changed: Condvar,
     connections: AtomicU64,
     stopped: AtomicBool,
 }
@@ -60,6 +76,8 @@ impl Proxy {
             fault: Mutex::new(Fault::None),
             cuts: Mutex::new(0),
             was_cut: Condvar::new(),
+            held: Mutex::new((0, 0)),
+            held_changed: Condvar::new(),
             connections: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
         });
@@ -73,10 +91,17 @@ impl Proxy {
         self.address
     }
 
-    /// Sets what happens to connections accepted from now on; open ones go on as they began.
+    /// Sets what happens to connections accepted from now on; open ones go on as they began, held ones go on.
     pub fn set_fault(&self, fault: Fault) {
         *lock(&self.shared.cuts) = 0;
-        *lock(&self.shared.fault) = fault;
+        self.shared.release(Some(fault));
+    }
+
+    /// Waits until a connection is held by the fault that was set last; returns whether one was within `patience`.
+    pub fn wait_for_hold(&self, patience: Duration) -> bool {
+        let held = lock(&self.shared.held);
+        let waited = self.shared.held_changed.wait_timeout_while(held, patience, |(_, held)| *held == 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.1 > 0
     }
 
     /// Returns how many connections were cut since the last [`Proxy::set_fault`].
@@ -100,12 +125,40 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
+        self.shared.release(None);
         // Wakes the thread that waits for a connection.
         drop(TcpStream::connect(self.address));
     }
 }
 
 impl Shared {
+    /// Lets go of what is held, and sets the next fault.
+    fn release(&self, fault: Option<Fault>) {
+        let mut held = lock(&self.held);
+        if let Some(fault) = fault {
+            *lock(&self.fault) = fault;
+        }
+        *held = (held.0 + 1, 0);
+        self.held_changed.notify_all();
+    }
+
+    /// Returns the fault and its number.
+    fn fault(&self) -> (Fault, u64) {
+        let held = lock(&self.held);
+        (*lock(&self.fault), held.0)
+    }
+
+    /// Waits as long as a fault is the one that was set last.
+    fn hold(&self, fault: u64) {
+        let mut held = lock(&self.held);
+        if held.0 == fault {
+            held.1 += 1;
+            self.held_changed.notify_all();
+        }
+        let released = self.held_changed.wait_while(held, |(last, _)| *last == fault);
+        drop(released.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Takes one of the cuts that are left, if there is one.
     fn take_cut(&self, times: u64) -> bool {
         let mut cuts = lock(&self.cuts);
@@ -138,14 +191,15 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 fn serve(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
-    let fault = *lock(&shared.fault);
+    let (fault, number) = shared.fault();
     let server = TcpStream::connect(shared.target)?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (requests, answers) = match fault {
-        Fault::None => (None, None),
-        Fault::CutAnswers { after, times } => (None, Some((after, times))),
-        Fault::CutRequests { after, times } => (Some((after, times)), None),
+        Fault::None => (Hurt::Nothing, Hurt::Nothing),
+        Fault::CutAnswers { after, times } => (Hurt::Nothing, Hurt::Cut { after, times }),
+        Fault::CutRequests { after, times } => (Hurt::Cut { after, times }, Hurt::Nothing),
+        Fault::HoldRequests { after } => (Hurt::Hold { after, fault: number }, Hurt::Nothing),
     };
     thread::scope(|scope| {
         scope.spawn(|| forward(client, &server, requests, shared));
@@ -154,25 +208,31 @@ fn serve(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies one direction to its end; closes both directions where the fault says so.
-fn forward(mut from: &TcpStream, mut to: &TcpStream, cut: Option<(u64, u64)>, shared: &Shared) {
+/// Copies one direction to its end; closes both directions, or waits, where the fault says so.
+fn forward(mut from: &TcpStream, mut to: &TcpStream, hurt: Hurt, shared: &Shared) {
     let mut buffer = vec![0; 64 << 10];
     let mut carried = 0u64;
     while let Ok(len @ 1..) = from.read(&mut buffer) {
-        let mut bytes = buffer.get(..len).unwrap_or_default();
-        if let Some((after, times)) = cut {
-            let room = after.saturating_sub(carried);
-            let over = len as u64 > room;
-            if over && shared.take_cut(times) {
-                bytes = bytes.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or_default();
-                let _ = to.write_all(bytes);
+        let bytes = buffer.get(..len).unwrap_or_default();
+        let over = |after: u64| len as u64 > after.saturating_sub(carried);
+        let up_to = |after: u64| usize::try_from(after.saturating_sub(carried)).unwrap_or(usize::MAX);
+        let mut done = 0;
+        match hurt {
+            Hurt::Cut { after, times } if over(after) && shared.take_cut(times) => {
+                let _ = to.write_all(bytes.get(..up_to(after)).unwrap_or_default());
                 let _ = to.shutdown(Shutdown::Both);
                 let _ = from.shutdown(Shutdown::Both);
                 return;
             }
+            Hurt::Hold { after, fault } if over(after) => {
+                done = up_to(after);
+                let _ = to.write_all(bytes.get(..done).unwrap_or_default());
+                shared.hold(fault);
+            }
+            Hurt::Nothing | Hurt::Cut { .. } | Hurt::Hold { .. } => {}
         }
         carried += len as u64;
-        if to.write_all(bytes).is_err() {
+        if to.write_all(bytes.get(done..).unwrap_or_default()).is_err() {
             break;
         }
     }
@@ -232,5 +292,17 @@ mod tests {
         proxy.set_fault(Fault::CutRequests { after: 0, times: 1 });
         assert_eq!(ask(proxy.address()), b"");
         assert_eq!(ask(proxy.address()), b"0123456789");
+    }
+
+    #[test]
+    fn requests_are_held_until_the_fault_changes() {
+        let proxy = Proxy::start(server()).expect("a free port");
+        proxy.set_fault(Fault::HoldRequests { after: 0 });
+        assert!(!proxy.wait_for_hold(Duration::ZERO));
+        let address = proxy.address();
+        let asking = thread::spawn(move || ask(address));
+        assert!(proxy.wait_for_hold(Duration::from_secs(60)) && !asking.is_finished());
+        proxy.set_fault(Fault::None);
+        assert_eq!(asking.join().expect("answered"), b"0123456789");
     }
 }
