@@ -62,7 +62,7 @@ impl Client {
             let bodies = self.bodies(&local, &missing, level)?;
             self.cpu += thread_cpu_seconds()? - start;
             for body in &bodies {
-                engine.take_frames(self.session, cache, body)?;
+                engine.take_frames(self.session, &Scope::Store, cache, body)?;
             }
             let start = thread_cpu_seconds()?;
             drop(bodies);

@@ -238,7 +238,7 @@ impl Engine {
         let new = Stored { new_recipe: nar.new_recipe, session: nar.session };
         self.submit(Change::Nar { cache: cache.clone(), hash: nar.nar_hash, row, alias: file, new })?;
         self.shared.note_lineage(&recipe, &lineage);
-        self.shared.note_committed(cache, &recipe, chunks);
+        self.shared.note_committed(cache, None, &recipe, chunks);
         Ok(())
     }
 
@@ -280,7 +280,7 @@ impl Engine {
         let row = DocumentRow { content, written_at: self.shared.packs.clock.now(), uploader };
         self.submit(Change::Document { cache: cache.clone(), key, row, new })?;
         if let Some((recipe, chunks)) = seen {
-            self.shared.note_committed(cache, &recipe, chunks);
+            self.shared.note_committed(cache, None, &recipe, chunks);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firn_chunk::{ChunkId, ChunkerId, Input, Recipe, RecipeId};
-use firn_index::{CacheName, NarRow, SessionId};
+use firn_index::{CacheName, NarRow, SessionId, TokenId};
 use firn_nix::nar::Decoder;
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::FrameLoc;
@@ -49,6 +49,8 @@ pub struct NarClaim {
 /// A NAR that can be restored and is what its pusher says, ready for [`Engine::commit_pushed`].
 pub struct Assembled {
     pub(crate) session: SessionId,
+    /// Who sent it, if they may not read the cache.
+    pub(crate) sender: Option<TokenId>,
     pub(crate) cache: CacheName,
     pub(crate) nar_hash: Sha256,
     pub(crate) row: NarRow,
@@ -74,22 +76,36 @@ impl Engine {
     /// cache has the very same NAR. Takes no lock meanwhile; memory does not depend on the NAR's size but for some 80
     /// bytes a chunk.
     ///
-    /// Whoever may push to a cache is told which chunks came to it; `scope` is for what else they may be told.
+    /// What `scope` does not let the pusher know of is missing, whoever has sent it.
     ///
     /// # Errors
     /// [`Error::MissingChunks`] names what must be sent first, what was found damaged included; [`Error::RecipeUnknown`]
     /// asks for the encoding. [`Error::BadRecipe`], [`Error::WrongNar`], [`Error::Nar`], [`Error::TooLarge`]: the claim
     /// is wrong, and will be. [`Error::Refused`] when the session has expired.
     pub fn assemble(&self, session: SessionId, scope: &Scope, cache: &CacheName, nar: NarClaim) -> Result<Assembled> {
+        let assembled = self.assemble_while(session, scope, cache, nar, &|| true)?;
+        assembled
+            .ok_or_else(|| Error::Internal("assemble a NAR: it was given up, and nobody had asked for that".to_owned()))
+    }
+
+    /// Does what [`Self::assemble`] does, as long as somebody wants it; `None` if that ended before. It asks once a MiB.
+    ///
+    /// # Errors
+    /// As [`Self::assemble`].
+    pub fn assemble_while(
+        &self,
+        session: SessionId,
+        scope: &Scope,
+        cache: &CacheName,
+        nar: NarClaim,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Option<Assembled>> {
         self.renew_session(session)?;
-        let scope = match scope {
-            Scope::Store => Scope::Store,
-            Scope::Caches(caches) => Scope::Caches([&caches[..], std::slice::from_ref(cache)].concat()),
-        };
-        let mut found = self.find(&scope, &nar)?;
+        let mut found = self.find(scope, &nar)?;
         for _ in 0..ATTEMPTS {
-            match self.check(cache, &nar, &found) {
-                Ok(bases) => return Ok(self.assembled(session, cache, nar, found, bases)),
+            match self.check(cache, &nar, &found, is_wanted) {
+                Ok(Some(bases)) => return Ok(Some(self.assembled(session, scope.sender(), cache, nar, found, bases))),
+                Ok(None) => return Ok(None),
                 // The damaged copies are forgotten by now: what has no other is missing.
                 Err(error) if error.is_damage() => found = self.shared.find_again(found)?,
                 Err(error) => return Err(error),
@@ -101,6 +117,7 @@ impl Engine {
     fn assembled(
         &self,
         session: SessionId,
+        sender: Option<TokenId>,
         cache: &CacheName,
         nar: NarClaim,
         found: Found,
@@ -124,7 +141,7 @@ impl Engine {
             uploaded_at: now,
             lease_until: now.saturating_add(self.shared.options.nar_lease_seconds),
         };
-        Assembled { session, cache: cache.clone(), nar_hash: nar.nar_hash, row, stored, new_recipe }
+        Assembled { session, sender, cache: cache.clone(), nar_hash: nar.nar_hash, row, stored, new_recipe }
     }
 
     /// Finds the recipe of a claim and the places of its chunks.
@@ -176,26 +193,35 @@ impl Engine {
     }
 
     /// Restores a NAR once and compares it with what is claimed, unless the cache has the very same one. Returns the frames
-    /// that hold bases of what a new recipe needs.
-    fn check(&self, cache: &CacheName, nar: &NarClaim, found: &Found) -> Result<Vec<FrameLoc>> {
+    /// that hold bases of what a new recipe needs; `None` if nobody wants it any more.
+    fn check(
+        &self,
+        cache: &CacheName,
+        nar: &NarClaim,
+        found: &Found,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<FrameLoc>>> {
         let id = match found.source {
             Source::Known(record) => Some((nar.recipe, record)),
             Source::Sent(_) => None,
         };
         let row = self.meta().nar(cache, &nar.nar_hash)?;
         if id.is_some() && row.is_some_and(|row| row.recipe == nar.recipe && row.slots == nar.slots) {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let stored = Arc::clone(&found.stored);
         let mut restore = Restore::open(&self.shared, id, stored, &nar.slots, 0..nar.nar_size)?;
         let (mut sha256, mut decoder) = (sha2::Sha256::new(), Decoder::new());
         while let Some(piece) = restore.next(VERIFY_BYTES)? {
+            if !is_wanted() {
+                return Ok(None);
+            }
             sha256.update(&piece);
             decoder.push(&piece, &mut |_| {}).map_err(Error::Nar)?;
         }
         decoder.finish().map_err(Error::Nar)?;
         if Sha256(sha256.finalize().into()) == nar.nar_hash {
-            Ok(restore.into_bases())
+            Ok(Some(restore.into_bases()))
         } else {
             Err(wrong_nar(nar, "other bytes come of its recipe, chunks and slots".to_owned()))
         }

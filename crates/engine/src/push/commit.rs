@@ -1,7 +1,7 @@
 //! Paths with their NARs, many at a time.
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, ReferencePolicy, SeenId};
+use firn_index::{CacheName, ReferencePolicy, SeenId, TokenId};
 
 use super::Assembled;
 use super::seen::seen_ids;
@@ -11,7 +11,7 @@ use crate::restore::Restore;
 use crate::{Engine, Error, PathOutcome, PathUpload, Result};
 
 /// What a commit brings to its cache, to be noted once it stands.
-type Contents = Option<(RecipeId, Vec<SeenId>)>;
+type Contents = Option<(RecipeId, Vec<SeenId>, Option<TokenId>)>;
 
 impl Engine {
     /// Makes paths visible with the NARs that were assembled for them; each is atomic, all are durable when it returns.
@@ -56,10 +56,10 @@ impl Engine {
         let mut contents = contents.into_iter();
         let mut outcome = || {
             let outcome = committed.next().unwrap_or_else(|| Err(no_outcome()));
-            if let (Ok(PathOutcome::Created | PathOutcome::Merged), Some(Some((recipe, chunks)))) =
+            if let (Ok(PathOutcome::Created | PathOutcome::Merged), Some(Some((recipe, chunks, sender)))) =
                 (&outcome, contents.next())
             {
-                self.shared.note_committed(cache, &recipe, Some(chunks));
+                self.shared.note_committed(cache, sender, &recipe, Some(chunks));
             }
             outcome
         };
@@ -86,7 +86,7 @@ impl Engine {
             let restore = || Restore::open(&self.shared, None, nar.stored.clone(), &nar.row.slots, whole);
             check_occur(&upload.references, &nar.row.slots, restore)?;
         }
-        let contents = Some((nar.row.recipe, seen_ids(&nar.stored.recipe)));
+        let contents = Some((nar.row.recipe, seen_ids(&nar.stored.recipe), nar.sender));
         let nar = PushedNar { row: nar.row, new_recipe: nar.new_recipe };
         Ok((Change::Pushed { cache: cache.clone(), upload: Box::new(upload), nar }, contents))
     }

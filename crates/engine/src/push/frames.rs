@@ -6,6 +6,7 @@ use firn_chunk::{ChunkId, ChunkerId};
 use firn_index::{CacheName, SeenId, SessionId};
 use firn_pack::{DecodedFrame, FrameEntry, FrameHead, FrameKind, Item};
 
+use super::Scope;
 use crate::engine::Shared;
 use crate::run::{MadeFrame, Run};
 use crate::{Engine, Error, Result};
@@ -43,11 +44,17 @@ impl Engine {
     /// # Errors
     /// [`Error::BadFrame`] for the first frame that is damaged or over a limit; those before it stay. [`Error::Refused`]
     /// when the session has expired, [`Error::StorageFull`], [`Error::WritesStopped`].
-    pub fn take_frames(&self, session: SessionId, cache: &CacheName, body: &[u8]) -> Result<FramesTaken> {
+    pub fn take_frames(
+        &self,
+        session: SessionId,
+        scope: &Scope,
+        cache: &CacheName,
+        body: &[u8],
+    ) -> Result<FramesTaken> {
         self.shared.check_room()?;
         self.renew_session(session)?;
         let run = Run::new(self.shared.options.frame_bytes, self.shared.options.compression_level);
-        let mut intake = Intake { shared: &self.shared, run, taken: FramesTaken::default() };
+        let mut intake = Intake { shared: &self.shared, scope, run, taken: FramesTaken::default() };
         let mut rest = body;
         loop {
             let offset = (body.len() - rest.len()) as u64;
@@ -63,6 +70,7 @@ impl Engine {
 /// Frames of one body on their way in.
 struct Intake<'a> {
     shared: &'a Arc<Shared>,
+    scope: &'a Scope,
     run: Arc<Run>,
     taken: FramesTaken,
 }
@@ -81,7 +89,7 @@ impl Intake<'_> {
         self.taken.new_chunks += taken.new_chunks;
         let ids = || entry.items.iter().map(|item| ChunkId(item.id));
         // Whoever sends a chunk has it, and may know of it.
-        self.shared.note_seen(cache, &ids().map(|id| SeenId::from(&id)).collect::<Vec<_>>())?;
+        self.shared.note_sent(self.scope, cache, &ids().map(|id| SeenId::from(&id)).collect::<Vec<_>>())?;
         if let Some(loc) = taken.loc {
             // The commit that is to come reads it, and need not decode and hash it once more.
             self.shared.frames.keep(loc, decoded, ids());

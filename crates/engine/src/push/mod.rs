@@ -10,7 +10,7 @@ mod frames;
 mod questions;
 mod seen;
 
-use firn_index::CacheName;
+use firn_index::{CacheName, TokenId};
 
 pub use assemble::{Assembled, NarClaim};
 pub use frames::{FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES};
@@ -22,4 +22,13 @@ pub enum Scope {
     Store,
     /// Only what those who may read these caches can know. Everything else is answered as missing.
     Caches(Vec<CacheName>),
+    /// The same, and what a token itself sent to a cache that it may push to and not read.
+    Sender {
+        /// The token.
+        token: TokenId,
+        /// The cache that it pushes to.
+        cache: CacheName,
+        /// The caches that it may read.
+        readable: Vec<CacheName>,
+    },
 }

@@ -1,7 +1,7 @@
 //! Sessions, and what is there.
 
 use firn_chunk::{ChunkId, RecipeId};
-use firn_index::{CacheName, Refusal, SessionId};
+use firn_index::{CacheName, Refusal, SessionId, TokenId};
 use firn_nix::StoreHash;
 
 use super::Scope;
@@ -56,12 +56,18 @@ impl Engine {
         ids.iter().zip(may_tell).map(|(id, told)| Ok(told && self.is_restorable(id)?)).collect()
     }
 
-    /// Returns for each path whether the cache lacks it; one whose NAR is damaged counts as missing.
-    pub fn missing_paths(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<bool>> {
+    /// Returns for each path whether the cache lacks it; one whose NAR is damaged counts as missing. With `only_from`, what
+    /// others than this token brought does as well.
+    pub fn missing_paths(
+        &self,
+        cache: &CacheName,
+        only_from: Option<TokenId>,
+        hashes: &[StoreHash],
+    ) -> Result<Vec<bool>> {
         let is_missing = |hash: &StoreHash| {
             // In this order: what a collection removes after it was named here, it had named before.
             self.note_use_if_known(cache, *hash);
-            Ok(!self.has_path(cache, hash)?)
+            Ok(!self.has_path(cache, only_from, hash)?)
         };
         hashes.iter().map(is_missing).collect()
     }
@@ -78,11 +84,14 @@ impl Engine {
         }
     }
 
-    fn has_path(&self, cache: &CacheName, hash: &StoreHash) -> Result<bool> {
+    fn has_path(&self, cache: &CacheName, only_from: Option<TokenId>, hash: &StoreHash) -> Result<bool> {
         if !self.meta().path_may_exist(cache, hash) {
             return Ok(false);
         }
         let Some(path) = self.meta().path(cache, hash)? else { return Ok(false) };
+        if only_from.is_some_and(|token| path.uploader.token != Some(token)) {
+            return Ok(false);
+        }
         match self.meta().nar(cache, &path.nar_hash)? {
             Some(nar) => self.is_restorable(&nar.recipe),
             None => Ok(false),

@@ -1,5 +1,6 @@
 //! Claims that are right, and claims that are not.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use firn_chunk::{ChunkId, ChunkRef, ChunkerId, Input, Patches, Recipe, RecipeId};
@@ -111,13 +112,13 @@ fn bytes_that_are_no_nar_are_refused_however_well_they_hash() {
     let nar = package(1, 10_000);
     for bytes in [&b"not a NAR"[..], &nar[..nar.len() - 8], &[&nar[..], b"12345678"].concat()] {
         let (claim, frame) = claim(bytes, 10_000, bytes.len() as u64);
-        engine.take_frames(session, &cache(), &frame).unwrap();
+        engine.take_frames(session, &Scope::Store, &cache(), &frame).unwrap();
         let error = error_of(assemble(&engine, claim));
         assert!(matches!(error, Error::Nar(_)), "{error:?}");
     }
     // Cut otherwise than firn cuts, but a NAR all the same.
     let (claim, frame) = claim(&nar, 3_000, nar.len() as u64);
-    engine.take_frames(session, &cache(), &frame).unwrap();
+    engine.take_frames(session, &Scope::Store, &cache(), &frame).unwrap();
     assemble(&engine, claim).unwrap();
 }
 
@@ -127,7 +128,7 @@ fn a_recipe_of_crumbs_is_refused() {
     let nar = noise(1, 400_000);
     for (chunk_bytes, good) in [(1500, false), (100, false), (2100, true)] {
         let (claim, frame) = claim(&nar, chunk_bytes, nar.len() as u64);
-        engine.take_frames(engine.begin_session().unwrap(), &cache(), &frame).unwrap();
+        engine.take_frames(engine.begin_session().unwrap(), &Scope::Store, &cache(), &frame).unwrap();
         match assemble(&engine, claim) {
             Ok(()) => assert!(good, "{chunk_bytes}"),
             Err(error) => assert!(!good && matches!(error, Error::BadRecipe { .. }), "{chunk_bytes}: {error:?}"),
@@ -248,4 +249,24 @@ fn what_was_just_sent_is_not_read_again() {
     engine.assemble(session, &Scope::Store, &cache(), local.claim()).map(drop).unwrap();
     assert_eq!(meter.counts().since(&before).reads, 0);
     assert_eq!(objects(&meter).len(), 1);
+}
+
+#[test]
+fn what_nobody_waits_for_is_given_up_and_can_be_assembled_later() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let local = Local::of(&package(1, 5_000_000));
+    let session = engine.begin_session().unwrap();
+    local.send(&engine, session, &cache()).unwrap();
+    let asked = Cell::new(0);
+    let is_wanted = || {
+        asked.set(asked.get() + 1);
+        asked.get() < 2
+    };
+    let given_up = engine.assemble_while(session, &Scope::Store, &cache(), local.claim(), &is_wanted).unwrap();
+    assert!(given_up.is_none());
+    assert_eq!(asked.get(), 2, "it was restored no further");
+    let assembled = engine.assemble(session, &Scope::Store, &cache(), local.claim()).unwrap();
+    engine.commit_pushed(&cache(), vec![(local.pushed().as_path("tool"), Some(assembled))]).remove(0).unwrap();
+    local.pushed().check(&engine).unwrap();
 }

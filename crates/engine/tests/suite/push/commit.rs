@@ -80,7 +80,7 @@ fn a_batch_waits_for_the_disk_once_and_refers_to_itself() {
     assert_eq!(meter.counts().since(&before).syncs, 1);
     assert_eq!(engine.stats().unwrap().totals.paths, 600);
     let hashes: Vec<_> = (0..601).map(|n| path(&format!("link-{n}")).hash()).collect();
-    let missing = engine.missing_paths(&cache(), &hashes).unwrap();
+    let missing = engine.missing_paths(&cache(), None, &hashes).unwrap();
     assert_eq!(missing.iter().position(|missing| *missing), Some(600));
 }
 

@@ -17,7 +17,7 @@ use crate::fixture::client::{Local, error_of, frame, frame_of};
 use crate::fixture::{Fixture, cache, is_write_failure, noise, objects, package, push};
 
 fn take(engine: &Engine, body: &[u8]) -> Result<FramesTaken> {
-    engine.take_frames(engine.begin_session()?, &cache(), body)
+    engine.take_frames(engine.begin_session()?, &Scope::Store, &cache(), body)
 }
 
 fn unique_bytes(engine: &Engine) -> u64 {

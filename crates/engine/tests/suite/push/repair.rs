@@ -26,7 +26,7 @@ fn file(seed: u64) -> Node {
 }
 
 fn is_visible(engine: &Engine, name: &str) -> bool {
-    !engine.missing_paths(&cache(), &[path(name).hash()]).unwrap()[0]
+    !engine.missing_paths(&cache(), None, &[path(name).hash()]).unwrap()[0]
 }
 
 #[test]

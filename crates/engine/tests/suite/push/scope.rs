@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use firn_engine::{DocumentContent, Engine, Error, PathOutcome, Scope};
-use firn_index::{CacheName, CacheRow, Content, DocumentKey, DocumentKind};
+use firn_index::{CacheName, CacheRow, Content, DocumentKey, DocumentKind, TokenId};
 
 use crate::fixture::broken::{BrokenChunks, When};
 use crate::fixture::client::{Local, error_of, frame};
-use crate::fixture::{Fixture, cache, cache_row, noise, package, push, uploader};
+use crate::fixture::{Fixture, cache, cache_row, noise, package, path, push, uploader};
 
 fn secret() -> CacheName {
     "secret".parse().unwrap()
@@ -76,18 +76,46 @@ fn a_part_is_told() {
     assert!(matches!(error, Error::MissingChunks(missing) if missing == odd));
 }
 
-/// A token that may push and not read is told nothing, and gets what it sent committed.
+/// A token that may push and not read is told nothing but what it sent itself, and gets that committed.
 #[test]
-fn who_may_read_nothing_can_push() {
+fn who_may_read_nothing_can_push_and_is_told_of_nobody_else() {
     let (_, engine, local) = store();
-    let scope = Scope::Caches(vec![]);
+    let sender = |token, cache| Scope::Sender { token: TokenId(token), cache, readable: vec![] };
     for target in [cache(), secret()] {
+        let scope = sender(5, target.clone());
         assert_eq!(told(&engine, &scope, &local), (false, false));
         let session = engine.begin_session().unwrap();
+        // To claim it is not to have it, in a cache that has it all as well.
+        let all = vec![true; local.chunks.len()];
+        let claimed = |claim| error_of(engine.assemble(session, &scope, &target, claim));
+        assert!(matches!(claimed(local.claim()), Error::MissingChunks(missing) if missing == all));
+        assert!(matches!(claimed(local.known()), Error::RecipeUnknown));
         let assembled = local.assemble(&engine, session, &scope, &target).unwrap();
+        assert_eq!(told(&engine, &scope, &local), (true, false));
         let batch = vec![(local.pushed().as_path("mine"), Some(assembled))];
         engine.commit_pushed(&target, batch).remove(0).unwrap();
+        // From now on the same costs it a record; others with such a token are told nothing.
+        assert_eq!(told(&engine, &scope, &local), (true, true));
+        engine.assemble(session, &scope, &target, local.known()).map(drop).unwrap();
+        assert_eq!(told(&engine, &sender(6, target.clone()), &local), (false, false));
+        assert_eq!(told(&engine, &only(target), &local), (true, true));
     }
+    assert_eq!(told(&engine, &sender(5, "other".parse().unwrap()), &local), (false, false));
+}
+
+#[test]
+fn who_may_read_nothing_is_told_of_the_paths_that_it_brought() {
+    let (_, engine, local) = store();
+    let hashes = [path("tool").hash(), path("mine").hash(), path("absent").hash()];
+    let missing = |token: Option<u64>| engine.missing_paths(&secret(), token.map(TokenId), &hashes).unwrap();
+    let session = engine.begin_session().unwrap();
+    let assembled = local.assemble(&engine, session, &Scope::Store, &secret()).unwrap();
+    let mut upload = local.pushed().as_path("mine");
+    upload.uploader.token = Some(TokenId(5));
+    engine.commit_pushed(&secret(), vec![(upload, Some(assembled))]).remove(0).unwrap();
+    assert_eq!(missing(None), [false, false, true]);
+    assert_eq!(missing(Some(5)), [true, false, true]);
+    assert_eq!(missing(Some(6)), [true, true, true]);
 }
 
 #[test]
@@ -138,7 +166,7 @@ fn what_a_cache_has_seen_can_be_forgotten() {
 fn a_recipe_that_is_sent_as_a_chunk_opens_nothing() {
     let (_, engine, local) = store();
     let session = engine.begin_session().unwrap();
-    engine.take_frames(session, &cache(), &frame(&[&local.recipe.encode()])).unwrap();
+    engine.take_frames(session, &Scope::Store, &cache(), &frame(&[&local.recipe.encode()])).unwrap();
     let scope = only(cache());
     assert_eq!(told(&engine, &scope, &local), (false, false));
     let assemble = |claim| engine.assemble(session, &scope, &cache(), claim);

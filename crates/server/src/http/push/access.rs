@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use firn_api::Endpoint;
 use firn_engine::Scope;
-use firn_index::{CacheName, TokenRow, UnixSeconds, Uploader, Verb};
+use firn_index::{CacheName, TokenId, TokenRow, UnixSeconds, Uploader, Verb};
 use http::HeaderMap;
 
 use super::super::error::Problem;
@@ -53,7 +53,7 @@ impl Asker {
         let cache = app.caches.get(&name).ok_or(Problem::NoSuchCache)?;
         let (uploader, expires_at, scope) = match bearer {
             Ok((id, row)) => {
-                let scope = if is_question { Scope::Caches(Vec::new()) } else { scope(app, &row, &name) };
+                let scope = if is_question { Scope::Caches(Vec::new()) } else { scope(app, id, &row, &name) };
                 (Uploader { token: Some(id), builder: row.builder }, row.expires_at, scope)
             }
             Err(_) => {
@@ -75,11 +75,9 @@ fn denied(denial: Denial, is_question: bool) -> Problem {
     }
 }
 
-/// Returns what a token may be told of: all, if it may read every cache; else what those know who read what it may read.
-///
-/// The cache that it pushes to belongs to that also if it may not read it: a push that could not learn what it sent itself would
-/// never end.
-fn scope(app: &App, row: &TokenRow, target: &CacheName) -> Scope {
+/// Returns what a token may be told of: all, if it may read every cache; else what those know who read what it may read. If it may not
+/// read the cache that it pushes to, it is told there what it sent itself: a push that could not learn that would never end.
+fn scope(app: &App, token: TokenId, row: &TokenRow, target: &CacheName) -> Scope {
     let caches = app.caches.all();
     let total = caches.len();
     let may_read = |cache: &Cache| cache.row.public || permits(&row.grants, &cache.name, Verb::Pull);
@@ -87,6 +85,8 @@ fn scope(app: &App, row: &TokenRow, target: &CacheName) -> Scope {
     if readable.len() == total {
         return Scope::Store;
     }
+    let is_told = readable.contains(&target);
     let others = readable.into_iter().filter(|name| *name != target);
-    Scope::Caches(std::iter::once(target).chain(others).take(SCOPE_CACHES).cloned().collect())
+    let readable = is_told.then_some(target).into_iter().chain(others).take(SCOPE_CACHES).cloned().collect();
+    if is_told { Scope::Caches(readable) } else { Scope::Sender { token, cache: target.clone(), readable } }
 }

@@ -1,7 +1,7 @@
 //! Commits: several NARs are made and compared at once, paths are committed in order, and each run that is ready together waits
 //! for the disk once.
 //!
-//! Everything is driven by the answer's body: when the client is gone, no further NAR is begun.
+//! Everything is driven by the answer's body: when the client is gone, no further NAR is begun, and those under way are given up.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -125,6 +125,13 @@ impl Driver {
             let batch = Arc::clone(&self.batch);
             self.committing = Some(tokio::task::spawn_blocking(move || batch.commit(first, run)));
         }
+    }
+}
+
+/// The client is gone, or has all answers.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.batch.abandon();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use firn_api::{Bitmap, Code, Commit, Limits, PathAnswer, PathItem, PathStatus, SessionToken};
@@ -27,6 +28,8 @@ pub(super) struct Batch {
     session: SessionId,
     items: Vec<Item>,
     proofs: Checked,
+    /// Whether the client went away.
+    is_abandoned: AtomicBool,
     _turn: OwnedSemaphorePermit,
     _held: Held,
 }
@@ -73,7 +76,13 @@ impl Batch {
         let items = items.collect();
         let proofs = app.http.push.proofs.check(&asker.cache, commit.upstream);
         let (app, asker) = (Arc::clone(app), Arc::clone(asker));
-        Ok(Self { app, asker, token, session, items, proofs, _turn: turn, _held: held })
+        let is_abandoned = AtomicBool::new(false);
+        Ok(Self { app, asker, token, session, items, proofs, is_abandoned, _turn: turn, _held: held })
+    }
+
+    /// Says that nobody waits for the answer: NARs that are being made are given up.
+    pub(super) fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -101,12 +110,15 @@ impl Batch {
             nar_hash: info.nar_hash,
             nar_size: info.nar_size,
         };
-        let assembled = app.engine.assemble(self.session, &self.asker.scope, &cache.name, claim);
+        let is_wanted = || !self.is_abandoned.load(Ordering::Relaxed);
+        let assembled = app.engine.assemble_while(self.session, &self.asker.scope, &cache.name, claim, &is_wanted);
         let assembled = assembled.map_err(|error| match error {
             firn_engine::Error::MissingChunks(missing) => Unprepared::MissingChunks(missing),
             firn_engine::Error::RecipeUnknown => Unprepared::RecipeUnknown,
             error => refuse(app)(error).into(),
         })?;
+        // Nobody reads this answer.
+        let assembled = assembled.ok_or_else(Refusal::busy)?;
         Ok(Prepared { upload: self.upload(info), assembled })
     }
 

@@ -42,7 +42,7 @@ where
     let uploads = Arc::clone(&call.app.uploads);
     let taken = call.work(&uploads, move |app, asker| {
         app.engine.renew_session(session).map_err(refuse(app))?;
-        app.engine.take_frames(session, &asker.cache.name, &held.bytes).map_err(refuse(app))
+        app.engine.take_frames(session, &asker.scope, &asker.cache.name, &held.bytes).map_err(refuse(app))
     });
     let firn_engine::FramesTaken { frames, chunks, new_chunks, stored_bytes } = taken.await?;
     Ok(json(&FramesTaken { frames, chunks, new_chunks, stored_bytes }))

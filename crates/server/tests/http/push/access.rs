@@ -76,7 +76,8 @@ fn a_grant_is_enough_and_no_more_than_that() {
     let pusher = world.make_token(31, "priv", &[Verb::Push], |_| {});
     for (token, may) in [(&puller, (true, false)), (&pusher, (false, true)), (&world.token, (true, true))] {
         let client = Client::new(&world, "priv", Some(token));
-        assert_eq!(client.ask("/missing-paths", question.clone(), 2), [false, true]);
+        // Who may not read the cache is told of what they brought, and this is somebody else's.
+        assert_eq!(client.ask("/missing-paths", question.clone(), 2), [!may.0 && token != &world.token, true]);
         let answer = client.send("GET", "", vec![]);
         let about: Value = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!((about["can_pull"] == true, about["can_push"] == true), may);
@@ -191,4 +192,30 @@ fn every_path_has_its_method() {
     assert_eq!(said["versions"], serde_json::json!([1]));
     assert_eq!(said["limits"]["paths"], 32768);
     assert_eq!(said["chunker"], firn_chunk::ChunkerId::CURRENT.to_string());
+}
+
+#[test]
+fn who_may_only_push_is_told_of_what_they_sent() {
+    let world = World::new();
+    let (theirs, mine) = (Parcel::new(8, 200_000), Parcel::new(9, 200_000));
+    Client::begin(&world, "priv", &world.token).push(&[&theirs]);
+    let pusher = world.make_token(50, "priv", &[Verb::Push], |_| {});
+    let pusher = Client::begin(&world, "priv", &pusher);
+    let count = theirs.chunks.len();
+    assert_eq!(pusher.ask("/missing-chunks", theirs.ids(), count), vec![true; count]);
+    assert_eq!(pusher.ask("/known-recipes", theirs.recipe().0.to_vec(), 1), [false]);
+    let claim = serde_json::json!({ "paths": [theirs.item(true)] });
+    let answer = &pusher.commit(body(&claim, &[&theirs.encoded]))[0];
+    assert_eq!((status(answer).as_str(), missing(answer, count)), ("missing-chunks", vec![true; count]));
+
+    let stored = world.stored_bytes();
+    assert_eq!(pusher.push(&[&mine]), ["created"]);
+    assert!(world.stored_bytes() > stored);
+    let count = mine.chunks.len();
+    assert_eq!(pusher.ask("/missing-chunks", mine.ids(), count), vec![false; count]);
+    assert_eq!(pusher.ask("/known-recipes", mine.recipe().0.to_vec(), 1), [true]);
+    let hashes = [mine.package.path.hash().0, theirs.package.path.hash().0].concat();
+    assert_eq!(pusher.ask("/missing-paths", hashes, 2), [false, true]);
+    // What is the same as theirs is merged once it was sent.
+    assert_eq!(pusher.push(&[&theirs]), ["merged"]);
 }
