@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod context;
 mod doctor;
+mod eta;
 pub mod exit;
 mod failure;
 mod logging;

@@ -123,3 +123,24 @@ impl Output {
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }
+
+/// Says how long a number of seconds is, roughly.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_rough() {
+        let spans: Vec<_> = [5, 119, 120, 7199, 7200, 200_000].into_iter().map(span).collect();
+        assert_eq!(spans, ["5 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
+    }
+}

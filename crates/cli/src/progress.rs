@@ -1,6 +1,8 @@
 //! What a push shows while it goes: a bar on a terminal, lines elsewhere, or events as JSON.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use bytesize::ByteSize;
 use firn_client::plan::{Plan, Skip};
@@ -9,7 +11,8 @@ use firn_client::remote::Waiting;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::output::Output;
+use crate::eta::{Eta, Left};
+use crate::output::{Output, span};
 
 /// A thing to say, for people and for programs.
 #[derive(Debug)]
@@ -27,14 +30,32 @@ pub(crate) struct Progress {
     /// On a terminal.
     bar: Option<ProgressBar>,
     paths: AtomicU64,
+    logical_bytes: AtomicU64,
+    eta: Mutex<Eta>,
 }
+
+/// What a terminal's line has room for beside the bar and the percentage.
+const BESIDE_BAR: usize = BAR_CELLS + 8;
+
+/// How wide the bar itself is.
+const BAR_CELLS: usize = 16;
+
+/// How wide a terminal is that doesn't say so.
+const USUAL_CELLS: usize = 80;
 
 impl Progress {
     /// Returns what shows on the terminal, if standard error is one.
     pub(crate) fn new(output: Output) -> Self {
         use std::io::IsTerminal as _;
-        let is_wanted = !output.json && !output.quiet && std::io::stderr().is_terminal();
-        Self { output, bar: is_wanted.then(bar), paths: AtomicU64::new(0) }
+        let is_able = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let is_wanted = !output.json && !output.quiet && is_able;
+        Self {
+            output,
+            bar: is_wanted.then(bar),
+            paths: AtomicU64::new(0),
+            logical_bytes: AtomicU64::new(0),
+            eta: Mutex::default(),
+        }
     }
 
     /// Says something.
@@ -104,8 +125,10 @@ impl Progress {
         match event {
             Event::Started { paths, logical_bytes } => {
                 self.paths.store(*paths, Ordering::Relaxed);
+                self.logical_bytes.store(*logical_bytes, Ordering::Relaxed);
                 if let Some(bar) = &self.bar {
-                    bar.set_length(*logical_bytes);
+                    // Each byte is read and then settled.
+                    bar.set_length(logical_bytes.saturating_mul(2));
                 }
             }
             Event::PathDone { path, outcome, logical_bytes, sent_bytes } if self.bar.is_none() => {
@@ -124,15 +147,22 @@ impl Progress {
 
     fn show(&self, totals: &Totals) {
         let Some(bar) = &self.bar else { return };
-        let wire = totals.wire.total_bytes();
-        let all = self.paths.load(Ordering::Relaxed);
-        bar.set_position(totals.logical_bytes);
-        bar.set_message(format!(
-            "{}/{all} paths, sent {}, saved {}",
-            totals.done_paths + totals.failed_paths,
-            bytes(wire),
-            bytes(totals.logical_bytes.saturating_sub(wire)),
-        ));
+        let (wire, all) = (totals.wire.total_bytes(), self.logical_bytes.load(Ordering::Relaxed));
+        let left = self.eta.lock().unwrap_or_else(PoisonError::into_inner).left(totals, all, Instant::now());
+        let left = match left {
+            Left::Unknown => "ETA -".to_owned(),
+            Left::About(left) => format!("ETA {}", span(left.as_secs())),
+            Left::Commits => "committing".to_owned(),
+        };
+        let parts = [
+            format!("{}/{} paths", totals.done_paths + totals.failed_paths, self.paths.load(Ordering::Relaxed)),
+            left,
+            format!("{}/{}", bytes(totals.settled_bytes), bytes(all)),
+            format!("sent {}", bytes(wire)),
+            format!("saved {}", bytes(totals.settled_bytes.saturating_sub(wire))),
+        ];
+        bar.set_position(totals.read_bytes.saturating_add(totals.settled_bytes));
+        bar.set_message(fit(&parts, cells().saturating_sub(BESIDE_BAR)));
     }
 
     fn note(&self, text: &str) {
@@ -150,11 +180,31 @@ impl Progress {
 
 fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    let style = "{bar:24} {binary_bytes}/{binary_total_bytes} {msg}, ETA {eta}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
+    // What is too long for the line is cut off and never wraps.
+    if let Ok(style) = ProgressStyle::with_template(&format!("{{bar:{BAR_CELLS}}} {{percent:>3}} % {{wide_msg}}")) {
         bar.set_style(style);
     }
     bar
+}
+
+/// Returns how many characters a line of the terminal has.
+fn cells() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
+    size.map(|size| usize::from(size.ws_col)).filter(|cells| *cells > 0).unwrap_or(USUAL_CELLS)
+}
+
+/// Returns as many of the parts, the first ones first, as a line of that width holds.
+fn fit(parts: &[String], cells: usize) -> String {
+    let mut line = String::new();
+    for part in parts {
+        let comma = if line.is_empty() { "" } else { ", " };
+        if !line.is_empty() && line.len() + comma.len() + part.len() > cells {
+            break;
+        }
+        line.push_str(comma);
+        line.push_str(part);
+    }
+    line
 }
 
 /// Returns an event as programs get it, or `None` for those that only people want. docs/PUSH.md describes them.
@@ -199,4 +249,18 @@ pub(crate) fn paths(count: u64) -> String {
 /// Returns a count of bytes for people.
 pub(crate) fn bytes(count: u64) -> String {
     ByteSize::b(count).display().iec().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_most_stays_on_a_narrow_terminal() {
+        let parts = ["1/2 paths", "ETA 3 s", "sent 4 MiB"].map(str::to_owned);
+        assert_eq!(fit(&parts, 80), "1/2 paths, ETA 3 s, sent 4 MiB");
+        assert_eq!(fit(&parts, 30), "1/2 paths, ETA 3 s, sent 4 MiB");
+        assert_eq!(fit(&parts, 29), "1/2 paths, ETA 3 s");
+        assert_eq!(fit(&parts, 0), "1/2 paths");
+    }
 }

@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::filter::Filter;
+use super::lane::Aside;
 use super::pins::{PinLimits, PinTotals, Pins};
 use super::store::Store;
 use crate::queue::{Queue, Spool};
@@ -13,14 +14,24 @@ pub(crate) struct State {
     pub(crate) behind: u64,
     pub(crate) last_scan_at: u64,
     pub(crate) last_push_at: u64,
-    /// Paths that are being asked for or pushed.
-    pub(crate) in_flight: u64,
+    /// Paths that are being asked for or pushed, by lane.
+    pub(crate) in_flight: [u64; 2],
+    /// Paths that only the long lane takes.
+    pub(super) aside: Aside,
     /// Why the store or the queue can't be used.
     pub(crate) intake_error: Option<String>,
     pub(crate) pin_error: Option<String>,
-    pub(crate) halt: Option<Halt>,
+    /// Why nothing is pushed at the moment, by lane.
+    pub(crate) halts: [Option<Halt>; 2],
     /// How much was pinned when that could last be seen.
     pub(crate) last_pinned: PinTotals,
+}
+
+impl State {
+    /// Returns why nothing is pushed at the moment.
+    pub(crate) fn halt(&self) -> Option<&Halt> {
+        self.halts.iter().flatten().next()
+    }
 }
 
 /// Why nothing is pushed at the moment.

@@ -278,6 +278,8 @@ pub(super) struct Mood {
     pub(super) outcomes: HashMap<StorePath, Vec<Outcome>>,
     /// A path that makes any push that it is in fail as a whole.
     pub(super) poison: Option<StorePath>,
+    /// A path that takes for ever, as long as it stands here.
+    pub(super) slow: Option<StorePath>,
 }
 
 /// A cache in memory; clones are the same cache.
@@ -349,6 +351,9 @@ impl Pusher for FakeServer {
             self.fuse.pass_async().await;
             if stop.is_cancelled() {
                 return Err(Trouble::Stopped);
+            }
+            while self.mood().slow.as_ref() == Some(&info.path) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
             let outcome = self.outcome(&info);
             if told.send((info.path, outcome)).await.is_err() {

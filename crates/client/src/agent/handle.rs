@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use firn_nix::StorePath;
@@ -48,7 +47,7 @@ impl<S: Store> Handle<S> {
     pub fn resume(&self) {
         // Nobody is woken later by what was mended before a halt: the permit would end the wrong one.
         self.hints.resume.notify_waiters();
-        self.hints.push.notify_one();
+        self.hints.wake();
     }
 
     /// Returns what the agent does.
@@ -76,7 +75,7 @@ impl<S: Store> Handle<S> {
     async fn take(&self, paths: Vec<StorePath>) -> Result<Answer> {
         let taken = blocking(&self.desk, move |desk| desk.take_named(&paths, Source::Hook)).await?;
         self.look();
-        self.hints.push.notify_one();
+        self.hints.wake();
         Ok(Answer::Taken { new: taken.new })
     }
 
@@ -92,7 +91,7 @@ impl<S: Store> Handle<S> {
 
     async fn backfill(&self, since: u64) -> Result<Answer> {
         let taken = blocking(&self.desk, move |desk| desk.backfill(since)).await?;
-        self.hints.push.notify_one();
+        self.hints.wake();
         Ok(Answer::Taken { new: taken.new })
     }
 
@@ -113,7 +112,7 @@ impl<S: Store> Handle<S> {
         // Those that aren't valid are not in the queue now.
         let known = self.in_queue(paths.clone()).await?;
         let gone: Vec<_> = paths.iter().filter(|path| !known.contains(path)).cloned().collect();
-        self.hints.urgent.store(true, Ordering::SeqCst);
+        self.hints.hurry();
         self.resume();
         loop {
             rounds.mark_unchanged();
@@ -161,7 +160,7 @@ impl<S: Store> Handle<S> {
                 .map(|entry| DeadLetter { path: entry.path, error: entry.error.unwrap_or_default() })
                 .collect();
             drop(queue);
-            flushed.trouble = desk.state().halt.as_ref().map(|halt| halt.message.clone());
+            flushed.trouble = desk.state().halt().map(|halt| halt.message.clone());
             Ok(flushed)
         })
         .await

@@ -5,7 +5,7 @@
 //! cursor, then asked for in bulk, then pushed with everything that it refers to. A path fails alone; what may pass is tried
 //! again for ever, what may not becomes a dead letter, and what was collected before its turn is counted and named.
 //!
-//! [`Agent`] runs the two loops over a [`Store`] and a [`Pusher`], with a clock and randomness that are given to it.
+//! [`Agent`] runs its loops over a [`Store`] and a [`Pusher`], with a clock and randomness that are given to it.
 //! [`Handle`] and [`ControlSocket`] let others speak with it, [`call`] speaks with one. Left to others: arguments, signals,
 //! the service manager, file events.
 
@@ -16,6 +16,7 @@ mod error;
 mod filter;
 mod handle;
 mod intake;
+mod lane;
 mod listener;
 mod metrics;
 mod pins;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::chain;
 use super::pusher::{Outcome, Pusher, Trouble};
 use crate::plan::{PlanOptions, Skip, plan};
-use crate::push::{self, Event, PathFailure, PushOptions, Source, push};
+use crate::push::{self, Event, Memory, PathFailure, PushOptions, Source, push_within};
 use crate::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy, Target};
 use crate::{Error, Refusal};
 
@@ -27,6 +27,8 @@ pub struct RemotePusher {
     upstreams: Upstreams,
     store_dir: String,
     options: PushOptions,
+    /// One for all pushes at a time.
+    memory: Memory,
     patience: Duration,
     connected: Mutex<Option<Connected>>,
 }
@@ -62,7 +64,8 @@ impl RemotePusher {
         options: PushOptions,
         patience: Duration,
     ) -> Self {
-        Self { target, http, source, upstreams, store_dir, options, patience, connected: Mutex::new(None) }
+        let memory = Memory::new(options.memory_bytes);
+        Self { target, http, source, upstreams, store_dir, options, memory, patience, connected: Mutex::new(None) }
     }
 
     /// Forgets the connection: the next question reads URL and token again.
@@ -150,7 +153,8 @@ impl Pusher for RemotePusher {
             }
         };
         let stop_push = stop.child_token();
-        let pushing = push(remote, self.source.clone(), planned, &self.options, &stop_push, Arc::new(on_event));
+        let (memory, source, on_event) = (self.memory.clone(), self.source.clone(), Arc::new(on_event));
+        let pushing = push_within(memory, remote, source, planned, &self.options, &stop_push, on_event);
         let telling = async {
             let mut failures = Failures::default();
             while let Some(event) = events.recv().await {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_nix::StorePath;
 use firn_nix_store::PathInfo;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::wait;
 use super::desk::Desk;
 use super::error::{Error, Result};
+use super::lane::{LONG_BYTES, Lane, behind};
 use super::pusher::{Outcome, Pusher, Trouble};
 use super::store::Store;
 use crate::queue::{Counter, Entry, Settled, Source, Verdict};
@@ -59,46 +61,91 @@ pub(super) async fn blocking<S: Store, T: Send + 'static>(
     }
 }
 
-/// Tries at most `limit` of the paths that are due.
+/// Tries at most `limit` of the paths that are due in a lane.
 ///
 /// An error is the store's or the queue's; what was settled before it stays settled.
 pub(super) async fn run<S: Store, P: Pusher>(
     desk: &Arc<Desk<S>>,
     pusher: &P,
+    lane: Lane,
     limit: usize,
     stop: &CancellationToken,
 ) -> Result<Round> {
-    let due = blocking(desk, move |desk| desk.take_due(limit)).await?;
+    let due = blocking(desk, move |desk| desk.take_due(lane, limit)).await?;
     let Some(due) = due else { return Ok(Round::Idle) };
     if due.paths.is_empty() {
         return Ok(Round::Done);
     }
-    let asked = tokio::select! {
-        asked = pusher.missing(&due.paths) => asked,
-        () = stop.cancelled() => Err(Trouble::Stopped),
-    };
-    let missing = match asked {
+    let missing = match ask(pusher, &due.paths, stop).await {
         Ok(missing) => missing,
         Err(trouble) => return desk_trouble(desk, due, trouble).await,
     };
-    let entries = Arc::new(due.entries);
-    let (missing, there): (Vec<_>, Vec<_>) = due
-        .paths
-        .into_iter()
-        .zip(missing.into_iter().chain(std::iter::repeat(true)))
-        .partition(|(_, missing)| *missing);
+    let Due { entries, paths } = due;
+    let (missing, there): (Vec<_>, Vec<_>) =
+        paths.into_iter().zip(missing.into_iter().chain(std::iter::repeat(true))).partition(|(_, missing)| *missing);
     let there = there.into_iter().map(|(path, _)| Settled { path, verdict: Verdict::AlreadyThere }).collect();
     let roots: Vec<_> = missing.into_iter().map(|(path, _)| path).collect();
-    let (told_of, closure) = blocking(desk, move |desk| {
+    let (mut roots, mut closure) = blocking(desk, move |desk| {
         desk.settle(there)?;
         let closure = if roots.is_empty() { Vec::new() } else { desk.store.closure(&roots)?.paths };
         Ok((roots, closure))
     })
     .await?;
-    if told_of.is_empty() {
+    if lane == Lane::Usual {
+        match long_ones(pusher, &roots, &closure, stop).await {
+            Ok(long) if long.is_empty() => {}
+            Ok(long) => put_aside(desk, behind(long, &closure), &mut roots, &mut closure),
+            Err(trouble) => return desk_trouble(desk, Due { entries, paths: roots }, trouble).await,
+        }
+    }
+    if roots.is_empty() {
         return Ok(Round::Done);
     }
-    push(desk, pusher, entries, told_of, closure, stop).await
+    push(desk, pusher, Arc::new(entries), roots, closure, stop).await
+}
+
+async fn ask(pusher: &impl Pusher, paths: &[StorePath], stop: &CancellationToken) -> Result<Vec<bool>, Trouble> {
+    tokio::select! {
+        asked = pusher.missing(paths) => asked,
+        () = stop.cancelled() => Err(Trouble::Stopped),
+    }
+}
+
+/// Returns the long paths of a closure that the cache lacks; of `roots` that is known.
+async fn long_ones(
+    pusher: &impl Pusher,
+    roots: &[StorePath],
+    closure: &[PathInfo],
+    stop: &CancellationToken,
+) -> Result<HashSet<StorePath>, Trouble> {
+    let roots: HashSet<_> = roots.iter().collect();
+    let long = closure.iter().filter(|info| info.nar_size >= LONG_BYTES).map(|info| info.path.clone());
+    let (known, unknown): (Vec<_>, Vec<_>) = long.partition(|path| roots.contains(path));
+    let mut long: HashSet<_> = known.into_iter().collect();
+    if !unknown.is_empty() {
+        let missing = ask(pusher, &unknown, stop).await?;
+        long.extend(unknown.into_iter().zip(missing).filter(|(_, missing)| *missing).map(|(path, _)| path));
+    }
+    Ok(long)
+}
+
+/// Leaves to the long lane what has to wait for a long path.
+fn put_aside<S: Store>(
+    desk: &Arc<Desk<S>>,
+    behind: HashSet<StorePath>,
+    roots: &mut Vec<StorePath>,
+    closure: &mut Vec<PathInfo>,
+) {
+    let (aside, near): (Vec<_>, Vec<_>) = roots.drain(..).partition(|path| behind.contains(path));
+    let mut state = desk.state();
+    if state.aside.put(aside.iter()) {
+        let in_flight = &mut state.in_flight[Lane::Usual as usize];
+        *in_flight = in_flight.saturating_sub(aside.len() as u64);
+        *roots = near;
+        closure.retain(|info| !behind.contains(&info.path));
+    } else {
+        roots.extend(aside.into_iter().chain(near));
+    }
 }
 
 async fn push<S: Store, P: Pusher>(
@@ -157,9 +204,31 @@ async fn desk_trouble<S: Store>(desk: &Arc<Desk<S>>, due: Due, trouble: Trouble)
 }
 
 impl<S: Store> Desk<S> {
+    /// Returns what is due in a lane, in the order of turns.
+    fn due_in(&self, lane: Lane, limit: usize) -> Result<Vec<Entry>> {
+        let aside = self.state().aside.clone();
+        let mut entries = self.queue().read().due(self.now(), limit.saturating_add(aside.len()))?;
+        entries.retain(|entry| aside.has(&entry.path) == (lane == Lane::Long));
+        entries.truncate(limit);
+        Ok(entries)
+    }
+
+    /// Returns in how long something is due in the usual lane, `None` if nothing waits.
+    pub(super) fn until_due(&self) -> Result<Option<Duration>> {
+        let now = self.now();
+        let next = if self.state().aside.len() == 0 {
+            self.queue().read().next_due(now)?
+        } else if self.due_in(Lane::Usual, 1)?.is_empty() {
+            self.queue().read().next_after(now)?
+        } else {
+            Some(now)
+        };
+        Ok(next.map(|at| Duration::from_millis(at.saturating_sub(now))))
+    }
+
     /// Returns what is due and worth asking for, after what is gone or unwanted was settled; `None` if nothing is due.
-    fn take_due(&self, limit: usize) -> Result<Option<Due>> {
-        let entries = self.queue().read().due(self.now(), limit.min(MAX_BATCH))?;
+    fn take_due(&self, lane: Lane, limit: usize) -> Result<Option<Due>> {
+        let entries = self.due_in(lane, limit.min(MAX_BATCH))?;
         if entries.is_empty() {
             return Ok(None);
         }
@@ -187,7 +256,7 @@ impl<S: Store> Desk<S> {
             entries.remove(&one.path);
         }
         self.settle(settled)?;
-        self.state().in_flight = entries.len() as u64;
+        self.state().in_flight[lane as usize] = entries.len() as u64;
         let paths = paths.into_iter().filter(|path| entries.contains_key(path)).collect();
         Ok(Some(Due { entries, paths }))
     }

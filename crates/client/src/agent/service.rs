@@ -1,4 +1,4 @@
-//! The agent's two loops: one follows Nix's database, the other empties the queue.
+//! The agent's loops: one follows Nix's database, two empty the queue, a lane each.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::error::{Error, Result, chain};
 use super::filter::Filter;
 use super::handle::Handle;
 use super::intake::Start;
+use super::lane::Lane;
 use super::pins::PinLimits;
 use super::pusher::{Pusher, Trouble};
 use super::round::{self, MAX_BATCH, Round, blocking};
@@ -77,13 +78,35 @@ impl Settings {
 #[derive(Debug)]
 pub(super) struct Hints {
     pub(super) scan: Notify,
-    pub(super) push: Notify,
-    /// Somebody waits: don't gather.
-    pub(super) urgent: AtomicBool,
+    /// By lane.
+    pub(super) push: [Notify; 2],
+    /// Somebody waits: don't gather; by lane.
+    pub(super) urgent: [AtomicBool; 2],
     /// Somebody mended something: don't wait for the end of a halt.
     pub(super) resume: Notify,
     /// Counts rounds, for those who wait for results.
     pub(super) rounds: watch::Sender<u64>,
+}
+
+impl Hints {
+    fn push(&self, lane: Lane) -> &Notify {
+        &self.push[lane as usize]
+    }
+
+    /// Says that there may be something to push.
+    pub(super) fn wake(&self) {
+        self.push.iter().for_each(Notify::notify_one);
+    }
+
+    /// Says that somebody waits.
+    pub(super) fn hurry(&self) {
+        self.urgent.iter().for_each(|urgent| urgent.store(true, Ordering::SeqCst));
+    }
+
+    /// Says if somebody waits, once.
+    fn is_urgent(&self, lane: Lane) -> bool {
+        self.urgent[lane as usize].swap(false, Ordering::SeqCst)
+    }
 }
 
 /// An agent that owns its queue and doesn't work yet.
@@ -101,8 +124,8 @@ impl<S: Store> Agent<S> {
         let desk = Desk::new(store, queue, spool, settings.filter.clone(), settings.pins, clock, jitter);
         let hints = Hints {
             scan: Notify::new(),
-            push: Notify::new(),
-            urgent: AtomicBool::new(false),
+            push: [Notify::new(), Notify::new()],
+            urgent: [AtomicBool::new(false), AtomicBool::new(false)],
             resume: Notify::new(),
             rounds: watch::Sender::new(0),
         };
@@ -118,7 +141,8 @@ impl<S: Store> Agent<S> {
     /// Works until it is told to stop; then what is being sent is broken off, and everything else is as if it had not
     /// been begun. The queue is free again when every [`Handle`] is gone too.
     pub async fn run(self, pusher: impl Pusher, stop: CancellationToken) {
-        tokio::join!(self.follow(&stop), self.empty(&pusher, &stop));
+        let empty = |lane| self.empty(lane, &pusher, &stop);
+        tokio::join!(self.follow(&stop), empty(Lane::Usual), empty(Lane::Long));
     }
 
     async fn follow(&self, stop: &CancellationToken) {
@@ -136,12 +160,12 @@ impl<S: Store> Agent<S> {
                     self.desk.state().intake_error = None;
                     if taken.new > 0 {
                         tracing::debug!(paths = taken.new, "found new paths");
-                        self.hints.push.notify_one();
+                        self.hints.wake();
                     }
                 }
                 Err(error) => {
                     self.note_intake(&error);
-                    self.hints.push.notify_one();
+                    self.hints.wake();
                 }
             }
             tokio::select! {
@@ -161,18 +185,20 @@ impl<S: Store> Agent<S> {
         state.intake_error = Some(message);
     }
 
-    async fn empty(&self, pusher: &impl Pusher, stop: &CancellationToken) {
+    async fn empty(&self, lane: Lane, pusher: &impl Pusher, stop: &CancellationToken) {
         let (mut failures, mut limit) = (0u32, MAX_BATCH);
         while !stop.is_cancelled() {
-            let ended = match self.wait_for_work(stop).await {
+            let ended = match self.wait_for_work(lane, stop).await {
                 Ok(true) => {
-                    self.gather(stop).await;
-                    round::run(&self.desk, pusher, limit, stop).await
+                    if lane == Lane::Usual {
+                        self.gather(stop).await;
+                    }
+                    round::run(&self.desk, pusher, lane, limit, stop).await
                 }
                 Ok(false) => continue,
                 Err(error) => Err(error),
             };
-            self.desk.state().in_flight = 0;
+            self.end_of_round(lane);
             let halt = match ended {
                 Ok(Round::Idle) => None,
                 Ok(Round::Done) => {
@@ -201,11 +227,11 @@ impl<S: Store> Agent<S> {
                     Some((HaltKind::Local, chain(&error), after))
                 }
             };
-            self.note_halt(halt.as_ref());
+            self.note_halt(lane, halt.as_ref());
             self.hints.rounds.send_modify(|rounds| *rounds = rounds.wrapping_add(1));
             // Somebody who waits has it tried once more at once.
             if let Some((_, _, after)) = halt
-                && !self.hints.urgent.swap(false, Ordering::SeqCst)
+                && !self.hints.is_urgent(lane)
             {
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -216,10 +242,25 @@ impl<S: Store> Agent<S> {
         }
     }
 
-    fn note_halt(&self, halt: Option<&(HaltKind, String, Duration)>) {
+    /// Lets each lane see what the other one has left to it.
+    fn end_of_round(&self, lane: Lane) {
+        let mut state = self.desk.state();
+        state.in_flight[lane as usize] = 0;
+        match lane {
+            Lane::Usual if state.aside.len() == 0 => {}
+            Lane::Usual => self.hints.push(Lane::Long).notify_one(),
+            Lane::Long => {
+                // Whatever became of them, the usual lane sees it.
+                state.aside.clear();
+                self.hints.push(Lane::Usual).notify_one();
+            }
+        }
+    }
+
+    fn note_halt(&self, lane: Lane, halt: Option<&(HaltKind, String, Duration)>) {
         let now = self.desk.now();
         let mut state = self.desk.state();
-        let before = state.halt.take();
+        let before = state.halts[lane as usize].take();
         let Some((kind, message, after)) = halt else {
             if before.is_some() {
                 tracing::info!("pushing again");
@@ -237,24 +278,24 @@ impl<S: Store> Agent<S> {
         }
         let since = before.filter(|before| before.kind == *kind).map_or(now, |before| before.since);
         let until = now.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
-        state.halt = Some(Halt { kind: *kind, message: message.clone(), since, until });
+        state.halts[lane as usize] = Some(Halt { kind: *kind, message: message.clone(), since, until });
     }
 
     /// Waits until something is due. `false` says to look again.
-    async fn wait_for_work(&self, stop: &CancellationToken) -> Result<bool> {
-        let left = blocking(&self.desk, |desk| {
-            let now = desk.now();
-            let next = desk.queue().read().next_due(now)?;
-            Ok(next.map(|at| Duration::from_millis(at.saturating_sub(now))))
-        });
-        let left = left.await?.unwrap_or(MAX_SLEEP);
+    async fn wait_for_work(&self, lane: Lane, stop: &CancellationToken) -> Result<bool> {
+        let left = match lane {
+            Lane::Usual => blocking(&self.desk, |desk| desk.until_due()).await?,
+            Lane::Long if self.desk.state().aside.len() > 0 => Some(Duration::ZERO),
+            Lane::Long => None,
+        };
+        let left = left.unwrap_or(MAX_SLEEP);
         if left.is_zero() {
             return Ok(true);
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = sleep(left.min(MAX_SLEEP)) => {}
-            () = self.hints.push.notified() => {}
+            () = self.hints.push(lane).notified() => {}
         }
         Ok(false)
     }
@@ -263,14 +304,14 @@ impl<S: Store> Agent<S> {
     async fn gather(&self, stop: &CancellationToken) {
         let at_most = Instant::now() + self.settings.gather_at_most;
         loop {
-            if self.hints.urgent.swap(false, Ordering::SeqCst) {
+            if self.hints.is_urgent(Lane::Usual) {
                 return;
             }
             let idle = Instant::now() + self.settings.gather_idle;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep_until(idle.min(at_most)) => return,
-                () = self.hints.push.notified() => {}
+                () = self.hints.push(Lane::Usual).notified() => {}
             }
             let waiting = blocking(&self.desk, |desk| Ok(desk.queue().read().totals()?.waiting)).await;
             if waiting.is_ok_and(|waiting| waiting >= MAX_BATCH as u64) {

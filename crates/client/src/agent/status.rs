@@ -151,7 +151,7 @@ impl<S: Store> Desk<S> {
         let pinned = self.try_pins().map(|pins| pins.totals());
         let mut status = Status::read(self.queue().read())?;
         let state = self.state().clone();
-        let (activity, trouble) = match (state.halt, state.intake_error) {
+        let (activity, trouble) = match (state.halt().cloned(), state.intake_error) {
             (Some(halt), _) => {
                 let activity = match halt.kind {
                     HaltKind::Unreachable => Activity::Unreachable,
@@ -170,7 +170,7 @@ impl<S: Store> Desk<S> {
         let pinned = pinned.unwrap_or(state.last_pinned);
         (status.pinned, status.pinned_bytes) = (pinned.paths, pinned.bytes);
         self.state().last_pinned = pinned;
-        (status.in_flight, status.behind) = (state.in_flight, state.behind);
+        (status.in_flight, status.behind) = (state.in_flight.iter().sum(), state.behind);
         (status.last_scan_at, status.last_push_at) = (state.last_scan_at, state.last_push_at);
         Ok(status)
     }

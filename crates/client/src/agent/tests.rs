@@ -2,14 +2,17 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use firn_nix::StorePath;
+use firn_nix_store::PathInfo;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::control::{Answer, Flushed, Request};
 use super::fake::{FakeClock, FakeServer, FakeStore, Longest, info, path};
+use super::lane::LONG_BYTES;
 use super::*;
 use crate::queue::{Counter, Spool};
 
@@ -112,13 +115,62 @@ fn an_agent_begins_with_what_comes_unless_told_otherwise() {
     assert!(bench.server.has(1));
 }
 
+/// A path that has a lane of its own.
+fn long(number: u32, references: &[u32]) -> PathInfo {
+    PathInfo { nar_size: LONG_BYTES, ..info(number, references) }
+}
+
+#[test]
+fn a_long_path_holds_up_only_what_refers_to_it() {
+    let bench = Bench::new(FakeStore::with(1..4));
+    bench.store.register([long(50, &[1]), info(51, &[50]), info(52, &[51, 2])]);
+    bench.server.mood().slow = Some(path(50));
+    bench.run(async |handle, _| {
+        let status = until(&handle, |status| status.counter(Counter::Pushed) == 3).await;
+        assert_eq!((status.waiting, status.activity), (3, Activity::Running));
+        // What comes while it is under way does not wait for it, and neither does who asks for that.
+        bench.store.register((100..200).map(|number| info(number, &[2])));
+        bench.store.register([info(200, &[52])]);
+        handle.look();
+        until(&handle, |status| status.counter(Counter::Pushed) == 103).await;
+        bench.store.register([info(300, &[3])]);
+        assert_eq!(flush(&handle, &[300]).await.waiting, 0);
+        assert!(bench.server.has(300) && [50, 51, 52, 200].iter().all(|number| !bench.server.has(*number)));
+        assert_eq!(until(&handle, |status| status.in_flight > 0).await.waiting, 4);
+        let questions = bench.server.questions.load(Ordering::SeqCst);
+        sleep(Duration::from_secs(3600)).await;
+        let more = bench.server.questions.load(Ordering::SeqCst) - questions;
+        assert_eq!(more, 0, "what waits for it is not asked for again and again");
+        bench.server.mood().slow = None;
+        until(&handle, |status| status.waiting == 0).await;
+    });
+    assert!([50, 51, 52, 200].iter().all(|number| bench.server.has(*number)));
+}
+
+#[test]
+fn a_long_reference_that_nobody_queued_takes_the_long_lane_too() {
+    let bench = Bench::new(FakeStore::with([]));
+    bench.store.register([long(50, &[])]);
+    bench.run_with(Settings { start: Start::Now, ..bench.settings() }, async |handle, _| {
+        until(&handle, |status| status.last_scan_at > 0).await;
+        bench.server.mood().slow = Some(path(50));
+        bench.store.register([info(51, &[50]), info(52, &[])]);
+        handle.look();
+        until(&handle, |status| status.counter(Counter::Pushed) == 1).await;
+        assert!(bench.server.has(52));
+        bench.server.mood().slow = None;
+        until(&handle, |status| status.waiting == 0).await;
+    });
+    assert!(bench.server.has(50) && bench.server.has(51));
+}
+
 #[test]
 fn what_is_killed_at_any_step_goes_on_where_it_was() {
     let numbers = 1..6;
     let mut kills = 0;
     for step in 1.. {
         let bench = Bench::new(FakeStore::with(numbers.clone()));
-        bench.store.register([info(20, &[1, 21]), info(21, &[2])]);
+        bench.store.register([long(21, &[2]), info(20, &[1, 21])]);
         let fuse = bench.store.fuse.clone();
         fuse.arm(step);
         let finished = life(async {

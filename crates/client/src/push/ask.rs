@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::batch::Batches;
-use crate::Error;
+use crate::{Error, Refusal};
 
 /// How many requests of one kind are under way at a time: while one is answered the next is sent.
 const IN_FLIGHT: usize = 2;
@@ -81,9 +81,16 @@ async fn answer_batch<I: Clone>(
     let all: Vec<I> = questions.iter().flat_map(|question| question.ids.iter().cloned()).collect();
     let mut bits = Vec::with_capacity(all.len());
     let mut failed = None;
-    for part in all.chunks(limit.max(1)) {
+    let (mut rest, mut step) = (all.as_slice(), limit.max(1));
+    while !rest.is_empty() {
+        let (part, behind) = rest.split_at(step.min(rest.len()));
         match request(part.to_vec()).await {
-            Ok(answer) => bits.extend(answer),
+            Ok(answer) => {
+                bits.extend(answer);
+                rest = behind;
+            }
+            // Something on the way takes no request of that length.
+            Err(Error::Refused { kind: Refusal::TooLarge, .. }) if part.len() > 1 => step = part.len() / 2,
             Err(error) => {
                 failed = Some(error);
                 break;
@@ -149,6 +156,36 @@ mod tests {
         assert_eq!(*sizes.lock().unwrap(), [6]);
         assert_eq!(asker.ask(vec![]).await.unwrap(), [] as [bool; 0]);
         assert!(asker.ask(vec![13]).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_is_too_large_on_the_way_is_asked_in_parts() {
+        let too_large = || Error::Refused {
+            doing: "ask",
+            server: "a proxy".to_owned(),
+            status: 413,
+            code: String::new(),
+            message: String::new(),
+            hint: None,
+            kind: Refusal::TooLarge,
+        };
+        let (send, answer) = oneshot::channel();
+        let question = Question { ids: (0..20u32).collect(), answer: send };
+        let most = std::sync::atomic::AtomicUsize::new(5);
+        let most = &most;
+        let request = |ids: Vec<u32>| -> Asking {
+            let takes = ids.len() <= most.load(std::sync::atomic::Ordering::Relaxed);
+            Box::pin(
+                async move { if takes { Ok(ids.iter().map(|id| id % 2 == 1).collect()) } else { Err(too_large()) } },
+            )
+        };
+        answer_batch(vec![question], 16, &request).await;
+        assert_eq!(answer.await.unwrap().unwrap(), (0..20).map(|id| id % 2 == 1).collect::<Vec<_>>());
+
+        most.store(0, std::sync::atomic::Ordering::Relaxed);
+        let (send, answer) = oneshot::channel();
+        answer_batch(vec![Question { ids: vec![1, 2], answer: send }], 16, &request).await;
+        assert!(answer.await.unwrap().is_err(), "it does not go on for ever");
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ use firn_nix_store::PathInfo;
 use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
+use super::advance::Advance;
 use super::failure::PathFailure;
 use super::source::{Source, SourceError};
 
@@ -27,7 +28,7 @@ pub(crate) struct CutPath {
     /// Its chunks in order.
     pub(crate) chunks: Vec<ChunkRef>,
     /// All chunks' data back to back, if it was to be kept.
-    pub(crate) kept: Option<Vec<u8>>,
+    pub(crate) kept: Option<Bytes>,
 }
 
 /// A run of chunks that the server lacks.
@@ -37,19 +38,49 @@ pub(crate) struct Run {
     pub(crate) ids: Vec<ChunkId>,
     /// Their lengths.
     pub(crate) lens: Vec<u32>,
-    /// Their bytes back to back.
-    pub(crate) data: Vec<u8>,
+    /// Their bytes in order, cut anywhere.
+    pub(crate) pieces: Vec<Bytes>,
 }
 
 impl Run {
-    fn push(&mut self, chunk: Chunk<'_>) {
+    /// Returns the bytes of all its chunks.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// Copies its chunks together, so that it holds no memory but theirs.
+    pub(crate) fn compact(&mut self) {
+        let mut data = Vec::with_capacity(self.bytes());
+        self.pieces.drain(..).for_each(|piece| data.extend_from_slice(&piece));
+        self.pieces.push(data.into());
+    }
+}
+
+/// A run whose chunks are copied together.
+#[derive(Debug, Default)]
+struct Gathering {
+    ids: Vec<ChunkId>,
+    lens: Vec<u32>,
+    data: Vec<u8>,
+}
+
+impl Gathering {
+    /// Adds a chunk; `room` is what is allocated if it is the first.
+    fn push(&mut self, chunk: Chunk<'_>, room: usize) {
+        if self.ids.is_empty() {
+            self.data.reserve_exact(room);
+        }
         self.ids.push(chunk.id);
         self.lens.push(u32::try_from(chunk.data.len()).expect("a chunk has at most 256 KiB"));
         self.data.extend_from_slice(chunk.data);
     }
+
+    fn finish(self) -> Run {
+        Run { ids: self.ids, lens: self.lens, pieces: vec![self.data.into()] }
+    }
 }
 
-/// Reads, hashes and cuts a path; its chunks' data is kept if `keep`.
+/// Reads, hashes and cuts a path, and counts what is read; its chunks' data is kept if `keep`.
 ///
 /// # Errors
 /// [`PathFailure`]; `Corrupt` if the NAR is not the one that the store recorded.
@@ -57,6 +88,7 @@ pub(crate) fn cut(
     source: &dyn Source,
     info: &PathInfo,
     keep: bool,
+    advance: &Advance,
     stop: &CancellationToken,
 ) -> Result<CutPath, PathFailure> {
     let mut kept = keep.then(|| Vec::with_capacity(usize::try_from(info.nar_size).unwrap_or(0)));
@@ -66,8 +98,9 @@ pub(crate) fn cut(
         }
         Ok(())
     };
-    let cut = read(source, info, stop, &mut on_chunk)?;
+    let cut = read(source, info, Some(advance), stop, &mut on_chunk)?;
     let encoded = Bytes::from(cut.recipe.encode());
+    let kept = kept.map(Bytes::from);
     Ok(CutPath { recipe: RecipeId::of(&encoded), encoded, slots: cut.slots, chunks: cut.recipe.chunks, kept })
 }
 
@@ -85,7 +118,9 @@ pub(crate) fn gather(
     on_run: &mut dyn FnMut(Run) -> Result<(), PathFailure>,
 ) -> Result<(), PathFailure> {
     let mut expected = chunks.iter().zip(wanted);
-    let mut run = Run::default();
+    let mut left: u64 =
+        chunks.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(chunk, _)| u64::from(chunk.len)).sum();
+    let mut run = Gathering::default();
     let mut on_chunk = |chunk: Chunk<'_>| {
         let Some((reference, &is_wanted)) = expected.next() else { return Err(changed()) };
         if reference.id != chunk.id {
@@ -93,13 +128,15 @@ pub(crate) fn gather(
         }
         if is_wanted {
             if !run.ids.is_empty() && run.data.len() + chunk.data.len() > run_bytes {
-                on_run(std::mem::take(&mut run))?;
+                on_run(std::mem::take(&mut run).finish())?;
             }
-            run.push(chunk);
+            let (len, room) = (chunk.data.len(), usize::try_from(left).unwrap_or(usize::MAX).min(run_bytes));
+            run.push(chunk, room);
+            left = left.saturating_sub(len as u64);
         }
         Ok(())
     };
-    read(source, info, stop, &mut on_chunk).map_err(|failure| match failure {
+    read(source, info, None, stop, &mut on_chunk).map_err(|failure| match failure {
         // It was as recorded the first time.
         PathFailure::Corrupt(_) => changed(),
         other => other,
@@ -107,25 +144,37 @@ pub(crate) fn gather(
     if expected.next().is_some() {
         return Err(changed());
     }
-    if run.ids.is_empty() { Ok(()) } else { on_run(run) }
+    if run.ids.is_empty() { Ok(()) } else { on_run(run.finish()) }
 }
 
-/// Returns runs of the chunks that `wanted` names, out of data that was kept.
-pub(crate) fn runs_of(kept: &[u8], chunks: &[ChunkRef], wanted: &[bool], run_bytes: usize) -> Vec<Run> {
-    let mut rest = kept;
+/// Returns runs of the chunks that `wanted` names, out of data that was kept. They share its memory.
+pub(crate) fn runs_of(kept: &Bytes, chunks: &[ChunkRef], wanted: &[bool], run_bytes: usize) -> Vec<Run> {
     let mut runs = Vec::new();
     let mut run = Run::default();
+    let (mut run_len, mut at) = (0, 0);
+    // What is not cut off yet: chunks that lie side by side are one piece.
+    let mut piece = 0..0;
     for (chunk, &is_wanted) in chunks.iter().zip(wanted) {
-        let len = usize::try_from(chunk.len).expect("a chunk has at most 256 KiB");
-        let Some((data, after)) = rest.split_at_checked(len) else { break };
-        rest = after;
-        if is_wanted {
-            if !run.ids.is_empty() && run.data.len() + len > run_bytes {
-                runs.push(std::mem::take(&mut run));
-            }
-            run.push(Chunk { id: chunk.id, data, origin: None });
+        let (start, len) = (at, usize::try_from(chunk.len).expect("a chunk has at most 256 KiB"));
+        at += len;
+        if !is_wanted || at > kept.len() {
+            continue;
         }
+        let is_full = !run.ids.is_empty() && run_len + len > run_bytes;
+        if is_full || piece.end != start {
+            run.pieces.extend((!piece.is_empty()).then(|| kept.slice(piece.clone())));
+            piece = start..start;
+        }
+        if is_full {
+            runs.push(std::mem::take(&mut run));
+            run_len = 0;
+        }
+        run.ids.push(chunk.id);
+        run.lens.push(chunk.len);
+        run_len += len;
+        piece.end = at;
     }
+    run.pieces.extend((!piece.is_empty()).then(|| kept.slice(piece)));
     if !run.ids.is_empty() {
         runs.push(run);
     }
@@ -141,6 +190,7 @@ type OnChunk<'a> = &'a mut dyn FnMut(Chunk<'_>) -> Result<(), PathFailure>;
 fn read(
     source: &dyn Source,
     info: &PathInfo,
+    advance: Option<&Advance>,
     stop: &CancellationToken,
     on_chunk: OnChunk<'_>,
 ) -> Result<firn_chunk::Cut, PathFailure> {
@@ -150,6 +200,7 @@ fn read(
         left: info.nar_size,
         on_chunk,
         failure: None,
+        advance,
         stop,
     };
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, &mut cutting);
@@ -176,6 +227,7 @@ struct Cutting<'a> {
     left: u64,
     on_chunk: OnChunk<'a>,
     failure: Option<PathFailure>,
+    advance: Option<&'a Advance>,
     stop: &'a CancellationToken,
 }
 
@@ -186,6 +238,9 @@ impl Cutting<'_> {
         }
         let longer = || PathFailure::Corrupt("its NAR is longer than the store recorded".to_owned());
         self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(longer)?;
+        if let Some(advance) = self.advance {
+            advance.read(bytes.len() as u64);
+        }
         self.hash.update(bytes);
         let (on_chunk, mut failed) = (&mut self.on_chunk, None);
         let pushed = self.chunker.push(bytes, &mut |chunk| {

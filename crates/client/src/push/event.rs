@@ -78,6 +78,10 @@ pub struct Totals {
     pub known_paths: u64,
     /// Bytes of NARs that were read and cut, or whose path failed. At the end all there were.
     pub logical_bytes: u64,
+    /// Bytes of NARs that were read so far, of paths that are being read as well.
+    pub read_bytes: u64,
+    /// Bytes of NARs that the server has, or whose path failed. At the end all there were.
+    pub settled_bytes: u64,
     /// Bytes of chunks that the server lacked, uncompressed.
     pub new_bytes: u64,
     /// Bytes of the frames that they were sent in.
@@ -119,6 +123,8 @@ pub(crate) struct Counters {
     pub(crate) failed_paths: AtomicU64,
     pub(crate) known_paths: AtomicU64,
     pub(crate) logical_bytes: AtomicU64,
+    pub(crate) read_bytes: AtomicU64,
+    pub(crate) settled_bytes: AtomicU64,
     pub(crate) new_bytes: AtomicU64,
     pub(crate) frame_bytes: AtomicU64,
 }
@@ -131,6 +137,8 @@ impl Counters {
             failed_paths: read(&self.failed_paths),
             known_paths: read(&self.known_paths),
             logical_bytes: read(&self.logical_bytes),
+            read_bytes: read(&self.read_bytes),
+            settled_bytes: read(&self.settled_bytes),
             new_bytes: read(&self.new_bytes),
             frame_bytes: read(&self.frame_bytes),
             wire,

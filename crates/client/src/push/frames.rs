@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use firn_api::Limits;
 use firn_pack::{FrameEncoder, FrameKind};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 
+use super::advance::Advance;
 use super::batch::{Batches, Window};
 use super::budget::Reserved;
 use super::cut::Run;
@@ -30,25 +32,63 @@ const REQUEST_BYTES: usize = 4 << 20;
 /// How long a run or a frame waits for others.
 const LONGEST: Duration = Duration::from_millis(500);
 
+/// The uncompressed bytes of a frame: with its head, it fits into a request of 1 MiB even where it could not be compressed. That is
+/// what nginx takes unless it is told otherwise.
+const FRAME_BYTES: usize = (1 << 20) - (16 << 10);
+
+/// Returns the uncompressed bytes that a frame aims at, for a server with such limits.
+pub(crate) fn run_bytes(limits: &Limits) -> usize {
+    limits.frame_raw_bytes.min(FRAME_BYTES)
+}
+
 /// A run on its way. The answer is its part of the frame's bytes.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     /// The chunks.
     pub(crate) run: Run,
-    /// Their memory.
-    pub(crate) hold: Reserved,
+    /// Their memory, which runs of one path may share.
+    pub(crate) hold: Arc<Reserved>,
     /// That the run's path is here.
     pub(crate) present: Present,
+    /// How far that path is.
+    pub(crate) advance: Arc<Advance>,
     /// Where to tell that the server has them.
     pub(crate) done: oneshot::Sender<Result<u64>>,
 }
 
 /// A frame on its way.
 struct Ready {
-    bytes: Vec<u8>,
-    /// For each run in it where to tell, and its part of the bytes.
-    runs: Vec<(oneshot::Sender<Result<u64>>, u64)>,
+    /// Empty once it is part of a body.
+    frame: Bytes,
+    /// Its length.
+    bytes: usize,
+    runs: Vec<Told>,
     _present: Present,
+}
+
+/// Who is told what became of a run.
+struct Told {
+    done: oneshot::Sender<Result<u64>>,
+    advance: Arc<Advance>,
+    /// Its bytes, uncompressed.
+    raw: u64,
+}
+
+impl Told {
+    fn failed(self, error: &Error) {
+        let _ = self.done.send(Err(error.clone()));
+    }
+}
+
+impl Ready {
+    /// Tells that the server has it.
+    fn sent(self) {
+        let all: u64 = self.runs.iter().map(|told| told.raw).sum();
+        for Told { done, advance, raw } in self.runs {
+            advance.settle(raw);
+            let _ = done.send(Ok(raw * self.bytes as u64 / all.max(1)));
+        }
+    }
 }
 
 /// What sending needs.
@@ -72,12 +112,12 @@ pub(crate) async fn send_all(runs: mpsc::Receiver<Outgoing>, sending: Arc<Sendin
 }
 
 async fn encode_all(runs: mpsc::Receiver<Outgoing>, frames: mpsc::Sender<Ready>, sending: Arc<Sending>) {
-    let weight = sending.remote.limits().frame_raw_bytes;
+    let weight = run_bytes(sending.remote.limits());
     let window = Window { stage: Stage::Encode, weight, longest: LONGEST };
     let mut batches = Batches::new(runs, sending.pulse.clone(), window);
     let places = Arc::new(Semaphore::new(sending.jobs.max(1)));
     let mut under_way = JoinSet::new();
-    while let Some(batch) = batches.next(|outgoing| outgoing.run.data.len()).await {
+    while let Some(batch) = batches.next(|outgoing| outgoing.run.bytes()).await {
         let place = places.clone().acquire_owned().await.expect("it is never closed");
         let (frames, sending) = (frames.clone(), sending.clone());
         under_way.spawn(async move {
@@ -96,38 +136,34 @@ async fn encode_all(runs: mpsc::Receiver<Outgoing>, frames: mpsc::Sender<Ready>,
 
 /// Makes one frame of some runs. If that fails they are told.
 fn encode(batch: Vec<Outgoing>, level: i32, pulse: &Pulse) -> Option<Ready> {
-    let mut together = Run::default();
-    let (mut holds, mut tell) = (Vec::new(), Vec::new());
-    for (place, outgoing) in batch.into_iter().enumerate() {
-        let Outgoing { mut run, hold, present, done } = outgoing;
-        tell.push((done, run.data.len() as u64));
+    let (mut together, mut holds, mut tell) = (Run::default(), Vec::new(), Vec::new());
+    for Outgoing { mut run, hold, present, advance, done } in batch {
+        tell.push(Told { done, advance, raw: run.bytes() as u64 });
         holds.push((hold, present));
-        if place == 0 {
-            together = run;
-        } else {
-            together.ids.append(&mut run.ids);
-            together.lens.append(&mut run.lens);
-            together.data.append(&mut run.data);
-        }
+        together.ids.append(&mut run.ids);
+        together.lens.append(&mut run.lens);
+        together.pieces.append(&mut run.pieces);
     }
+    if together.pieces.len() != 1 {
+        together.compact();
+    }
+    let data = together.pieces.pop().unwrap_or_default();
     let ids: Vec<[u8; 32]> = together.ids.iter().map(|id| id.0).collect();
     let encoded = FrameEncoder::new()
-        .and_then(|mut encoder| encoder.encode(FrameKind::Chunks, &together.data, &together.lens, &ids, level));
-    let raw_bytes = (together.data.len() as u64).max(1);
-    drop(together);
+        .and_then(|mut encoder| encoder.encode(FrameKind::Chunks, &data, &together.lens, &ids, level));
+    drop(data);
     let present = pulse.enter(Stage::Send);
     drop(holds);
     match encoded {
         Ok(frame) => {
-            let part = |len: u64| len * frame.bytes.len() as u64 / raw_bytes;
-            let runs = tell.into_iter().map(|(done, len)| (done, part(len))).collect();
-            Some(Ready { bytes: frame.bytes, runs, _present: present })
+            // It was made with room for what could not be compressed.
+            let mut bytes = frame.bytes;
+            bytes.shrink_to_fit();
+            Some(Ready { bytes: bytes.len(), frame: bytes.into(), runs: tell, _present: present })
         }
         Err(error) => {
             let error = Error::Setup { what: "make a frame".to_owned(), detail: error.to_string() };
-            for (done, _) in tell {
-                let _ = done.send(Err(error.clone()));
-            }
+            tell.into_iter().for_each(|told| told.failed(&error));
             None
         }
     }
@@ -142,7 +178,7 @@ async fn upload_all(ready: mpsc::Receiver<Ready>, sending: Arc<Sending>) {
         while under_way.len() >= IN_FLIGHT {
             under_way.join_next().await;
         }
-        let Some(frames) = batches.next(|frame| frame.bytes.len()).await else { break };
+        let Some(frames) = batches.next(|frame| frame.bytes).await else { break };
         let sending = sending.clone();
         under_way.spawn(async move { upload(frames, &sending).await });
     }
@@ -150,31 +186,37 @@ async fn upload_all(ready: mpsc::Receiver<Ready>, sending: Arc<Sending>) {
 }
 
 /// Sends frames in one request; in several, if something on the way takes no request of that length.
-async fn upload(frames: Vec<Ready>, sending: &Sending) {
-    let mut waiting = vec![frames];
-    while let Some(mut frames) = waiting.pop() {
-        let body: Bytes = match frames.as_mut_slice() {
-            [one] => std::mem::take(&mut one.bytes).into(),
-            several => several.iter().flat_map(|frame| frame.bytes.iter().copied()).collect::<Vec<u8>>().into(),
-        };
+async fn upload(mut frames: Vec<Ready>, sending: &Sending) {
+    let body = together(&mut frames);
+    let mut waiting = vec![(frames, body)];
+    while let Some((mut frames, mut body)) = waiting.pop() {
         let body_bytes = body.len() as u64;
-        match sending.remote.send_frames(body).await {
+        match sending.remote.send_frames(body.clone()).await {
             Ok(_) => {
                 add(&sending.counters.frame_bytes, body_bytes);
-                for (done, part) in frames.into_iter().flat_map(|frame| frame.runs) {
-                    let _ = done.send(Ok(part));
-                }
+                frames.into_iter().for_each(Ready::sent);
             }
             Err(Error::Refused { kind: Refusal::TooLarge, .. }) if frames.len() > 1 => {
                 let behind = frames.split_off(frames.len() / 2);
-                waiting.push(behind);
-                waiting.push(frames);
+                let rest = body.split_off(frames.iter().map(|frame| frame.bytes).sum());
+                waiting.push((behind, rest));
+                waiting.push((frames, body));
             }
             Err(error) => {
-                for (done, _) in frames.into_iter().flat_map(|frame| frame.runs) {
-                    let _ = done.send(Err(error.clone()));
-                }
+                frames.into_iter().flat_map(|frame| frame.runs).for_each(|told| told.failed(&error));
             }
         }
     }
+}
+
+/// Returns the bytes of frames back to back. They are in memory once.
+fn together(frames: &mut [Ready]) -> Bytes {
+    if let [one] = frames {
+        return std::mem::take(&mut one.frame);
+    }
+    let mut body = Vec::with_capacity(frames.iter().map(|frame| frame.bytes).sum());
+    for frame in frames {
+        body.extend_from_slice(&std::mem::take(&mut frame.frame));
+    }
+    body.into()
 }

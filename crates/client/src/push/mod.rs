@@ -4,6 +4,7 @@
 //! read, questions and frames and commits that are gathered to few requests, and a ledger of which chunks are on the server.
 //! Nobody who waits for another path holds memory or a place, so longer paths and unlucky orders hold up nothing.
 
+mod advance;
 mod ask;
 mod batch;
 mod budget;
@@ -25,5 +26,6 @@ mod tests;
 
 pub use event::{Event, OnEvent, Outcome, Summary, Totals};
 pub use failure::PathFailure;
+pub(crate) use run::{Memory, push_within};
 pub use run::{PushOptions, push};
 pub use source::{Source, SourceError, StoreSource};

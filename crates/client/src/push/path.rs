@@ -14,13 +14,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::advance::Advance;
 use super::ask::Asker;
 use super::budget::{ByteBudget, Reserved};
 use super::commit::{Message, Ready, Verdict};
 use super::cut::{CutPath, Run, cut, gather, runs_of};
 use super::event::{Counters, Event, OnEvent, Outcome, add};
 use super::failure::PathFailure;
-use super::frames::Outgoing;
+use super::frames::{Outgoing, run_bytes};
 use super::graph::Graph;
 use super::ledger::{Claim, Ledger, Sorted, settled};
 use super::pulse::{Present, Pulse, Stage};
@@ -34,6 +35,10 @@ pub(crate) const KEEP_BYTES: u64 = 4 << 20;
 
 /// What cutting a longer path takes beside its list of chunks.
 const CUTTER_BYTES: u64 = 2 << 20;
+
+/// A longer recipe does not go with the commit but before it, so that commits stay short whatever they hold: proxies often take
+/// no more than 1 MiB.
+const RECIPE_IN_COMMIT_BYTES: usize = 512 << 10;
 
 /// How long a commit that is under way is waited for when the push is stopped.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
@@ -60,6 +65,12 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) on_event: OnEvent,
     pub(crate) stop: CancellationToken,
+}
+
+/// A path on its way.
+struct Path {
+    info: Arc<PathInfo>,
+    advance: Arc<Advance>,
 }
 
 /// Why a path's round ended without the path in the cache.
@@ -112,9 +123,11 @@ impl Shared {
     pub(crate) async fn push(&self, place: usize, info: &Arc<PathInfo>, present: Present) -> Result<Pushed, NotPushed> {
         let (mut sent_bytes, mut round) = (0, 1);
         let mut present = Some(present);
+        let advance = Arc::new(Advance::new(self.counters.clone(), info.nar_size));
+        let path = Path { info: info.clone(), advance };
         loop {
             let here = present.take().unwrap_or_else(|| self.pulse.enter(Stage::Cut));
-            let ended = match self.prepare(place, info, here, round > 1, &mut sent_bytes).await {
+            let ended = match self.prepare(place, &path, here, round > 1, &mut sent_bytes).await {
                 Ok(uploaded) => self.commit(place, info, uploaded).await,
                 Err(ended) => Err(ended),
             };
@@ -150,7 +163,7 @@ impl Shared {
     async fn prepare(
         &self,
         place: usize,
-        info: &Arc<PathInfo>,
+        path: &Path,
         mut present: Present,
         doubt: bool,
         sent_bytes: &mut u64,
@@ -159,15 +172,16 @@ impl Shared {
             if let Some(reference) = self.graph.failed_reference(place) {
                 return Err(PathFailure::Blocked(reference).into());
             }
-            let (cut, hold) = self.cut(info, doubt).await?;
+            let (cut, hold) = self.cut(path, doubt).await?;
             if !doubt {
                 present.move_to(Stage::Recipe);
                 if self.recipes.ask(vec![cut.recipe]).await?.contains(&true) {
                     add(&self.counters.known_paths, 1);
+                    path.advance.settle(path.info.nar_size);
                     return Ok(Uploaded { recipe: cut.recipe, encoded: None, slots: cut.slots });
                 }
             }
-            self.upload(info, cut, hold, present, doubt, sent_bytes).await
+            self.upload(path, cut, hold, present, doubt, sent_bytes).await
         };
         tokio::select! {
             biased;
@@ -176,7 +190,8 @@ impl Shared {
         }
     }
 
-    async fn cut(&self, info: &Arc<PathInfo>, again: bool) -> Result<(CutPath, Reserved), Ended> {
+    async fn cut(&self, path: &Path, again: bool) -> Result<(CutPath, Reserved), Ended> {
+        let info = &path.info;
         let keep = info.nar_size <= KEEP_BYTES;
         let giant = if keep { None } else { Some(self.giants.acquire().await.expect("it is never closed")) };
         let cutter = self.cutters.acquire().await.expect("it is never closed");
@@ -186,8 +201,9 @@ impl Shared {
             let (path, logical_bytes) = (info.path.clone(), info.nar_size);
             (self.on_event)(Event::PathStarted { path, logical_bytes });
         }
-        let (source, wanted, stop) = (self.source.clone(), info.clone(), self.stop.child_token());
-        let cut = spawn_blocking(move || cut(&*source, &wanted, keep, &stop)).await;
+        let (source, wanted, advance) = (self.source.clone(), info.clone(), path.advance.clone());
+        let stop = self.stop.child_token();
+        let cut = spawn_blocking(move || cut(&*source, &wanted, keep, &advance, &stop)).await;
         drop((giant, cutter));
         let cut = cut.map_err(|_| PathFailure::Unreadable("reading it ended in a panic".to_owned()))??;
         if !again {
@@ -210,7 +226,7 @@ impl Shared {
     /// Asks what is missing and sends it; returns when all chunks are on the server.
     async fn upload(
         &self,
-        info: &Arc<PathInfo>,
+        path: &Path,
         cut: CutPath,
         mut hold: Reserved,
         present: Present,
@@ -227,13 +243,15 @@ impl Shared {
             let missing = self.chunks.ask(claim.ids().to_vec()).await?;
             present.move_to(Stage::Gather);
             let wanted = wanted(chunks.len(), &mine, &missing);
+            let there = chunks.iter().zip(&wanted).filter(|(_, wanted)| !**wanted);
+            path.advance.settle(there.map(|(chunk, _)| u64::from(chunk.len)).sum());
             let sent = match kept.take() {
                 _ if !wanted.contains(&true) => Vec::new(),
-                Some(kept) => self.send_kept(&kept, &chunks, &wanted, &mut hold).await?,
+                Some(kept) => self.send_kept(path, kept, &chunks, &wanted, std::mem::take(&mut hold)).await?,
                 None => {
                     // Who has a place to read waits for memory: so who waits for a place may hold none.
                     drop(std::mem::take(&mut hold));
-                    self.send_gathered(info, &chunks, wanted).await?
+                    self.send_gathered(path, &chunks, wanted).await?
                 }
             };
             // From here on others may use the memory: who waits holds none.
@@ -264,15 +282,24 @@ impl Shared {
 
     async fn send_kept(
         &self,
-        kept: &[u8],
+        path: &Path,
+        kept: Bytes,
         chunks: &[ChunkRef],
         wanted: &[bool],
-        hold: &mut Reserved,
+        mut hold: Reserved,
     ) -> Result<Vec<oneshot::Receiver<Result<u64>>>, Ended> {
-        let mut sent = Vec::new();
-        for run in runs_of(kept, chunks, wanted, self.remote.limits().frame_raw_bytes) {
-            let hold = hold.split(run.data.len() as u64);
-            let (outgoing, done) = self.outgoing(run, hold);
+        let mut runs = runs_of(&kept, chunks, wanted, run_bytes(self.remote.limits()));
+        let wanted_bytes: usize = runs.iter().map(Run::bytes).sum();
+        if wanted_bytes < kept.len() / 2 {
+            // A copy of the little that is missing is cheaper than to keep the rest.
+            runs.iter_mut().for_each(Run::compact);
+            hold = hold.split(wanted_bytes as u64);
+        }
+        drop(kept);
+        // The memory is free when the last of the runs is a frame.
+        let (sender, hold, mut sent) = (self.sender(path), Arc::new(hold), Vec::new());
+        for run in runs {
+            let (outgoing, done) = sender.outgoing(run, hold.clone());
             self.runs.send(outgoing).await.map_err(|_| Error::Cancelled)?;
             sent.push(done);
         }
@@ -282,15 +309,15 @@ impl Shared {
     /// Reads the path again for the chunks that are wanted, as fast as there is memory for them.
     async fn send_gathered(
         &self,
-        info: &Arc<PathInfo>,
+        path: &Path,
         chunks: &[ChunkRef],
         wanted: Vec<bool>,
     ) -> Result<Vec<oneshot::Receiver<Result<u64>>>, Ended> {
         let giant = self.giants.acquire().await.expect("it is never closed");
         let cutter = self.cutters.acquire().await.expect("it is never closed");
-        let run_bytes = self.remote.limits().frame_raw_bytes;
-        let (source, info, stop) = (self.source.clone(), info.clone(), self.stop.child_token());
-        let (chunks, sender) = (chunks.to_vec(), self.sender());
+        let run_bytes = run_bytes(self.remote.limits());
+        let (source, info, stop) = (self.source.clone(), path.info.clone(), self.stop.child_token());
+        let (chunks, sender) = (chunks.to_vec(), self.sender(path));
         let gathered = spawn_blocking(move || {
             let mut sent = Vec::new();
             let mut on_run = |run: Run| {
@@ -304,12 +331,9 @@ impl Shared {
         Ok(gathered.map_err(|_| PathFailure::Unreadable("reading it ended in a panic".to_owned()))??)
     }
 
-    fn outgoing(&self, run: Run, hold: Reserved) -> (Outgoing, oneshot::Receiver<Result<u64>>) {
-        self.sender().outgoing(run, hold)
-    }
-
-    fn sender(&self) -> RunSender {
+    fn sender(&self, path: &Path) -> RunSender {
         RunSender {
+            advance: path.advance.clone(),
             budget: self.budget.clone(),
             pulse: self.pulse.clone(),
             runs: self.runs.clone(),
@@ -320,7 +344,7 @@ impl Shared {
 
     /// Sends a recipe that is too long for a commit, and returns what has to go with the commit.
     async fn send_long_recipe(&self, recipe: RecipeId, encoded: Bytes) -> Result<Option<Bytes>, Ended> {
-        if encoded.len() <= self.remote.limits().recipe_bytes {
+        if encoded.len() <= self.remote.limits().recipe_bytes.min(RECIPE_IN_COMMIT_BYTES) {
             return Ok(Some(encoded));
         }
         match self.remote.upload_recipe(recipe, encoded).await {
@@ -356,6 +380,7 @@ impl Shared {
 
 /// Hands runs on from a thread that may block.
 struct RunSender {
+    advance: Arc<Advance>,
     budget: ByteBudget,
     pulse: Pulse,
     runs: mpsc::Sender<Outgoing>,
@@ -364,15 +389,16 @@ struct RunSender {
 }
 
 impl RunSender {
-    fn outgoing(&self, run: Run, hold: Reserved) -> (Outgoing, oneshot::Receiver<Result<u64>>) {
-        add(&self.counters.new_bytes, run.data.len() as u64);
+    fn outgoing(&self, run: Run, hold: Arc<Reserved>) -> (Outgoing, oneshot::Receiver<Result<u64>>) {
+        add(&self.counters.new_bytes, run.bytes() as u64);
         let (done, is_done) = oneshot::channel();
-        (Outgoing { run, hold, present: self.pulse.enter(Stage::Encode), done }, is_done)
+        let (present, advance) = (self.pulse.enter(Stage::Encode), self.advance.clone());
+        (Outgoing { run, hold, present, advance, done }, is_done)
     }
 
     fn send_blocking(&self, run: Run) -> Result<oneshot::Receiver<Result<u64>>, PathFailure> {
         Handle::current().block_on(async {
-            let bytes = run.data.len() as u64;
+            let bytes = run.bytes() as u64;
             let send = async {
                 let hold = match self.budget.try_reserve(bytes) {
                     Some(hold) => hold,
@@ -381,7 +407,7 @@ impl RunSender {
                         self.budget.reserve(bytes).await
                     }
                 };
-                let (outgoing, done) = self.outgoing(run, hold);
+                let (outgoing, done) = self.outgoing(run, Arc::new(hold));
                 self.runs.send(outgoing).await.map_err(|_| PathFailure::Stopped)?;
                 Ok(done)
             };

@@ -68,7 +68,33 @@ pub async fn push(
     stop: &CancellationToken,
     on_event: OnEvent,
 ) -> Summary {
-    let mut run = Run::start(remote.clone(), source, plan, options, stop, on_event);
+    let memory = Memory::new(options.memory_bytes);
+    push_within(memory, remote, source, plan, options, stop, on_event).await
+}
+
+/// The bytes of NARs that one push or several may hold at a time.
+#[derive(Debug, Clone)]
+pub(crate) struct Memory(ByteBudget);
+
+impl Memory {
+    /// Returns room for so many bytes, at least 1 MiB.
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self(ByteBudget::new(bytes))
+    }
+}
+
+/// Pushes as [`push`] does, in a session of its own, within memory that other pushes may share.
+pub(crate) async fn push_within(
+    memory: Memory,
+    remote: Arc<Remote>,
+    source: Arc<dyn Source>,
+    plan: Plan,
+    options: &PushOptions,
+    stop: &CancellationToken,
+    on_event: OnEvent,
+) -> Summary {
+    let remote = Arc::new(remote.with_own_session());
+    let mut run = Run::start(memory, remote.clone(), source, plan, options, stop, on_event);
     run.drive().await;
     let summary = run.end(stop).await;
     remote.end_session().await;
@@ -106,6 +132,7 @@ struct Tally {
 
 impl Run {
     fn start(
+        memory: Memory,
         remote: Arc<Remote>,
         source: Arc<dyn Source>,
         plan: Plan,
@@ -151,7 +178,7 @@ impl Run {
         let shared = Shared {
             remote,
             source,
-            budget: ByteBudget::new(options.memory_bytes),
+            budget: memory.0,
             cutters: Arc::new(Semaphore::new(jobs)),
             giants: Arc::new(Semaphore::new(jobs - 1)),
             pulse,

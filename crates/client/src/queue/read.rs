@@ -90,6 +90,17 @@ impl Reader {
         Ok(found.map(natural))
     }
 
+    /// Returns when the next time of a waiting path comes that has not come yet, `None` if there is none.
+    pub fn next_after(&self, now: u64) -> Result<Option<u64>> {
+        let sql = "SELECT min(not_before) FROM path WHERE state = 0 AND not_before > ?1 AND not_before <= ?2";
+        let horizon = integer(now.saturating_add(MAX_WAIT_MILLIS));
+        let found: Option<i64> = self
+            .connection
+            .query_row(sql, [integer(now), horizon], |row| row.get(0))
+            .map_err(|source| self.failed("look for what is due later", source))?;
+        Ok(found.map(natural))
+    }
+
     /// Returns at most `limit` waiting paths behind a place, in their order.
     pub fn waiting(&self, after: i64, limit: usize) -> Result<Vec<Entry>> {
         let sql = format!("SELECT {COLUMNS} FROM path WHERE state = 0 AND sequence > ?1 ORDER BY sequence LIMIT ?2");

@@ -13,10 +13,13 @@ use serde::de::DeserializeOwned;
 
 use super::Remote;
 use super::exchange::{Call, Reader, Whole};
-use crate::Result;
+use crate::{Error, Refusal, Result};
 
 /// The longest JSON answer that is read, beside those to commits.
 const MAX_JSON_BYTES: usize = 256 << 10;
+
+/// A part of a recipe that is not longer is not divided further: no proxy takes less.
+const MIN_PART_BYTES: usize = 64 << 10;
 
 /// The zstd level of commits: text that repeats itself, a few KiB to a few MiB.
 const COMMIT_LEVEL: i32 = 9;
@@ -94,14 +97,21 @@ impl Remote {
     /// As all requests; also if a part does not follow what came before, since the session is another one by now.
     pub async fn upload_recipe(&self, recipe: RecipeId, encoded: Bytes) -> Result<()> {
         let length = encoded.len() as u64;
-        let step = self.limits().recipe_bytes;
+        let mut step = self.limits().recipe_bytes;
         let mut offset = 0;
         while offset < encoded.len() {
             let part = encoded.slice(offset..encoded.len().min(offset.saturating_add(step)));
+            let part_bytes = part.len();
             let endpoint = Endpoint::RecipePart { recipe, offset: offset as u64, length };
-            offset += part.len();
             let call = Call::with_body("upload a recipe", endpoint, part);
-            self.exchange(&call, || Whole::new(MAX_JSON_BYTES)).await?;
+            match self.exchange(&call, || Whole::new(MAX_JSON_BYTES)).await {
+                Ok(_) => offset += part_bytes,
+                // Something on the way takes no request of that length.
+                Err(Error::Refused { kind: Refusal::TooLarge, .. }) if part_bytes > MIN_PART_BYTES => {
+                    step = part_bytes / 2;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

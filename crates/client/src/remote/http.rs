@@ -119,6 +119,7 @@ impl HttpTransport {
         let sending = builder.headers(headers).send();
         let answer = activity.watch(self.idle_timeout, sending).await?.map_err(|error| broken(&error))?;
         activity.touch();
+        tracing::trace!(status = answer.status().as_u16(), version = ?answer.version(), "a request was answered");
         self.meter.answer(20 + headers_bytes(answer.headers()) as u64);
         let text =
             |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok().map(str::to_owned));

@@ -32,6 +32,7 @@ use session::Sessions;
 const MIN_FRAME_BYTES: usize = ChunkerId::CURRENT.max as usize;
 
 /// What a [`Remote`] does besides carrying requests.
+#[derive(Clone)]
 pub struct RemoteOptions {
     /// When requests are tried again.
     pub retry: RetryPolicy,
@@ -63,7 +64,7 @@ impl std::fmt::Debug for RemoteOptions {
 /// One cache on one server.
 pub struct Remote {
     target: Target,
-    transport: Box<dyn Transport>,
+    transport: Arc<dyn Transport>,
     meter: Arc<Meter>,
     options: RemoteOptions,
     sessions: Sessions,
@@ -101,6 +102,7 @@ impl Remote {
         let sessions = Sessions::default();
         let unknown = Agreement { version: firn_api::VERSION, limits: firn_api::Limits::default() };
         let capabilities = Capabilities::current(String::new(), ChunkerId::CURRENT);
+        let transport = Arc::from(transport);
         let mut remote = Self { target, transport, meter, options, sessions, capabilities, agreement: unknown };
         remote.capabilities = remote.ask_capabilities().await?;
         remote.agreement = negotiate(&remote.capabilities, ChunkerId::CURRENT)?;
@@ -109,6 +111,20 @@ impl Remote {
             return Err(remote.nonsense("capabilities", "its limits leave no room for a chunk"));
         }
         Ok(remote)
+    }
+
+    /// Returns the same with a session of its own, for what goes on beside.
+    #[must_use]
+    pub fn with_own_session(&self) -> Self {
+        Self {
+            target: self.target.clone(),
+            transport: self.transport.clone(),
+            meter: self.meter.clone(),
+            options: self.options.clone(),
+            sessions: Sessions::default(),
+            capabilities: self.capabilities.clone(),
+            agreement: self.agreement.clone(),
+        }
     }
 
     /// Returns which cache this is.

@@ -268,6 +268,17 @@ async fn long_recipes_go_in_parts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_recipe_goes_in_smaller_parts_where_a_proxy_takes_no_longer_ones() {
+    let answers = [session('a'), refuse(413, ""), refuse(413, ""), ok(""), ok(""), refuse(413, "")];
+    let (fake, remote) = connected(answers).await;
+    let recipe = Bytes::from(vec![7; 200_000]);
+    let failed = remote.upload_recipe(RecipeId([1; 32]), recipe).await.unwrap_err();
+    assert!(matches!(failed, Error::Refused { kind: Refusal::TooLarge, .. }), "it does not go on for ever");
+    let lens: Vec<_> = fake.0.seen.lock().unwrap()[2..].iter().map(|request| request.body.len()).collect();
+    assert_eq!(lens, [200_000, 100_000, 50_000, 50_000, 50_000]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ended_session_is_told_and_forgotten() {
     let (fake, remote) = connected([session('a'), ok([1]), ok("")]).await;
     remote.end_session().await;

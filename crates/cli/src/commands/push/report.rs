@@ -115,6 +115,8 @@ pub(super) fn finished(summary: &Summary, skipped: &Skipped) -> Line {
         "kept_first_paths": summary.kept_first_paths,
         "known_paths": totals.known_paths,
         "logical_bytes": totals.logical_bytes,
+        "read_bytes": totals.read_bytes,
+        "settled_bytes": totals.settled_bytes,
         "new_bytes": totals.new_bytes,
         "frame_bytes": totals.frame_bytes,
         "wire": totals.wire,

@@ -14,6 +14,7 @@ use crate::agent_place::AgentPlace;
 use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
+use crate::output::span;
 
 /// How long an answer may take that needs no push.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -200,16 +201,6 @@ fn seconds_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Says how long a number of seconds is, roughly.
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds} s"),
-        120..=7199 => format!("{} min", seconds / 60),
-        7200..=172_799 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
-}
-
 /// Reads a duration: a number and `s`, `m`, `h` or `d`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || "a number with s, m, h or d, as in 90s or 7d".to_owned();
@@ -237,11 +228,5 @@ mod tests {
         for bad in ["", "7", "d", "-1s", "1.5h", "1w", "99999999999999999999s", "999999999999999999d", "1é"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn spans_are_rough() {
-        let spans: Vec<_> = [5, 119, 120, 7199, 7200, 200_000].into_iter().map(span).collect();
-        assert_eq!(spans, ["5 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
     }
 }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use firn_nix::StorePath;
 use firn_testkit::random::Random;
 
@@ -9,7 +11,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 fn read_all(nars: &Nars, info: &PathInfo, keep: bool) -> Result<CutPath, PathFailure> {
-    cut(nars, info, keep, &CancellationToken::new())
+    cut(nars, info, keep, &Advance::new(Arc::default(), info.nar_size), &CancellationToken::new())
 }
 
 #[test]
@@ -38,7 +40,8 @@ fn a_stopped_push_stops_reading() {
     let info = nars.add("a", &noise(1, 1_000_000), &[]);
     let stop = CancellationToken::new();
     stop.cancel();
-    assert_eq!(cut(&nars, &info, true, &stop).unwrap_err().name(), "stopped");
+    let advance = Advance::new(Arc::default(), info.nar_size);
+    assert_eq!(cut(&nars, &info, true, &advance, &stop).unwrap_err().name(), "stopped");
 }
 
 #[test]
@@ -51,6 +54,9 @@ fn chunks_that_are_gathered_are_those_that_were_kept() {
     assert_eq!(kept.len() as u64, info.nar_size);
     let wanted: Vec<bool> = (0..path.chunks.len()).map(|place| place % 3 != 1).collect();
     let from_kept = runs_of(&kept, &path.chunks, &wanted, 1 << 20);
+    let range = kept.as_ptr_range();
+    let is_shared = |piece: &Bytes| range.contains(&piece.as_ptr());
+    assert!(from_kept.iter().flat_map(|run| &run.pieces).all(is_shared), "nothing is copied");
     let mut gathered = Vec::new();
     let mut on_run = |run| {
         gathered.push(run);
@@ -60,14 +66,18 @@ fn chunks_that_are_gathered_are_those_that_were_kept() {
     gather(&nars, &info, &path.chunks, &wanted, 1 << 20, &stop, &mut on_run).unwrap();
     assert_eq!(gathered.len(), from_kept.len());
     for (one, other) in gathered.iter().zip(&from_kept) {
-        assert_eq!((&one.ids, &one.lens, &one.data), (&other.ids, &other.lens, &other.data));
-        assert!(one.data.len() <= 1 << 20 && !one.ids.is_empty());
+        assert_eq!((&one.ids, &one.lens, one.pieces.concat()), (&other.ids, &other.lens, other.pieces.concat()));
+        let mut compact = Run { ids: other.ids.clone(), lens: other.lens.clone(), pieces: other.pieces.clone() };
+        compact.compact();
+        assert_eq!(compact.pieces, [one.pieces.concat()]);
+        let data = one.pieces.concat();
+        assert!(data.len() <= 1 << 20 && data.len() == other.bytes() && !one.ids.is_empty());
         let mut at = 0;
         for (id, &len) in one.ids.iter().zip(&one.lens) {
-            assert_eq!(ChunkId::of(&one.data[at..at + len as usize]), *id);
+            assert_eq!(ChunkId::of(&data[at..at + len as usize]), *id);
             at += len as usize;
         }
-        assert_eq!(at, one.data.len());
+        assert_eq!(at, data.len());
     }
     let ids: Vec<_> = from_kept.iter().flat_map(|run| run.ids.clone()).collect();
     let expected: Vec<_> =
@@ -124,7 +134,8 @@ fn what_the_store_says_is_kept() {
         (SourceError::Changed, "changed"),
         (SourceError::Unreadable, "unreadable"),
     ] {
-        let failure = cut(&Breaking(nars, error), &info, true, &CancellationToken::new()).unwrap_err();
+        let advance = Advance::new(Arc::default(), info.nar_size);
+        let failure = cut(&Breaking(nars, error), &info, true, &advance, &CancellationToken::new()).unwrap_err();
         assert_eq!((failure.name(), failure.to_string().as_str()), (name, "dump x"));
     }
 }
