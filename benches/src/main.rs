@@ -2,6 +2,7 @@
 //!
 //! Machines are shared and noisy, so the figures are CPU seconds, bytes and counts, and ratios within one run.
 
+mod against;
 mod corpus;
 mod load;
 mod process;
@@ -34,6 +35,8 @@ enum Bench {
     Load(load::Arguments),
     /// Push a corpus to a real firnd with firn's client: bytes on the wire, and what it costs both
     Push(push::Arguments),
+    /// Push a corpus from a real store with firn push and with nix copy: what each sends and costs
+    Against(against::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,5 +44,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Store(arguments) => store::run(&arguments),
         Bench::Load(arguments) => load::run(&arguments),
         Bench::Push(arguments) => push::run(&arguments),
+        Bench::Against(arguments) => against::run(&arguments),
     }
 }

@@ -11,11 +11,21 @@ const TICKS: f64 = 100.0;
 
 /// Returns the CPU seconds (user and system) of a process so far, to 10 ms.
 pub(crate) fn cpu_seconds(process: &str) -> anyhow::Result<f64> {
+    cpu_of(process, [11, 12])
+}
+
+/// Returns the sum of two fields of a process's statistics, which count ticks; the field behind its name is number 0.
+fn cpu_of(process: &str, fields: [usize; 2]) -> anyhow::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The second field is the program's name in brackets, which may hold blanks.
-    let fields: Vec<&str> = stat.rsplit_once(')').context("read /proc/PID/stat")?.1.split_whitespace().collect();
-    let ticks = |field: usize| fields.get(field).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    Ok((ticks(11) + ticks(12)) / TICKS)
+    let all: Vec<&str> = stat.rsplit_once(')').context("read /proc/PID/stat")?.1.split_whitespace().collect();
+    let ticks = |field: usize| all.get(field).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok(fields.into_iter().map(ticks).sum::<f64>() / TICKS)
+}
+
+/// Returns the CPU seconds of all processes that this one started and waited for, and of theirs, to 10 ms.
+pub(crate) fn cpu_seconds_of_ended() -> anyhow::Result<f64> {
+    cpu_of("self", [13, 14])
 }
 
 /// Returns the largest resident set of a process so far, in bytes.

@@ -43,6 +43,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "firn-engine",
             "firn-nix-store",
             "firn-client",
+            "firn-testkit",
         ],
     ),
 ];
