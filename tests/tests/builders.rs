@@ -1,5 +1,5 @@
-//! Three builders that build overlapping things, with agents that are killed, a garbage collection and a server that dies:
-//! in the end everything is in the cache.
+//! Three builders that build overlapping things, with agents and a server that are killed in the middle of pushes, and with
+//! garbage collections: in the end everything is in the cache.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -7,7 +7,8 @@ use std::process::{Child, Stdio};
 
 use firn_testkit::firnd::{Cache, Firnd};
 use firn_testkit::nix::{Daemon, Nix};
-use firn_tests::builder::{Builder, Result};
+use firn_testkit::proxy::{Fault, Proxy};
+use firn_tests::builder::{Builder, PATIENCE, Result};
 use firn_tests::{client, closure};
 
 /// Everything that was ever built, with its NAR as it was on its builder.
@@ -57,6 +58,28 @@ fn assert_all_cached(nix: &Nix, cache: &Cache, built: &Built) -> Result<()> {
     Ok(())
 }
 
+/// Where requests stand still: behind all questions about a build, within its frames.
+const MIDDLE: Fault = Fault::HoldRequests { after: 20_000 };
+
+/// Waits until every agent is in the middle of sending frames.
+fn until_in_the_middle(builders: &[Builder], proxies: &[Proxy]) -> Result<()> {
+    for (builder, proxy) in builders.iter().zip(proxies) {
+        assert!(proxy.wait_for_hold(PATIENCE), "nothing is sent: {}", builder.log());
+        let status = builder.status()?;
+        assert!(status["in_flight"].as_u64() >= Some(1), "{status:#}");
+    }
+    Ok(())
+}
+
+/// Runs Nix's garbage collector on each builder, once so many paths wait there and all are pinned.
+fn collect_garbage(builders: &[Builder], waiting: u64) -> Result<()> {
+    for builder in builders {
+        builder.until(|status| status["waiting"] == waiting && status["pinned"] == waiting)?;
+        builder.store.check("nix-collect-garbage", [] as [&str; 0])?.done()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn everything_that_three_builders_built_is_in_the_cache() -> Result<()> {
     let nix = Nix::require_all();
@@ -66,38 +89,60 @@ fn everything_that_three_builders_built_is_in_the_cache() -> Result<()> {
     let mut builders = nix.iter().map(|nix| Builder::new(nix, &cache)).collect::<Result<Vec<_>>>()?;
     let _daemons =
         builders.iter().map(|builder| builder.store.daemon()).collect::<firn_testkit::Result<Vec<Daemon>>>()?;
+    let proxies =
+        builders.iter().map(|_| Proxy::start(firnd.address())).collect::<firn_testkit::Result<Vec<Proxy>>>()?;
+    for (builder, proxy) in builders.iter_mut().zip(&proxies) {
+        builder.url = format!("http://{}/main", proxy.address());
+    }
+    let all = |fault: Fault| proxies.iter().for_each(|proxy| proxy.set_fault(fault));
     let mut built = Built::new();
 
-    // The agents start and die while things are built and pushed.
+    // The agents start while things are built, and die in the middle of sending them. Collections in between take nothing.
+    all(MIDDLE);
     let builds = start_builds(&builders, 10)?;
     for builder in &mut builders {
         builder.start()?;
-        builder.kill()?;
     }
     finish_builds(&builders, builds, &mut built)?;
+    until_in_the_middle(&builders, &proxies)?;
+    collect_garbage(&builders, 6)?;
+    for builder in &mut builders {
+        builder.kill()?;
+    }
 
-    // The server dies while the agents push, and is away while more is built.
+    // They begin again, and this time the server dies in the middle, and is away while more is built and garbage collected.
+    all(MIDDLE);
     for builder in &mut builders {
         builder.start()?;
     }
+    until_in_the_middle(&builders, &proxies)?;
     firnd.kill()?;
+    all(Fault::None);
     let builds = start_builds(&builders, 20)?;
     finish_builds(&builders, builds, &mut built)?;
-    // What waits is pinned, so that a collection takes none of it.
-    for builder in &builders {
-        builder.until(|status| status["activity"] == "unreachable")?;
-        builder.until(|status| status["waiting"].as_u64() >= Some(6) && status["pinned"] == status["waiting"])?;
-        builder.store.check("nix-collect-garbage", [] as [&str; 0])?.done()?;
-    }
+    collect_garbage(&builders, 12)?;
 
-    // Server and agents come back, and all die once more in the midst of it.
+    // Everything comes back; then, in the middle of sending more, both ends die at once.
     firnd.launch()?;
-    let builds = start_builds(&builders, 30)?;
+    for builder in &builders {
+        builder.flush()?;
+    }
+    all(MIDDLE);
+    // What is open goes on as it was: only new connections are held.
     for builder in &mut builders {
         builder.kill()?;
     }
+    let builds = start_builds(&builders, 30)?;
+    for builder in &mut builders {
+        builder.start()?;
+    }
     finish_builds(&builders, builds, &mut built)?;
+    until_in_the_middle(&builders, &proxies)?;
+    for builder in &mut builders {
+        builder.kill()?;
+    }
     firnd.kill()?;
+    all(Fault::None);
     firnd.launch()?;
     for builder in &mut builders {
         builder.start()?;

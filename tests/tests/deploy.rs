@@ -141,6 +141,10 @@ fn the_flake_evaluates() -> Result<()> {
             }
         }
         assert!(eval("nixosModules.firnd")?.ends_with("firnd.nix"));
+        // Every output is of the kind that its name says.
+        let check =
+            ["--offline", "flake", "check", "--no-build", "--no-write-lock-file", "--override-input", "nixpkgs"];
+        store.check("nix", check.into_iter().chain([stub.as_str(), flake.as_str()]))?.done()?;
     }
     Ok(())
 }

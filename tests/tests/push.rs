@@ -198,3 +198,62 @@ fn a_push_goes_on_after_cuts_and_after_deaths_of_both_ends() -> Result<()> {
     }
     Ok(())
 }
+
+/// The bytes of [`NOISE`], which nothing compresses.
+const NOISE_BYTES: u64 = 24 << 20;
+
+/// A path that takes six requests, each other than any before.
+const NOISE: &str = r#"build { name = "noise"; script = "head -c 25165824 /dev/urandom > $out"; }"#;
+
+#[test]
+fn a_push_that_is_made_again_sends_only_the_rest() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let proxy = Proxy::start(firnd.address())?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    let path = builder.store.build_one(NOISE)?;
+
+    // On each connection one request comes through, and the next one is cut: the push gives up at once.
+    proxy.set_fault(Fault::CutRequests { after: 5 << 20, times: u64::MAX });
+    builder.url = format!("http://{}/main", proxy.address());
+    let mut command = builder.push(&[&path])?;
+    let first = Pushed::of(&command.args(["--retry-for", "0"]).output()?)?;
+    assert_eq!(first.code, Some(3), "{}", first.said);
+    let stored = first.events.iter().rev().find_map(|event| event["frame_bytes"].as_u64()).unwrap_or(0);
+    assert!(stored >= 4 << 20, "one request at least was answered: {}", first.said);
+
+    proxy.set_fault(Fault::None);
+    let rest = push(&builder, &[&path])?;
+    assert_eq!(rest.number("created_paths"), 1, "{}", rest.said);
+    let wire = rest.number("wire_bytes");
+    println!("a fresh push sends {NOISE_BYTES} bytes at least; this one sent {wire} after {stored} were stored");
+    assert!(wire + stored < NOISE_BYTES + (1 << 20), "{}", rest.said);
+    assert_cached(&nix, &cache, &builder, &path)
+}
+
+#[test]
+fn a_database_that_is_no_use_ends_the_push_before_anything_is_sent() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let builder = Builder::new(&nix, &cache)?;
+    let path = builder.store.build_one(&closure(1))?;
+    let database = builder.store.root().join("nix/var/nix/db/db.sqlite");
+    let refused = |arguments: &[&str], expected: &str| -> Result<()> {
+        let pushed = builder.push(arguments)?.output()?;
+        let said = String::from_utf8_lossy(&pushed.stderr);
+        assert_eq!(pushed.status.code(), Some(5), "{said}");
+        assert!(said.contains(expected), "{said}");
+        Ok(())
+    };
+    refused(&["/nix/store/00000000000000000000000000000000-nothing"], "not a valid path")?;
+    let kept = database.with_extension("kept");
+    fs::rename(&database, &kept)?;
+    refused(&[&path], "db.sqlite")?;
+    fs::write(&database, vec![7; 100_000])?;
+    refused(&[&path], "db.sqlite")?;
+    fs::rename(&kept, &database)?;
+    assert_eq!(push(&builder, &[&path])?.number("created_paths"), 3);
+    Ok(())
+}
