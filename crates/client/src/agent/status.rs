@@ -152,7 +152,8 @@ impl<S: Store> Desk<S> {
         let mut status = Status::read(self.queue().read())?;
         let state = self.state().clone();
         let (activity, trouble) = match (state.halt().cloned(), state.intake_error) {
-            (Some(halt), _) => {
+            (Some(halt), error) => {
+                status.warnings.extend(error);
                 let activity = match halt.kind {
                     HaltKind::Unreachable => Activity::Unreachable,
                     HaltKind::Denied => Activity::Paused,

@@ -160,7 +160,10 @@ fn a_push_that_finds_a_path_present_is_a_use() {
     push_with(&engine, "b", &noise(3, 100_000), &[]);
     keep(&fixture, DAY);
     fixture.clock.advance(20 * DAY);
-    assert_eq!(engine.missing_paths(&cache(), None, &[path("asked").hash(), path("none").hash()]).unwrap(), [false, true]);
+    assert_eq!(
+        engine.missing_paths(&cache(), None, &[path("asked").hash(), path("none").hash()]).unwrap(),
+        [false, true]
+    );
     engine.commit_path(&cache(), again.as_path("again")).unwrap();
     collect(&engine);
     assert!(!has(&fixture, "b"));
