@@ -454,7 +454,7 @@ impl Shared {
     }
 
     /// Notes where later uploads may find bases in a recipe that is committed. What is lost of that costs bytes.
-    fn note_lineage(&self, recipe: &RecipeId, lineage: &[(LineageKey, u32)]) {
+    pub(crate) fn note_lineage(&self, recipe: &RecipeId, lineage: &[(LineageKey, u32)]) {
         let row = |&(key, chunk): &(LineageKey, u32)| (key, LineageRow { recipe: *recipe, chunk });
         for some in lineage.chunks(LOOKUP_IDS) {
             if let Err(error) = self.packs.chunks.add_lineage(&some.iter().map(row).collect::<Vec<_>>()) {

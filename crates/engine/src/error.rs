@@ -88,6 +88,12 @@ pub enum Error {
 /// The result of an engine operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Returns an error with its sources, as one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
 fn count(n: usize) -> String {
     if n == 1 { "1 path".to_owned() } else { format!("{n} paths") }
 }

@@ -181,6 +181,24 @@ impl Frames {
         self.decode(&loc, &bytes, &[])
     }
 
+    /// Returns a frame's bytes and its items, read from the storage whatever is in memory; its bases may come from there.
+    ///
+    /// # Errors
+    /// As [`Frames::get`].
+    pub(crate) fn read_anew(&self, loc: FrameLoc) -> Result<(Bytes, DecodedFrame)> {
+        let bytes = self.read(loc, u64::from(loc.len))?;
+        let damaged = |error: firn_pack::Error| Error::damaged(describe(&loc), error);
+        let ids: Vec<ChunkId> = frame_bases(&bytes).map_err(damaged)?.into_iter().map(ChunkId).collect();
+        let (prefix, _) = self.prefix(&loc, &ids, &[])?;
+        let frame = self.decode(&loc, &bytes, &prefix)?;
+        Ok((bytes, frame))
+    }
+
+    /// Forgets a frame that turned out not to be what it was.
+    pub(crate) fn drop(&self, loc: FrameLoc) {
+        self.memory.remove(&(loc,));
+    }
+
     fn fetch(&self, loc: FrameLoc, bases: &[FrameLoc], next: &mut dyn Iterator<Item = FrameLoc>) -> Result<Fetched> {
         let mut wanted = vec![loc];
         let mut end = loc.offset.saturating_add(u64::from(loc.len));
@@ -226,8 +244,14 @@ impl Frames {
         if ids.is_empty() {
             return Ok(CheckedFrame::new(self.decode(loc, bytes, &[])?, Vec::new()));
         }
+        let (prefix, frames) = self.prefix(loc, &ids, hints)?;
+        Ok(CheckedFrame::new(self.decode(loc, bytes, &prefix)?, frames))
+    }
+
+    /// Returns the bytes of a frame's bases, one behind the other, and the frames that hold them, sorted.
+    fn prefix(&self, loc: &FrameLoc, ids: &[ChunkId], hints: &[FrameLoc]) -> Result<(Vec<u8>, Vec<FrameLoc>)> {
         let (mut prefix, mut frames) = (Vec::new(), Vec::new());
-        let places = self.packs.find_all(&ids)?;
+        let places = self.packs.find_all(ids)?;
         for (id, place) in ids.iter().zip(places) {
             let place = place.map(|place| place.frame);
             let frame = self.add_base(id, place, hints, &mut prefix)?;
@@ -237,7 +261,7 @@ impl Frames {
         }
         frames.sort_unstable();
         frames.dedup();
-        Ok(CheckedFrame::new(self.decode(loc, bytes, &prefix)?, frames))
+        Ok((prefix, frames))
     }
 
     /// Adds a base's bytes to a prefix, from where the index has it or from one of the other frames; returns which.

@@ -32,6 +32,7 @@ mod packs;
 mod placement;
 mod pool;
 mod push;
+mod rebuild;
 mod recipes;
 mod records;
 mod recovery;
@@ -39,10 +40,14 @@ mod restore;
 mod reuse;
 mod run;
 mod scatter;
+mod scrub;
 mod transport;
 mod usage;
 mod uses;
 mod watch;
+
+/// The name of the lease under which packs are deleted: whoever holds it keeps all that are there.
+pub const DELETION_LEASE: &str = "gc";
 
 pub use clock::{Clock, Entropy, SystemClock};
 pub use commit::{DocumentContent, PathOutcome, PathUpload};
@@ -53,6 +58,8 @@ pub use gc::{Backlog, CacheFates, Explanation, Fate, GcOptions, GcReport, PackSu
 pub use ingest::{Ingest, IngestStats, Ingested};
 pub use mark::{ChunkSet, Freed, Holder, HolderKind, Mark, Names, PackBytes, PackTotals};
 pub use push::{Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, Scope};
+pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;
+pub use scrub::Scrub;
 pub use transport::{TRANSPORT_FRAME_BYTES, ZstdRestore};
 pub use usage::{Dimension, Usage, day_name};

@@ -70,6 +70,11 @@ impl Recipes {
         Self { memory: Cache::with_weighter(recipes, bytes, Weight) }
     }
 
+    /// Forgets a recipe whose record turned out not to be what it was.
+    pub(crate) fn drop(&self, id: &RecipeId, record: FrameLoc) {
+        self.memory.remove(&(*id, record));
+    }
+
     /// Returns a recipe, given its row.
     ///
     /// # Errors

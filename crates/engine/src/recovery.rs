@@ -129,7 +129,7 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
 }
 
 /// Returns a chunk of another pack that frames of a torn one were compressed with.
-fn base(packs: &Packs, id: &ChunkId) -> Result<Option<Vec<u8>>> {
+pub(crate) fn base(packs: &Packs, id: &ChunkId) -> Result<Option<Vec<u8>>> {
     let Some(loc) = packs.lookup(id)? else { return Ok(None) };
     let name = object_name(loc.frame.pack);
     let bytes = match packs.storage.read(&name, loc.frame.offset, loc.frame.len as usize) {

@@ -105,6 +105,36 @@ impl Restore {
         self
     }
 
+    /// Checks those chunks of a recipe that lie in the wanted frames, as a restore would, and marks the recipe when one of
+    /// them can't be had.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] then. Others say nothing about what is stored.
+    pub(crate) fn check(
+        shared: &Arc<Shared>,
+        id: (RecipeId, FrameLoc),
+        stored: Arc<StoredRecipe>,
+        is_wanted: &dyn Fn(&FrameLoc) -> bool,
+    ) -> Result<()> {
+        // What fills the patches does not matter here.
+        let slots = vec![StoreHash([0; 20]); stored.recipe.patches.slot_count()];
+        let runs = stored.placement.runs.clone();
+        let chunks: Vec<ChunkRef> = stored.recipe.chunks.clone();
+        let mut restore = Self::open(shared, Some(id), stored, &slots, 0..0)?;
+        restore.end = restore.stored.recipe.length;
+        let (mut chunks, mut start) = (chunks.into_iter(), 0);
+        for run in runs {
+            for chunk in chunks.by_ref().take(run.count as usize) {
+                if is_wanted(&run.frame) {
+                    restore.seek(start);
+                    restore.read_chunk(&chunk, &mut Vec::new(), 0..0)?;
+                }
+                start += u64::from(chunk.len);
+            }
+        }
+        Ok(())
+    }
+
     /// Returns how many bytes are to come; exact.
     pub fn remaining(&self) -> u64 {
         self.end - self.position

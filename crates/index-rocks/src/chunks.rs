@@ -55,6 +55,11 @@ impl RocksChunkIndex {
         Ok(Self { db, cache, writer: Mutex::new(()) })
     }
 
+    /// Makes a copy, as it is now, in `folder`/`chunks`, which must not be there yet. Links files where it can.
+    pub fn checkpoint(&self, folder: &Path) -> Result<()> {
+        database::checkpoint(&self.db, &folder.join("chunks"))
+    }
+
     /// Returns about how much memory it holds.
     pub fn memory_bytes(&self) -> u64 {
         let beside = ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"];

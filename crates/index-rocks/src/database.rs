@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use firn_index::{Error, Result};
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, Options, WriteBatch, WriteOptions,
 };
@@ -127,6 +128,13 @@ pub(crate) fn write(
         }
     }
     Err(Error::Engine { doing: doing.to_owned(), source: "its write buffers stay full".into() })
+}
+
+/// Makes a copy of a database, as it is now, in a folder that must not be there yet. Files are linked where both folders
+/// are on one file system.
+pub(crate) fn checkpoint(db: &DB, folder: &Path) -> Result<()> {
+    let made = Checkpoint::new(db).and_then(|checkpoint| checkpoint.create_checkpoint(folder));
+    made.map_err(failed(format_args!("copy the index to {}", folder.display())))
 }
 
 /// Writes out the write buffers of these families and waits for it.

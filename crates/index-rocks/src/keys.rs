@@ -102,6 +102,8 @@ pub(crate) mod single {
     pub(crate) const STORE: &[u8] = b"store";
     /// The store's totals.
     pub(crate) const TOTALS: &[u8] = b"totals";
+    /// What re-reading the packs has found.
+    pub(crate) const SCRUB: &[u8] = b"scrub";
     /// The last sequence number that was given to a pack: 8 bytes, little endian.
     pub(crate) const LAST_SEQ: &[u8] = b"last-seq";
     /// The number of the last record frame: 8 bytes, little endian.

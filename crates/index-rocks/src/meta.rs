@@ -8,7 +8,7 @@ use firn_chunk::RecipeId;
 use firn_index::{
     AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, LeaseRow, Meta, NarRow, PackRow,
     PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, Row,
-    SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
+    ScrubRow, SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
 };
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
@@ -50,6 +50,11 @@ impl RocksMeta {
         let db =
             database::open(&folder.join("meta"), FORMAT_VERSION, &options::meta_database(), &family, &names, &family)?;
         Ok(Self { db, cache, writer: Mutex::new(()), sessions: Sessions::default() })
+    }
+
+    /// Makes a copy, as it is now, in `folder`/`meta`, which must not be there yet. Links files where it can.
+    pub fn checkpoint(&self, folder: &Path) -> Result<()> {
+        database::checkpoint(&self.db, &folder.join("meta"))
     }
 
     /// Returns about how much memory it holds.
@@ -649,6 +654,17 @@ impl Meta for RocksMeta {
 
     fn measures(&self) -> Vec<(&'static str, u64)> {
         database::measures(&self.db, &self.families(), &self.cache)
+    }
+
+    fn scrub(&self) -> Result<ScrubRow> {
+        Ok(self.row(Family::Meta, single::SCRUB, "the scrub's outcome")?.unwrap_or_default())
+    }
+
+    fn set_scrub(&self, row: &ScrubRow) -> Result<()> {
+        let _writer = self.lock();
+        let mut staged = Staged::new(self);
+        staged.put(Family::Meta, single::SCRUB, row);
+        staged.write()
     }
 
     fn flush(&self) -> Result<()> {

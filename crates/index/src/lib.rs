@@ -34,9 +34,10 @@ mod sessions;
 pub use chunks::{ChunkIndex, LINEAGE_ROWS, LineageKey, LineageRow, SeenId};
 pub use meta::{Commit, Error, Meta, Op, Refusal, Result, use_of_nar};
 pub use rows::{
-    AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, Day, DocumentKey, DocumentKind, DocumentRow,
-    Grant, LeaseRow, NarRow, PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, PushOutcome,
-    PushRecord, RecipeRow, ReferencePolicy, RetentionRow, Row, RowError, SessionId, SessionRow, StoreInfo, SummaryRow,
-    TokenId, TokenRow, Totals, Transport, UnixSeconds, Uploader, UsageKey, UsageRow, Verb,
+    AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, DamagedPath, Day, DocumentKey, DocumentKind,
+    DocumentRow, Grant, LeaseRow, NarRow, PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow,
+    PushOutcome, PushRecord, RecipeRow, ReferencePolicy, RetentionRow, Row, RowError, ScrubPass, ScrubRow, SessionId,
+    SessionRow, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, Transport, UnixSeconds, Uploader, UsageKey, UsageRow,
+    Verb,
 };
 pub use sessions::Sessions;

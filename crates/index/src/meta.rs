@@ -4,8 +4,8 @@ use firn_pack::PackId;
 
 use crate::rows::{
     AliasRow, CacheName, CacheRow, Day, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState, PathRow,
-    PinName, PinRow, ProvenanceRow, PushRecord, RecipeRow, RetentionRow, RowError, SessionId, StoreInfo, SummaryRow,
-    TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
+    PinName, PinRow, ProvenanceRow, PushRecord, RecipeRow, RetentionRow, RowError, ScrubRow, SessionId, StoreInfo,
+    SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
 };
 
 /// What an index operation can fail with.
@@ -343,6 +343,11 @@ pub trait Meta: Send + Sync {
     fn measures(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
+
+    /// Returns what re-reading the packs has found.
+    fn scrub(&self) -> Result<ScrubRow>;
+    /// Writes what re-reading the packs has found.
+    fn set_scrub(&self, row: &ScrubRow) -> Result<()>;
 
     /// Makes everything durable and the files small; called at shutdown.
     fn flush(&self) -> Result<()>;

@@ -3,7 +3,7 @@
 use crate::layout::{
     CHECKSUM_LEN, FRAME_FIXED_LEN, FRAME_MAGIC, Fields, ID_LEN, MAX_BASES, MAX_FRAME_RAW, MAX_ITEMS, checksum, size,
 };
-use crate::{ChunkLoc, Error, FrameLoc, Result};
+use crate::{ChunkLoc, DecodedFrame, Error, FrameLoc, Result};
 
 /// Returns the id of any item: the BLAKE3 of its bytes.
 ///
@@ -102,6 +102,18 @@ pub struct FrameEntry {
 }
 
 impl FrameEntry {
+    /// Returns what a footer says of a frame, made from the frame: hashes every item.
+    ///
+    /// # Errors
+    /// As [`FrameDecoder::decode`](crate::FrameDecoder::decode), of which `frame` is to be the outcome.
+    pub fn of(bytes: &[u8], frame: &DecodedFrame) -> Result<Self> {
+        let (header, _) = Header::parse(bytes)?;
+        let items = frame.items().zip(header.lens).map(|(item, len)| Item { id: item_id(item), len }).collect();
+        let len = u32::try_from(bytes.len()).map_err(|_| Error::corrupt("frame", "it is too long"))?;
+        let (codec, raw_len) = (header.codec, header.raw_len);
+        Ok(Self { kind: frame.kind, codec, len, raw_len, items, bases: header.bases })
+    }
+
     /// Returns each item's id with its location, in order, given where the frame is.
     pub fn locations(&self, frame: FrameLoc) -> impl Iterator<Item = ([u8; 32], ChunkLoc)> + '_ {
         (0..=u16::MAX).zip(&self.items).map(move |(index, item)| (item.id, ChunkLoc { frame, index }))

@@ -48,4 +48,4 @@ pub use footer::Footer;
 pub use frame::{Codec, Frame, FrameEntry, FrameHead, FrameKind, Item, frame_bases, item_id};
 pub use layout::{MAX_BASE_BYTES, MAX_BASES, MAX_FOOTER_BYTES, MAX_FRAME_RAW, MAX_ITEMS, PACK_HEADER_LEN, TRAILER_LEN};
 pub use location::{ChunkLoc, FrameLoc, PackId};
-pub use recover::{ChunkSource, Recovered, recover};
+pub use recover::{ChunkSource, Recovered, read_frame, read_header, recover};

@@ -10,9 +10,7 @@ use crate::frame::Header;
 use crate::layout::{
     FRAME_FIXED_LEN, Fields, MAX_BASE_BYTES, PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, checksum, position,
 };
-use crate::{
-    DecodedFrame, Error, FrameDecoder, FrameEntry, FrameKind, Item, PackBuilder, PackId, Result, frame_bases, item_id,
-};
+use crate::{DecodedFrame, Error, FrameDecoder, FrameEntry, FrameKind, PackBuilder, PackId, Result, frame_bases};
 
 /// Returns the bytes of a chunk, given its id, or `None` if it can't be had.
 pub type ChunkSource<'a> = dyn FnMut(&[u8; 32]) -> io::Result<Option<Vec<u8>>> + 'a;
@@ -58,7 +56,7 @@ pub fn recover<B: AsRef<[u8]>>(
         match decoder.decode_delta(bytes, &prefix) {
             Ok(frame) => {
                 lost.append(&mut damaged);
-                let entry = entry(bytes, frame)?;
+                let entry = FrameEntry::of(bytes, &frame)?;
                 bases.note(offset, &entry);
                 builder.push_at(offset, &entry);
             }
@@ -124,7 +122,11 @@ impl BaseSource<'_> {
     }
 }
 
-fn read_header<B: AsRef<[u8]>>(read: &impl Fn(u64, usize) -> io::Result<B>, object_len: u64) -> Result<PackId> {
+/// Reads the header of the pack that an object of `object_len` bytes holds, and returns the id that it names.
+///
+/// # Errors
+/// As [`recover`].
+pub fn read_header<B: AsRef<[u8]>>(read: &impl Fn(u64, usize) -> io::Result<B>, object_len: u64) -> Result<PackId> {
     const WHAT: &str = "pack's header";
     if object_len < position(PACK_HEADER_LEN) {
         return Err(Error::NoHeader);
@@ -150,13 +152,17 @@ fn read_header<B: AsRef<[u8]>>(read: &impl Fn(u64, usize) -> io::Result<B>, obje
     }
 }
 
-/// Returns the bytes of the frame at `offset`, or `None` if there is no whole header or it leads past the end.
-fn read_frame<B: AsRef<[u8]>>(
+/// Returns the bytes of the frame at `offset`, or `None` if there is no whole header before `object_len` or it leads past
+/// that. Its header is right then, and its payload may not be.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a kind or codec of a newer firn, [`Error::Read`] when `read` fails.
+pub fn read_frame<B: AsRef<[u8]>>(
     read: &impl Fn(u64, usize) -> io::Result<B>,
     offset: u64,
     object_len: u64,
 ) -> Result<Option<B>> {
-    let left = object_len - offset;
+    let left = object_len.saturating_sub(offset);
     if left < position(FRAME_FIXED_LEN) {
         return Ok(None);
     }
@@ -174,12 +180,4 @@ fn read_frame<B: AsRef<[u8]>>(
         Err(Error::Corrupt { .. }) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn entry(bytes: &[u8], frame: DecodedFrame) -> Result<FrameEntry> {
-    let (header, _) = Header::parse(bytes)?;
-    let items = frame.items().zip(header.lens).map(|(item, len)| Item { id: item_id(item), len }).collect();
-    let len = u32::try_from(bytes.len()).map_err(|_| Error::corrupt("frame", "it is too long"))?;
-    let (codec, raw_len) = (header.codec, header.raw_len);
-    Ok(FrameEntry { kind: frame.kind, codec, len, raw_len, items, bases: frame.bases })
 }

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use crate::auth::{Access, Denial, Tokens};
 use crate::caches::Caches;
 use crate::config::Config;
+use crate::scrubber::Scrubber;
 
 /// The state behind all requests.
 pub struct App {
@@ -27,6 +28,8 @@ pub struct App {
     pub downloads: Arc<Semaphore>,
     /// What the HTTP side keeps in memory.
     pub http: crate::http::Memory,
+    /// Reads packs again.
+    pub scrubber: Arc<Scrubber>,
     clock: Arc<dyn Clock>,
 }
 
@@ -52,7 +55,8 @@ impl App {
         let uploads = Arc::new(Semaphore::new(config.server.max_uploads));
         let downloads = Arc::new(Semaphore::new(config.server.max_downloads));
         let http = crate::http::Memory::new(config.server.narinfo_cache.0);
-        Ok(Self { engine, config, caches, tokens, uploads, downloads, http, clock })
+        let scrubber = Arc::new(Scrubber::new(config.scrub.clone()));
+        Ok(Self { engine, config, caches, tokens, uploads, downloads, http, scrubber, clock })
     }
 
     /// Returns the time.

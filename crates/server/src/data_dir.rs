@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use firn_engine::{Engine, Entropy, SystemClock};
-use firn_index::{ChunkIndex, Meta};
+use firn_index::{CacheName, CacheRow, ChunkIndex, Meta};
 use firn_storage::{Disk, Storage};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -123,6 +123,16 @@ impl Drop for Lock {
     }
 }
 
+/// The index that a data directory has when another is to be made.
+pub enum OldIndex {
+    /// It can be read.
+    Open(Arc<dyn Meta>),
+    /// There is none.
+    None,
+    /// It is damaged.
+    Unreadable(DataError),
+}
+
 /// The parts of a store that administration needs, opened without a server.
 pub struct OpenIndex {
     /// Caches, tokens, totals.
@@ -143,12 +153,39 @@ impl OpenIndex {
     }
 }
 
+/// The files of an open index.
+#[derive(Clone)]
+pub struct IndexFiles {
+    meta: Arc<firn_index_rocks::RocksMeta>,
+    chunks: Arc<firn_index_rocks::RocksChunkIndex>,
+}
+
+impl IndexFiles {
+    /// Makes a copy, as it is at one moment, in a folder that is not there yet.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn checkpoint(&self, folder: &Path) -> Result<(), DataError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| DataError::Io {
+            doing: "make the folder",
+            path: folder.to_owned(),
+            source,
+        })?;
+        let failed = |source| DataError::Index { path: folder.to_owned(), source };
+        // In this order: the chunk index may lag behind the truth, and must not be ahead of it.
+        self.chunks.checkpoint(folder).map_err(failed)?;
+        self.meta.checkpoint(folder).map_err(failed)
+    }
+}
+
 /// A store, opened by a server.
 pub struct OpenStore {
     /// Ingest and restore over it.
     pub engine: Engine,
     /// Where its packs are.
     pub storage: Arc<dyn Storage>,
+    /// The files of its index.
+    pub index: IndexFiles,
     lock: Lock,
 }
 
@@ -156,6 +193,7 @@ impl OpenStore {
     /// Ends the use of the data directory. The engine must be closed, and no clone of it used any more.
     pub fn release(self) {
         drop(self.engine);
+        drop(self.index);
         drop(self.lock);
     }
 }
@@ -264,7 +302,7 @@ impl DataDir {
         Ok(OpenIndex { meta: self.open_meta(COMMAND_INDEX_CACHE)?, index: self.index(), lock })
     }
 
-    fn open_meta(&self, cache_bytes: usize) -> Result<Arc<dyn Meta>, DataError> {
+    fn open_meta(&self, cache_bytes: usize) -> Result<Arc<firn_index_rocks::RocksMeta>, DataError> {
         let path = self.index();
         self.make(&path)?;
         let meta = firn_index_rocks::RocksMeta::open(&path, &firn_index_rocks::MetaOptions { cache_bytes })
@@ -272,32 +310,139 @@ impl DataDir {
         Ok(Arc::new(meta))
     }
 
-    /// Opens the whole store, and brings it into order if the last server was killed.
-    pub fn open_store(&self, lock: Lock, config: &Config) -> Result<OpenStore, DataError> {
-        // A machine of 32 bits could not use more anyway.
-        let half = usize::try_from(config.store.index_cache.0 / 2).unwrap_or(usize::MAX);
+    fn open_index_files(&self, cache_bytes: usize) -> Result<IndexFiles, DataError> {
         // The rows of packs, paths and recipes are asked for more often than single chunks.
+        let half = cache_bytes / 2;
         let meta = self.open_meta(half)?;
         let path = self.index();
         let options = firn_index_rocks::ChunkIndexOptions { cache_bytes: half, ..Default::default() };
-        let chunks: Arc<dyn ChunkIndex> = Arc::new(
-            firn_index_rocks::RocksChunkIndex::open(&path, &options)
-                .map_err(|source| DataError::Index { path, source })?,
-        );
+        let chunks = firn_index_rocks::RocksChunkIndex::open(&path, &options)
+            .map_err(|source| DataError::Index { path, source })?;
+        Ok(IndexFiles { meta, chunks: Arc::new(chunks) })
+    }
+
+    /// Returns the folder where a copy of the index lies while a backup is made.
+    pub fn backup_index(&self) -> PathBuf {
+        self.root.join("index.backup")
+    }
+
+    /// Removes what a backup left there.
+    pub fn remove_backup_index(&self) -> Result<(), DataError> {
+        remove_folder(&self.backup_index())
+    }
+
+    /// Makes a copy of the index of a store that no server uses; the caller holds the lock.
+    pub fn copy_index(&self, folder: &Path) -> Result<(), DataError> {
+        self.open_index_files(COMMAND_INDEX_CACHE)?.checkpoint(folder)
+    }
+
+    /// Opens the present index to take from it what packs do not hold; the caller holds the lock. With `ignore`, only looks
+    /// whether there is one.
+    ///
+    /// # Errors
+    /// For an index of a newer firn, which must not be replaced by an older one's.
+    pub fn open_old_index(&self, ignore: bool) -> Result<OldIndex, DataError> {
+        if ignore || !self.index().join("meta").is_dir() {
+            return Ok(OldIndex::None);
+        }
+        match self.open_meta(COMMAND_INDEX_CACHE) {
+            Ok(meta) => Ok(OldIndex::Open(meta)),
+            Err(error @ DataError::Index { source: firn_index::Error::Corrupt { .. }, .. }) => {
+                Ok(OldIndex::Unreadable(error))
+            }
+            // RocksDB tells of some damage in its own words.
+            Err(error @ DataError::Index { source: firn_index::Error::Engine { .. }, .. }) => {
+                Ok(OldIndex::Unreadable(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes an index from the packs, beside the present one; the caller holds the lock.
+    pub fn rebuild_index(
+        &self,
+        old: Option<Arc<dyn Meta>>,
+        new_cache: &mut dyn FnMut(&CacheName) -> CacheRow,
+    ) -> Result<firn_engine::Rebuilt, DataError> {
+        let path = self.new_index();
+        remove_folder(&path)?;
+        self.make(&path)?;
+        let failed = |source| DataError::Index { path: path.clone(), source };
+        let options = firn_index_rocks::MetaOptions { cache_bytes: COMMAND_INDEX_CACHE };
+        let meta = Arc::new(firn_index_rocks::RocksMeta::open(&path, &options).map_err(failed)?);
+        let options = firn_index_rocks::ChunkIndexOptions { cache_bytes: COMMAND_INDEX_CACHE, ..Default::default() };
+        let chunks = Arc::new(firn_index_rocks::RocksChunkIndex::open(&path, &options).map_err(failed)?);
+        let store = self.store();
+        self.make(&store)?;
+        let storage = Disk::open(&store).map_err(|source| DataError::Storage { path: store, source })?;
+        let parts = firn_engine::Parts {
+            storage: Arc::new(storage),
+            meta,
+            chunks,
+            old,
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+        };
+        firn_engine::rebuild(parts, new_cache)
+            .map_err(|source| DataError::Engine { path: self.root.clone(), source: Box::new(source) })
+    }
+
+    /// Puts the index that was made in the place of the present one, at once and durably. That one is removed if
+    /// everything was taken from it, and else stays in [`DataDir::old_index`].
+    pub fn swap_index(&self, remove_old: bool) -> Result<(), DataError> {
+        let (new, present, old) = (self.new_index(), self.index(), self.old_index());
+        let io = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| DataError::Io { doing, path, source }
+        };
+        if present.is_dir() {
+            remove_folder(&old)?;
+            // Both names change in one step: whenever the power goes, there is an index.
+            rustix::fs::renameat_with(
+                rustix::fs::CWD,
+                &new,
+                rustix::fs::CWD,
+                &present,
+                rustix::fs::RenameFlags::EXCHANGE,
+            )
+            .map_err(|error| io("exchange", &new)(error.into()))?;
+            fs::rename(&new, &old).map_err(io("rename", &new))?;
+        } else {
+            fs::rename(&new, &present).map_err(io("rename", &new))?;
+        }
+        File::open(&self.root).and_then(|root| root.sync_all()).map_err(io("sync the folder", &self.root))?;
+        if remove_old { remove_folder(&old) } else { Ok(()) }
+    }
+
+    /// Returns the folder where a new index is made.
+    fn new_index(&self) -> PathBuf {
+        self.root.join("index.new")
+    }
+
+    /// Returns the folder where an index stays that could not be read.
+    pub fn old_index(&self) -> PathBuf {
+        self.root.join("index.old")
+    }
+
+    /// Opens the whole store, and brings it into order if the last server was killed.
+    pub fn open_store(&self, lock: Lock, config: &Config) -> Result<OpenStore, DataError> {
+        // A machine of 32 bits could not use more anyway.
+        let cache_bytes = usize::try_from(config.store.index_cache.0).unwrap_or(usize::MAX);
+        let index = self.open_index_files(cache_bytes)?;
         let path = self.store();
         self.make(&path)?;
         let storage: Arc<dyn Storage> =
             Arc::new(Disk::open(&path).map_err(|source| DataError::Storage { path, source })?);
         let engine = Engine::open(
             Arc::clone(&storage),
-            meta,
-            chunks,
+            Arc::clone(&index.meta) as Arc<dyn Meta>,
+            Arc::clone(&index.chunks) as Arc<dyn ChunkIndex>,
             Arc::new(SystemClock),
             Arc::new(SystemEntropy),
             engine_options(config),
         )
         .map_err(|source| DataError::Engine { path: self.root.clone(), source: Box::new(source) })?;
-        Ok(OpenStore { engine, storage, lock })
+        Ok(OpenStore { engine, storage, index, lock })
     }
 
     /// Returns the bytes that the indexes take on the disk.
@@ -346,6 +491,16 @@ fn read_holder(file: &mut File) -> Holder {
         name.clone_into(&mut holder.name);
     }
     holder
+}
+
+/// Removes a folder with all that is in it; one that is not there is no error.
+fn remove_folder(path: &Path) -> Result<(), DataError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DataError::Io { doing: "remove the folder", path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Adds up the disk blocks below a folder, as `du` does; files that vanish meanwhile don't count.

@@ -2,6 +2,7 @@
 //!
 //! * [`http`] answers Nix: routes, bodies, uploads. [`app::App`] is what its handlers share.
 //! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown.
+//! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
 //! * [`cli`] is the command line over both, [`config`] the one file that `firnd` reads, [`data_dir`] what lies where.
 //!
@@ -14,11 +15,14 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod backup;
 pub mod caches;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+pub mod file_cache;
 pub mod http;
+pub mod scrubber;
 pub mod serve;
 
 /// Returns an error with its sources, as one line.

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::socket;
 use crate::app::App;
 use crate::config::{Config, ServerConfig};
-use crate::data_dir::{DataDir, DataError, OpenStore, SERVER};
+use crate::data_dir::{DataDir, DataError, IndexFiles, OpenStore, SERVER};
 
 pub use logging::init as init_logging;
 
@@ -121,7 +121,9 @@ async fn serve(
     let base_url = base_url(&config.server, bound.first().copied());
     let app = App::new(store.engine.clone(), config, Arc::new(SystemClock)).map_err(ServeError::Index)?;
     let app = Arc::new(app);
-    let administration = administer(Arc::clone(&app), socket, data.clone(), base_url);
+    let (clock, memory) = (Arc::clone(&app), Arc::clone(&app));
+    let scrubbing = app.scrubber.spawn(app.engine.clone(), move || clock.now(), move || memory.http.forget_narinfos());
+    let administration = administer(Arc::clone(&app), socket, data.clone(), store.index.clone(), base_url);
     let server =
         Arc::new(connection::Server::new(Arc::clone(&app), Arc::clone(&store.storage), tls.clone(), stop.clone()));
     let schedule = tokio::spawn(schedule::run(Arc::clone(&app), stop.clone()));
@@ -134,9 +136,12 @@ async fn serve(
         let _ = task.await;
     }
     app.engine.interrupt_collections();
+    app.scrubber.end();
     server.drain(grace).await;
     let _ = schedule.await;
     administration.end().await;
+    // It ends within a frame. Whether it panicked, it has said.
+    let _ = tokio::task::spawn_blocking(move || scrubbing.join()).await;
     // A left-over socket would do no harm, and is removed by the next server.
     let _ = std::fs::remove_file(data.socket());
     Ok(())
@@ -147,9 +152,15 @@ struct Administration {
     task: tokio::task::JoinHandle<()>,
 }
 
-fn administer(app: Arc<App>, listener: UnixListener, data: DataDir, base_url: String) -> Administration {
+fn administer(
+    app: Arc<App>,
+    listener: UnixListener,
+    data: DataDir,
+    index: IndexFiles,
+    base_url: String,
+) -> Administration {
     let stop = CancellationToken::new();
-    let server = Arc::new(socket::Server { app, data, base_url, gate: Mutex::new(()) });
+    let server = Arc::new(socket::Server { app, data, index, base_url, gate: Mutex::new(()) });
     let task = tokio::spawn(socket::serve(listener, server, stop.clone()));
     Administration { stop, task }
 }

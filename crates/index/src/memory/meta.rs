@@ -8,8 +8,8 @@ use firn_pack::PackId;
 
 use crate::{
     AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, LeaseRow, Meta, NarRow, Op, PackRow,
-    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, SessionId,
-    Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow, use_of_nar,
+    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, ScrubRow,
+    SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow, use_of_nar,
 };
 
 /// A [`Meta`] in memory.
@@ -46,6 +46,7 @@ struct State {
     usage: BTreeMap<UsageKey, UsageRow>,
     summaries: BTreeMap<Day, SummaryRow>,
     report: Option<Vec<u8>>,
+    scrub: ScrubRow,
 }
 
 impl State {
@@ -502,6 +503,15 @@ impl Meta for MemoryMeta {
 
     fn tokens(&self) -> Result<Vec<(TokenId, TokenRow)>> {
         Ok(self.lock().tokens.iter().map(|(id, row)| (*id, row.clone())).collect())
+    }
+
+    fn scrub(&self) -> Result<ScrubRow> {
+        Ok(self.lock().scrub.clone())
+    }
+
+    fn set_scrub(&self, row: &ScrubRow) -> Result<()> {
+        self.lock().scrub = row.clone();
+        Ok(())
     }
 
     fn flush(&self) -> Result<()> {

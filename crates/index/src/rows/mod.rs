@@ -9,6 +9,7 @@ mod access;
 mod contents;
 mod names;
 mod retention;
+mod scrub;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use access::*;
 pub use contents::*;
 pub use names::*;
 pub use retention::*;
+pub use scrub::*;
 pub use store::*;
 pub use usage::*;
 
@@ -65,4 +67,5 @@ rows! {
     CacheRow: "cache row", TokenRow: "token row", UsageRow: "usage row", SummaryRow: "sums of a day",
     ProvenanceRow: "provenance row",
     PinRow: "pin", RetentionRow: "retention", LeaseRow: "lease",
+    ScrubRow: "scrub's outcome",
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::app::App;
 use crate::auth::{Token, parse_grant};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, IndexFiles};
 
 /// Rows that are read at once while counting.
 const PAGE: usize = 1000;
@@ -27,6 +27,8 @@ const MAX_GRANTS: usize = 64;
 pub struct Admin<'a> {
     /// The truth.
     pub meta: &'a dyn Meta,
+    /// The index's files, if they can be copied.
+    pub index: Option<&'a IndexFiles>,
     /// The server that must learn of changes, if one runs.
     pub app: Option<&'a App>,
     /// The whole store, if it was opened without a server.
@@ -61,6 +63,12 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
         Request::PinAdd { cache, name, path, expires_in } => admin.add_pin(&cache, &name, &path, expires_in),
         Request::PinRemove { cache, name } => admin.remove_pin(&cache, &name),
         Request::PinList { cache } => admin.list_pins(&cache),
+        Request::ScrubStart { bytes_per_second } => admin.start_scrub(bytes_per_second),
+        Request::ScrubStop => admin.stop_scrub(),
+        Request::ScrubStatus => admin.scrub_status(),
+        Request::BackupBegin => admin.begin_backup(),
+        Request::BackupRenew { id } => admin.renew_backup(&id),
+        Request::BackupEnd { id } => admin.end_backup(&id),
     }
 }
 
@@ -70,6 +78,13 @@ pub(super) fn store(error: impl StdError + 'static) -> Failure {
 
 pub(super) fn invalid(detail: String) -> Failure {
     Failure::Invalid { detail }
+}
+
+/// Returns a private cache with a fresh key and every setting as it is when nobody says otherwise.
+pub(crate) fn fresh_cache(name: &CacheName, now: UnixSeconds, entropy: &dyn Entropy) -> Result<CacheRow, Failure> {
+    let settings = Settings { new_key: true, ..Settings::default() };
+    let signing_keys = keys::changed(&[], &settings, name.as_str(), entropy)?;
+    Ok(CacheRow { signing_keys, ..CacheRow::new(now) })
 }
 
 fn parse_name(name: &str) -> Result<CacheName, Failure> {

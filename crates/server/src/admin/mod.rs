@@ -4,9 +4,11 @@
 //! socket in its data directory ([`socket`]), or by the command itself when none runs. Times are seconds since 1970;
 //! the field names are stable: `--json` prints them.
 
+mod backup;
 mod collect;
 mod execute;
 mod keys;
+mod scrub;
 pub mod socket;
 #[cfg(test)]
 mod tests;
@@ -17,8 +19,11 @@ use std::fmt;
 use firn_index::{ConflictPolicy, Grant, ReferencePolicy, TokenId, Transport, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
+pub use backup::BackupView;
 pub use collect::collect;
+pub(crate) use execute::fresh_cache;
 pub use execute::{Admin, execute};
+pub use scrub::{ScrubPassView, ScrubView};
 pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView};
 
 /// Something to do.
@@ -115,6 +120,27 @@ pub enum Request {
         /// The cache.
         cache: String,
     },
+    /// Starts to read all stored bytes again, or goes on with it.
+    ScrubStart {
+        /// Bytes read per second at most; what the configuration says if it is `None`.
+        bytes_per_second: Option<u64>,
+    },
+    /// Stops that.
+    ScrubStop,
+    /// Says what it found.
+    ScrubStatus,
+    /// Copies the index, and keeps everything from being deleted.
+    BackupBegin,
+    /// Goes on keeping.
+    BackupRenew {
+        /// The backup's.
+        id: String,
+    },
+    /// Lets go.
+    BackupEnd {
+        /// The backup's.
+        id: String,
+    },
 }
 
 impl Request {
@@ -208,6 +234,10 @@ pub enum Answer {
     PinRemoved(PinView),
     /// All pins of a cache, by name.
     Pins(Vec<PinView>),
+    /// What reading the packs again has found.
+    Scrub(Box<ScrubView>),
+    /// A backup that may copy, or is done.
+    Backup(BackupView),
 }
 
 /// A cache, without its secret keys.
@@ -390,4 +420,11 @@ pub enum Failure {
         /// What was being done, and why it failed.
         detail: String,
     },
+}
+
+impl Failure {
+    /// Returns whether the same request may be good a little later.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. })
+    }
 }

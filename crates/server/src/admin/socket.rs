@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Admin, Answer, Failure, Request, execute};
 use crate::app::App;
-use crate::data_dir::{DataDir, DataError, SystemEntropy};
+use crate::data_dir::{DataDir, DataError, IndexFiles, SystemEntropy};
 
 /// The longest request, in bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
@@ -147,6 +147,8 @@ pub struct Server {
     pub app: Arc<App>,
     /// Where the store is.
     pub data: DataDir,
+    /// Its index, to be copied.
+    pub index: IndexFiles,
     /// How clients reach the server, without a final slash.
     pub base_url: String,
     /// Held while a request is executed: changes read rows and write them back.
@@ -159,6 +161,7 @@ impl Server {
         let _gate = (!request.is_long()).then(gate);
         let admin = Admin {
             meta: self.app.engine.meta(),
+            index: Some(&self.index),
             app: Some(&self.app),
             engine: None,
             gc_grace_seconds: self.app.config.gc.grace.0.as_secs(),

@@ -34,6 +34,7 @@ impl Bench {
         let Self { meta, entropy, data, now } = self;
         let admin = Admin {
             meta,
+            index: None,
             app: None,
             engine: None,
             gc_grace_seconds: 0,

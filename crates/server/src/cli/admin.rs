@@ -12,7 +12,7 @@ use crate::data_dir::{DataDir, DataError, Lock, SystemEntropy};
 use crate::serve::{self, ServeError};
 
 /// How long to wait for a server that starts or stops, or for another command.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Gets a request done; `makes_store` says whether a new store is made for it.
 pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_store: bool) -> Result<Answer, CliError> {
@@ -32,6 +32,7 @@ pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_stor
                 let store = data.open_index(lock)?;
                 let admin = Admin {
                     meta: &*store.meta,
+                    index: None,
                     app: None,
                     engine: None,
                     gc_grace_seconds: config.gc.grace.0.as_secs(),
@@ -56,6 +57,7 @@ fn with_engine(data: &DataDir, config: &Config, lock: Lock, request: &Request) -
     let store = data.open_store(lock, config)?;
     let admin = Admin {
         meta: store.engine.meta(),
+        index: Some(&store.index),
         app: None,
         engine: Some(&store.engine),
         gc_grace_seconds: config.gc.grace.0.as_secs(),

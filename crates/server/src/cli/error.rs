@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use super::exit;
 use crate::admin::{Failure, socket::SocketError};
+use crate::backup::BackupError;
 use crate::config::ConfigError;
 use crate::data_dir::{DataError, SERVER};
+use crate::file_cache::FileCacheError;
 use crate::serve::ServeError;
 
 /// Why a command was not done.
@@ -33,6 +35,24 @@ pub enum CliError {
         /// The data directory.
         data: PathBuf,
     },
+    /// There is a store already, where one is to be made.
+    #[error("make a store in {}: there is one already", data.display())]
+    StoreExists {
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// A backup was not made, or is not good.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// Files were not written or not read.
+    #[error(transparent)]
+    FileCache(#[from] FileCacheError),
+    /// An argument is no store path.
+    #[error("find the path '{text}': that is no store path")]
+    NoPath {
+        /// What was given.
+        text: String,
+    },
     /// The command needs to be confirmed.
     #[error("delete the cache '{name}' and all its paths: say so with --yes")]
     Unconfirmed {
@@ -47,6 +67,12 @@ pub enum CliError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The store failed.
+    #[error("{detail}")]
+    Store {
+        /// What was being done, and why it failed.
+        detail: String,
     },
     /// Standard output can't be written.
     #[error("write to standard output")]
@@ -63,8 +89,22 @@ impl CliError {
                 DataError::Io { .. } | DataError::Index { .. } | DataError::Storage { .. } | DataError::Engine { .. },
             )
             | Self::Socket(_)
+            | Self::Store { .. }
             | Self::Output(_)
-            | Self::Failure(Failure::Store { .. } | Failure::Busy { .. }) => exit::FAILED,
+            | Self::Failure(Failure::Store { .. } | Failure::Busy { .. })
+            | Self::Backup(
+                BackupError::Io { .. }
+                | BackupError::Index { .. }
+                | BackupError::Pack { .. }
+                | BackupError::Released { .. },
+            ) => exit::FAILED,
+            Self::FileCache(FileCacheError::Io { .. } | FileCacheError::Engine(_)) => exit::FAILED,
+            Self::FileCache(FileCacheError::NoSuchCache(_) | FileCacheError::NoSuchPath { .. }) => exit::NOT_FOUND,
+            Self::FileCache(FileCacheError::StoreDir { .. } | FileCacheError::Invalid { .. }) | Self::NoPath { .. } => {
+                exit::USAGE
+            }
+            Self::Backup(BackupError::Damaged { .. }) => exit::DAMAGED,
+            Self::Backup(BackupError::Foreign { .. }) => exit::USAGE,
             Self::Failure(
                 Failure::NoSuchCache { .. }
                 | Failure::NoSuchToken { .. }
@@ -72,7 +112,7 @@ impl CliError {
                 | Failure::NoSuchPin { .. },
             )
             | Self::NoStore { .. } => exit::NOT_FOUND,
-            Self::Failure(Failure::CacheExists { .. }) => exit::EXISTS,
+            Self::StoreExists { .. } | Self::Failure(Failure::CacheExists { .. }) => exit::EXISTS,
             Self::Failure(Failure::Invalid { .. }) | Self::Unconfirmed { .. } | Self::Read { .. } => exit::USAGE,
             Self::Serve(error) => match error {
                 ServeError::Tls { .. } => exit::CONFIG,
@@ -106,7 +146,9 @@ impl CliError {
                 "name the data directory with --data or FIRN_DATA; `firnd serve` or `firnd cache create` makes a new store".to_owned(),
             ),
             Self::Socket(_) => Some("if no server runs, remove the socket file and try again".to_owned()),
-            Self::Serve(_) | Self::Failure(_) | Self::Unconfirmed { .. } | Self::Read { .. } | Self::Output(_) => None,
+            Self::Serve(_) | Self::Failure(_) | Self::Unconfirmed { .. } | Self::Read { .. } | Self::Store { .. } | Self::Backup(_) | Self::FileCache(_) | Self::Output(_) => None,
+            Self::NoPath { .. } => Some("give it as /nix/store/HASH-NAME, or its hash alone".to_owned()),
+            Self::StoreExists { .. } => Some("give another directory with --data, or move that one away".to_owned()),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | 5 | [`NOT_FOUND`] | there is no such cache, token or store |
 //! | 6 | [`EXISTS`] | there is such a cache already |
 //! | 7 | [`FORCED`] | a second signal ended a shutdown; nothing acknowledged is lost |
+//! | 8 | [`DAMAGED`] | it was done, and found stored bytes that are damaged |
 
 /// It was done.
 pub const DONE: u8 = 0;
@@ -27,3 +28,5 @@ pub const NOT_FOUND: u8 = 5;
 pub const EXISTS: u8 = 6;
 /// A second signal ended a shutdown.
 pub const FORCED: u8 = 7;
+/// It was done, and found stored bytes that are damaged.
+pub const DAMAGED: u8 = 8;

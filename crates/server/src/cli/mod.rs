@@ -1,11 +1,15 @@
 //! The command line: arguments to requests, answers to text, errors to exit codes.
 
 mod admin;
+mod backup;
 mod cache;
 mod error;
 pub mod exit;
+mod file_cache;
 mod gc;
 mod output;
+mod rebuild;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -37,7 +41,7 @@ Clients then use http://SERVER:8080/main as a substituter, and upload with
 Administration works while the server runs and when it doesn't.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 data directory in use,
-5 not found, 6 exists already, 7 shutdown forced by a second signal.";
+5 not found, 6 exists already, 7 shutdown forced by a second signal, 8 stored bytes are damaged.";
 
 #[derive(Debug, Parser)]
 #[command(name = "firnd", version, about = "A binary cache for Nix that stores every piece once", after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
@@ -90,6 +94,23 @@ enum Command {
     /// Keep paths with everything that they refer to, under names
     #[command(subcommand)]
     Pin(gc::PinCommand),
+    /// Write a cache's paths as files that Nix reads as file://DIR
+    #[command(after_help = file_cache::EXPORT_HELP)]
+    Export(file_cache::Export),
+    /// Take in the paths of a folder that Nix wrote as file://DIR
+    #[command(after_help = file_cache::IMPORT_HELP)]
+    Import(file_cache::Import),
+    /// Copy the whole store, or what is new of it, while the server runs
+    #[command(after_help = backup::HELP)]
+    Backup(backup::Backup),
+    /// Make a store of a backup
+    RestoreBackup(backup::RestoreBackup),
+    /// Make the index again from the packs
+    #[command(after_help = rebuild::HELP)]
+    RebuildIndex(rebuild::Rebuild),
+    /// Read all stored bytes again, and name what is damaged
+    #[command(after_help = scrub::HELP)]
+    Scrub(scrub::Scrub),
 }
 
 const SERVE_HELP: &str = "\
@@ -130,8 +151,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let json = arguments.global.json;
-    match run(arguments).and_then(|report| report.write(json).map_err(CliError::Output)) {
-        Ok(()) => ExitCode::from(exit::DONE),
+    let done = run(arguments).and_then(|report| {
+        report.write(json).map_err(CliError::Output)?;
+        Ok(report.code)
+    });
+    match done {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::write_error(&error, error.hint().as_deref(), json);
             ExitCode::from(error.code())
@@ -164,6 +189,12 @@ fn run(arguments: Arguments) -> Result<Report, CliError> {
         Command::Explain(arguments) => gc::explain(arguments, &data, &config),
         Command::Path(command) => gc::path(command, &data, &config),
         Command::Pin(command) => gc::pin(command, &data, &config),
+        Command::Export(export) => file_cache::export(&export, &data, &config),
+        Command::Import(import) => file_cache::import(&import, &data, &config),
+        Command::Backup(backup) => backup::run(&backup, &data),
+        Command::RestoreBackup(arguments) => backup::restore(&arguments, &data, &config),
+        Command::RebuildIndex(rebuild) => rebuild::run(&rebuild, &data, &config),
+        Command::Scrub(scrub) => scrub::run(&scrub, &data, &config),
         Command::Config(ConfigCommand::Example) => Ok(Report::new(EXAMPLE, &Config::default())),
         Command::Config(ConfigCommand::Check) => check_config(&config, global.config.as_ref()),
     }

@@ -16,13 +16,15 @@ pub struct Report {
     pub json: serde_json::Value,
     /// For standard error; left out with `--json`.
     pub notes: String,
+    /// What the program ends with.
+    pub code: u8,
 }
 
 impl Report {
     /// Makes a report that says the same in both forms.
     pub fn new(text: impl Into<String>, value: &impl Serialize) -> Self {
         let json = serde_json::to_value(value).expect("views have string keys only");
-        Self { text: text.into(), json, notes: String::new() }
+        Self { text: text.into(), json, notes: String::new(), code: super::exit::DONE }
     }
 
     /// Writes it. A reader who went away early is no error.

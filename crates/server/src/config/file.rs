@@ -97,6 +97,9 @@ impl Config {
         self.check_store(&mut check);
         check.span("gc.interval", self.gc.interval, Duration::ZERO, Duration::from_secs(365 * 86_400));
         check.span("gc.grace", self.gc.grace, Duration::ZERO, Duration::from_secs(365 * 86_400));
+        let scrub = &self.scrub;
+        check.span("scrub.every", scrub.every, Duration::ZERO, Duration::from_secs(3650 * 86_400));
+        check.size("scrub.rate", scrub.rate, 1 << 10, 1 << 40);
         if check.problems.is_empty() {
             Ok(())
         } else {

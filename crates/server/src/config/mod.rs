@@ -30,6 +30,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// When garbage is collected.
     pub gc: GcConfig,
+    /// When stored bytes are read again.
+    pub scrub: ScrubConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -190,6 +192,23 @@ impl From<DeltaMode> for firn_engine::Delta {
             DeltaMode::Inline => Self::Inline,
             DeltaMode::Off => Self::Off,
         }
+    }
+}
+
+/// When stored bytes are read again, and how fast.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ScrubConfig {
+    /// The time from the end of one pass to the begin of the next; 0 for none but those that are asked for.
+    pub every: Span,
+    /// Bytes read per second at most.
+    pub rate: Size,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        // 16 MiB a second are 40 TiB in 30 days, and a tenth of what one disk gives.
+        Self { every: Span(Duration::from_secs(30 * 86_400)), rate: Size(16 << 20) }
     }
 }
 

@@ -62,6 +62,11 @@ impl Memory {
     pub fn forget_path(&self, cache: &CacheName, hash: &StoreHash) {
         self.narinfos.forget(cache, hash);
     }
+
+    /// Forgets every narinfo; to be called when stored bytes turned out to be damaged.
+    pub fn forget_narinfos(&self) {
+        self.narinfos.clear();
+    }
 }
 
 /// Answers one request.

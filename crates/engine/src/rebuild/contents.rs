@@ -1,0 +1,272 @@
+//! What caches hold, and the recipes that it needs.
+
+use std::collections::{BTreeSet, HashSet};
+
+use firn_chunk::{Recipe, RecipeId};
+use firn_index::{CacheName, Content, DocumentKey, Op, RecipeRow};
+use firn_nix::Sha256;
+use firn_pack::{FrameKind, FrameLoc};
+
+use super::last::Rank;
+use super::packs::FoundPack;
+use super::{PAGE, Rebuild};
+use crate::packs::object_name;
+use crate::placement::Placement;
+use crate::recipes::StoredRecipe;
+use crate::records::Record;
+use crate::{Error, Result};
+
+impl Rebuild {
+    /// Takes note of the records of a frame, and returns its greatest number. A damaged frame is counted.
+    pub(super) fn note_records(&mut self, loc: FrameLoc, old_number: Option<u64>) -> Result<u64> {
+        let (mut greatest, records) = (0, self.records(loc, old_number)?);
+        for (record, rank) in records.into_iter().flatten() {
+            greatest = greatest.max(rank.order);
+            self.lasts.add(&record, rank);
+        }
+        Ok(greatest)
+    }
+
+    /// Returns the records of a frame with their ranks; `None` if it is damaged.
+    fn records(&mut self, loc: FrameLoc, old_number: Option<u64>) -> Result<Option<Vec<(Record, Rank)>>> {
+        let frame = match self.frames.read_record(loc) {
+            Ok(frame) => frame,
+            Err(error) if error.is_damage() => {
+                tracing::error!(pack = %loc.pack, offset = loc.offset, %error, "rebuild: records are damaged");
+                self.report.damaged_frames += 1;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let (mut order, mut records) = (0, Vec::new());
+        for (item, nth) in frame.items().zip(0..) {
+            match Record::decode(item) {
+                Ok(Record::Order(number)) => order = number,
+                Ok(record) => {
+                    let rank = Rank::of(&record, order, old_number, loc, nth);
+                    records.push((record, rank));
+                }
+                // The frame is whole: a newer firn wrote what this one does not know.
+                Err(detail) => {
+                    return Err(Error::Unusable(format!(
+                        "a record at byte {} of pack {} does not decode: {detail}",
+                        loc.offset, loc.pack
+                    )));
+                }
+            }
+        }
+        Ok(Some(records))
+    }
+
+    /// Writes the last record of each key, and returns the recipes that these need.
+    pub(super) fn write_records(&mut self, found: &[FoundPack]) -> Result<BTreeSet<RecipeId>> {
+        let caches = self.known_caches()?;
+        let mut needed = BTreeSet::new();
+        for pack in found {
+            let old_number = self.old_number(pack.id)?;
+            for loc in &pack.records {
+                let damaged_frames = self.report.damaged_frames;
+                let records = self.records(*loc, old_number)?;
+                // It was counted before.
+                self.report.damaged_frames = damaged_frames;
+                for (record, rank) in records.into_iter().flatten() {
+                    if self.lasts.is_last(&record, rank) {
+                        self.write_record(record, &caches, &mut needed)?;
+                    }
+                }
+            }
+        }
+        self.commit()?;
+        Ok(needed)
+    }
+
+    fn write_record(
+        &mut self,
+        record: Record,
+        caches: &BTreeSet<CacheName>,
+        needed: &mut BTreeSet<RecipeId>,
+    ) -> Result<()> {
+        let op = match record {
+            Record::Nar(cache, hash, row) => {
+                needed.extend(caches.contains(&cache).then_some(row.recipe));
+                Op::Nar(cache, hash, row)
+            }
+            Record::Alias(cache, name, row) => Op::Alias(cache, name, row),
+            Record::Path(cache, row) => Op::Path(cache, row.path.hash(), row),
+            Record::Document(cache, key, row) => {
+                if let Content::Recipe { recipe, .. } = &row.content {
+                    needed.extend(caches.contains(&cache).then_some(*recipe));
+                }
+                Op::Document(cache, key, row)
+            }
+            Record::Order(_)
+            | Record::PathGone(..)
+            | Record::NarGone(..)
+            | Record::DocumentGone(..)
+            | Record::CacheGone(_) => return Ok(()),
+        };
+        // Of a cache that the earlier index does not have, nothing is left.
+        let is_wanted = match &op {
+            Op::Nar(cache, ..) | Op::Alias(cache, ..) | Op::Path(cache, ..) | Op::Document(cache, ..) => {
+                caches.contains(cache)
+            }
+            _ => false,
+        };
+        if is_wanted { self.write(op) } else { Ok(()) }
+    }
+
+    /// Writes the rows of recipes, and takes away what needs one that is not to be had.
+    pub(super) fn write_recipes(&mut self, needed: &BTreeSet<RecipeId>) -> Result<()> {
+        let mut missing = HashSet::new();
+        for id in needed {
+            match self.recipe(id)? {
+                Some(row) => {
+                    self.report.recipes += 1;
+                    self.write(Op::Recipe(*id, row))?;
+                }
+                None => _ = missing.insert(*id),
+            }
+        }
+        self.commit()?;
+        for cache in self.known_caches()? {
+            self.check_nars(&cache, &missing)?;
+            self.check_paths(&cache)?;
+            self.check_aliases(&cache)?;
+            self.check_documents(&cache, &missing)?;
+        }
+        self.commit()
+    }
+
+    /// Returns the row of a recipe: from the last place where it is whole and its packs are there, or else, marked, from
+    /// the last place where it is whole.
+    fn recipe(&mut self, id: &RecipeId) -> Result<Option<RecipeRow>> {
+        let old = match &self.old {
+            Some(old) => old.recipe(id)?,
+            None => None,
+        };
+        let mut best = None;
+        for record in self.lasts.places(id) {
+            let Some((mut row, stored)) = self.read_recipe(id, record)? else { continue };
+            if self.has_all(&stored)? {
+                row.damaged_at = old.filter(|old| old.record == record).and_then(|old| old.damaged_at);
+                return Ok(Some(row));
+            }
+            row.damaged_at = Some(self.packs.clock.now());
+            // An edge to a pack that is not there would let nobody commit it.
+            row.edges.retain(|pack| self.lasts.has_pack(*pack));
+            best.get_or_insert(row);
+        }
+        Ok(best)
+    }
+
+    fn read_recipe(&mut self, id: &RecipeId, record: FrameLoc) -> Result<Option<(RecipeRow, StoredRecipe)>> {
+        let frame = match self.frames.read_record(record) {
+            Ok(frame) => frame,
+            Err(error) if error.is_damage() => {
+                tracing::error!(pack = %record.pack, offset = record.offset, %error, "rebuild: a recipe is damaged");
+                self.report.damaged_frames += 1;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let (Some(encoded), Some(placement), FrameKind::Recipe) = (frame.item(0), frame.item(1), frame.kind) else {
+            return Ok(None);
+        };
+        let newer = |what: &str| Error::Unusable(format!("the {what} of {id} does not decode: upgrade firn"));
+        if RecipeId::of(encoded) != *id {
+            return Ok(None);
+        }
+        // What is whole and does not decode was written by a newer firn.
+        let recipe = Recipe::decode(encoded).map_err(|_| newer("recipe"))?;
+        let placement = Placement::decode(placement).ok_or_else(|| newer("placement"))?;
+        let mut edges = placement.packs();
+        edges.push(record.pack);
+        edges.sort_unstable();
+        edges.dedup();
+        let (length, chunks) = (recipe.length, recipe.chunks.len() as u64);
+        let row = RecipeRow { record, length, chunks, edges, damaged_at: None };
+        Ok(StoredRecipe::new(recipe, placement).map(|stored| (row, stored)))
+    }
+
+    /// Returns whether every pack that a recipe needs is there and long enough.
+    fn has_all(&self, stored: &StoredRecipe) -> Result<bool> {
+        for (pack, end) in &stored.needs {
+            if !self.lasts.has_pack(*pack) || self.packs.storage.len(&object_name(*pack))? < *end {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn check_nars(&mut self, cache: &CacheName, missing: &HashSet<RecipeId>) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.packs.meta.nars(cache, after, PAGE)?;
+            self.report.nars += page.len() as u64;
+            let lost: Vec<Sha256> =
+                page.iter().filter(|(_, row)| missing.contains(&row.recipe)).map(|(hash, _)| *hash).collect();
+            let last = page.last().map(|(hash, _)| *hash).filter(|_| page.len() == PAGE);
+            self.report.nars -= lost.len() as u64;
+            for hash in lost {
+                self.write(Op::DeleteNar(cache.clone(), hash))?;
+            }
+            match last {
+                Some(last) => after = Some(last),
+                None => return self.commit(),
+            }
+        }
+    }
+
+    fn check_paths(&mut self, cache: &CacheName) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.packs.meta.paths(cache, after, PAGE)?;
+            for (hash, row) in &page {
+                if self.packs.meta.nar(cache, &row.nar_hash)?.is_none() {
+                    self.lose(format!("{cache}: {}", row.path.base_name()));
+                    self.write(Op::DeletePath(cache.clone(), *hash))?;
+                }
+            }
+            match page.last() {
+                Some((hash, _)) if page.len() == PAGE => after = Some(*hash),
+                _ => return self.commit(),
+            }
+        }
+    }
+
+    fn check_aliases(&mut self, cache: &CacheName) -> Result<()> {
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.packs.meta.aliases(cache, after.as_deref(), PAGE)?;
+            for (name, row) in &page {
+                if self.packs.meta.nar(cache, &row.nar_hash)?.is_none() {
+                    self.write(Op::DeleteAlias(cache.clone(), name.clone()))?;
+                }
+            }
+            match page.last() {
+                Some((name, _)) if page.len() == PAGE => after = Some(name.clone()),
+                _ => return self.commit(),
+            }
+        }
+    }
+
+    fn check_documents(&mut self, cache: &CacheName, missing: &HashSet<RecipeId>) -> Result<()> {
+        let mut after: Option<DocumentKey> = None;
+        loop {
+            let page = self.packs.meta.documents(cache, after.as_ref(), PAGE)?;
+            for (key, row) in &page {
+                match &row.content {
+                    Content::Recipe { recipe, .. } if missing.contains(recipe) => {
+                        self.lose(format!("{cache}: document {}", key.name));
+                        self.write(Op::DeleteDocument(cache.clone(), key.clone()))?;
+                    }
+                    Content::Recipe { .. } | Content::Inline(_) => self.report.documents += 1,
+                }
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => after = Some(key.clone()),
+                _ => return self.commit(),
+            }
+        }
+    }
+}

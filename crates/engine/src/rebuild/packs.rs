@@ -1,0 +1,169 @@
+//! The packs: which there are, what they hold, and in which order they were written.
+
+use firn_chunk::{ChunkId, RecipeId};
+use firn_pack::{Footer, FrameEntry, FrameKind, FrameLoc, PackId};
+
+use super::{PAGE, Rebuild};
+use crate::packs::object_name;
+use crate::{Error, Result, recovery};
+
+/// Where packs lie in a storage.
+const FOLDER: &str = "packs/";
+
+/// A pack that the index is to know.
+pub(super) struct FoundPack {
+    pub(super) id: PackId,
+    stored_bytes: u64,
+    unique_bytes: u64,
+    /// Its frames of records.
+    pub(super) records: Vec<FrameLoc>,
+    /// The greatest number of its record frames.
+    last_order: u64,
+    /// The number that the earlier index gave it.
+    old_number: Option<u64>,
+}
+
+impl Rebuild {
+    /// Returns the ids of all packs in the storage.
+    pub(super) fn find_packs(&mut self) -> Result<Vec<PackId>> {
+        let (mut found, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = self.packs.storage.list(FOLDER, after.as_deref(), PAGE)?;
+            for entry in &page {
+                match pack_of(&entry.name) {
+                    Some(pack) => found.push(pack),
+                    None => self.report.unreadable.push(format!("{}: its name is no pack's", entry.name)),
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
+                _ => return Ok(found),
+            }
+        }
+    }
+
+    /// Reads all footers, recipes' heads and records, and tells the chunk index. Packs without a footer come last, because
+    /// their frames may have bases in others.
+    pub(super) fn look_at(&mut self, ids: Vec<PackId>) -> Result<Vec<FoundPack>> {
+        let (mut found, mut torn) = (Vec::new(), Vec::new());
+        for id in ids {
+            let len = self.packs.storage.len(&object_name(id))?;
+            match self.footer(id, len)? {
+                Some(footer) => found.push(self.take(id, len, &footer)?),
+                None => torn.push((id, len)),
+            }
+        }
+        for (id, len) in torn {
+            if let Some((len, footer)) = self.seal(id, len)? {
+                self.report.sealed += 1;
+                found.push(self.take(id, len, &footer)?);
+            }
+        }
+        // As the earlier index had them, and what it had not numbered after those; else by their records, which are
+        // numbered upwards.
+        found.sort_by_key(|pack| (pack.old_number.unwrap_or(u64::MAX), pack.last_order, pack.id));
+        Ok(found)
+    }
+
+    fn footer(&self, id: PackId, len: u64) -> Result<Option<Footer>> {
+        let name = object_name(id);
+        let read = |offset, len| self.packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
+        match Footer::open(read, len) {
+            Ok(footer) if footer.id == id => Ok(Some(footer)),
+            Ok(_) => Ok(None),
+            Err(error @ (firn_pack::Error::Read { .. } | firn_pack::Error::Unsupported { .. })) => {
+                Err(Error::Unusable(format!("pack {id} can't be read: {}", crate::error::chain(&error))))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Finds the frames of a pack without a footer, and gives it one, behind all that is there.
+    fn seal(&mut self, id: PackId, len: u64) -> Result<Option<(u64, Footer)>> {
+        let name = object_name(id);
+        let packs = std::sync::Arc::clone(&self.packs);
+        let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
+        let base = &mut |id: &[u8; 32]| recovery::base(&packs, &ChunkId(*id)).map_err(std::io::Error::other);
+        let recovered = match firn_pack::recover(read, len, base) {
+            Ok(recovered) => recovered,
+            Err(firn_pack::Error::NoHeader) => {
+                // Of a pack that was never written, the next opening of the store disposes.
+                self.packs.meta.reserve_pack(id, self.packs.clock.now())?;
+                return Ok(None);
+            }
+            Err(error @ firn_pack::Error::Corrupt { .. }) => {
+                tracing::error!(pack = %id, %error, "rebuild: a pack can't be read; it was left as it is");
+                self.report.unreadable.push(format!("{name}: {error}"));
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(Error::Unusable(format!("pack {id} can't be read: {}", crate::error::chain(&error))));
+            }
+        };
+        self.report.damaged_frames += recovered.lost.len() as u64;
+        if recovered.builder.frames() == 0 {
+            self.report.unreadable.push(format!("{name}: it has no whole frame"));
+            return Ok(None);
+        }
+        // It is not known how far it was durable: frames may lie behind what looks like its end.
+        let mut writer = self.packs.storage.resume(&name, len)?;
+        writer.append(&[&recovered.builder.finish()])?;
+        writer.sync()?;
+        let len = writer.len();
+        Ok(self.footer(id, len)?.map(|footer| (len, footer)))
+    }
+
+    fn take(&mut self, id: PackId, len: u64, footer: &Footer) -> Result<FoundPack> {
+        let old_number = self.old_number(id)?;
+        let mut pack =
+            FoundPack { id, stored_bytes: len, unique_bytes: 0, records: Vec::new(), last_order: 0, old_number };
+        let mut chunks = Vec::new();
+        for (offset, entry) in &footer.frames {
+            let loc = FrameLoc { pack: id, offset: *offset, len: entry.len };
+            match entry.kind {
+                FrameKind::Chunks => {
+                    pack.unique_bytes += u64::from(entry.raw_len);
+                    chunks.extend(entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
+                }
+                FrameKind::Recipe => self.note_recipe(entry, loc),
+                FrameKind::Record => {
+                    pack.records.push(loc);
+                    let order = self.note_records(loc, old_number)?;
+                    pack.last_order = pack.last_order.max(order);
+                }
+            }
+        }
+        self.tell_chunks(&chunks)?;
+        Ok(pack)
+    }
+
+    fn note_recipe(&mut self, entry: &FrameEntry, loc: FrameLoc) {
+        if let Some(item) = entry.items.first() {
+            self.lasts.add_recipe(RecipeId(item.id), loc);
+        }
+    }
+
+    /// Writes the packs' rows, in their order, and says that the chunk index knows all of them.
+    pub(super) fn number_packs(&mut self, found: &[FoundPack]) -> Result<()> {
+        let mut last = 0;
+        for pack in found {
+            let reserved_at = match &self.old {
+                Some(old) => old.pack(pack.id)?.map(|row| row.reserved_at),
+                None => None,
+            };
+            self.packs.meta.reserve_pack(pack.id, reserved_at.unwrap_or_else(|| self.packs.clock.now()))?;
+            last = self.packs.meta.seal_pack(pack.id, pack.stored_bytes, pack.unique_bytes)?;
+        }
+        self.packs.chunks.set_watermark(last)?;
+        self.lasts.rank_packs(found.iter().map(|pack| pack.id));
+        self.report.packs = found.len() as u64;
+        Ok(())
+    }
+}
+
+fn pack_of(name: &str) -> Option<PackId> {
+    let (folder, hex) = name.strip_prefix(FOLDER)?.split_once('/')?;
+    let number = u128::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 32 && hex.starts_with(folder))?;
+    let pack = PackId(number.to_be_bytes());
+    (object_name(pack) == name).then_some(pack)
+}

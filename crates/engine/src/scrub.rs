@@ -1,0 +1,220 @@
+//! Scrub: every pack is read again, and checked down to the id of every item.
+//!
+//! A pass goes through the packs in the order of their ids, one frame a step, so that whoever drives it sets the pace and
+//! may stop after any step. What was found is in the index after each pack: a pass that was interrupted goes on behind
+//! the last pack that it checked. Damage is located through the recipes of the pack: of each that needs a bad frame, the
+//! chunks are looked for as a restore would, and what can't be had is marked, so that it answers as missing and the next
+//! upload repairs it.
+
+mod pack;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use firn_chunk::RecipeId;
+use firn_index::{DamagedPath, PackState, ScrubPass, ScrubRow};
+use firn_pack::PackId;
+
+use self::pack::{Checked, PackCheck};
+use crate::engine::{Engine, Shared};
+use crate::restore::Restore;
+use crate::{Error, Result};
+
+/// Rows read at a time.
+const PAGE: usize = 256;
+
+/// Damaged paths that are kept by name; the others are counted, and all are in the log.
+const MAX_NAMED: usize = 100;
+
+/// A pass over all packs that are there when it comes to them. It holds a frame and its bases, and the footer of one pack.
+pub struct Scrub {
+    shared: Arc<Shared>,
+    pass: ScrubPass,
+    last: Option<ScrubPass>,
+    pack: Option<PackCheck>,
+    /// Recipes found damaged so far, so that their paths are named once.
+    damaged: BTreeSet<RecipeId>,
+}
+
+impl Engine {
+    /// Goes on with the pass that was interrupted, or begins one. Two at once would count twice, and do no other harm.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn scrub(&self) -> Result<Scrub> {
+        let ScrubRow { current, last } = self.meta().scrub()?;
+        let now = self.shared.packs.clock.now();
+        let pass = current.unwrap_or_else(|| ScrubPass { started_at: now, ..ScrubPass::default() });
+        Ok(Scrub { shared: Arc::clone(&self.shared), pass, last, pack: None, damaged: BTreeSet::new() })
+    }
+
+    /// Returns what scrubs have found.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn scrub_outcome(&self) -> Result<ScrubRow> {
+        Ok(self.meta().scrub()?)
+    }
+}
+
+impl Scrub {
+    /// Returns what the pass has found so far.
+    pub fn pass(&self) -> &ScrubPass {
+        &self.pass
+    }
+
+    /// Checks the next frame and returns how many bytes it read, or `None` when the pass is at its end. Damage is no error.
+    ///
+    /// A pack that can't be read is counted and left, for that says nothing about what it holds.
+    ///
+    /// # Errors
+    /// Those of the index, and [`Error::Internal`]. The step may be tried again.
+    pub fn step(&mut self) -> Result<Option<u64>> {
+        if self.pack.is_none() {
+            let Some(pack) = self.next_pack()? else {
+                self.finish()?;
+                return Ok(None);
+            };
+            self.pack = Some(PackCheck::new(pack));
+        }
+        let Some(check) = self.pack.as_mut() else { return Ok(Some(0)) };
+        let (bytes, is_done) = match check.step(&self.shared) {
+            Ok(Checked::Frame { bytes }) => {
+                self.pass.frames += 1;
+                (bytes, false)
+            }
+            Ok(Checked::Opened { bytes }) => (bytes, false),
+            Ok(Checked::End) => (0, true),
+            Err(error @ Error::Storage(_)) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::error!(pack = %check.id(), error = %source, "scrub: a pack can't be read: it was left out");
+                self.pass.unreadable_packs += 1;
+                (0, true)
+            }
+            Err(other) => return Err(other),
+        };
+        self.pass.read_bytes += bytes;
+        if is_done {
+            self.end_pack()?;
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Returns the next pack that is worth reading.
+    fn next_pack(&mut self) -> Result<Option<PackId>> {
+        loop {
+            let page = self.shared.packs.meta.packs(self.pass.cursor, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(None) };
+            if let Some((pack, _)) = page.iter().find(|(_, row)| row.state != PackState::Doomed) {
+                return Ok(Some(*pack));
+            }
+            self.pass.cursor = Some(*last);
+        }
+    }
+
+    /// Finds out whom the damage of a pack concerns, and notes that the pack is done.
+    fn end_pack(&mut self) -> Result<()> {
+        let Some(check) = self.pack.as_ref() else { return Ok(()) };
+        if check.is_damaged() {
+            let recipes = self.recipes_that_need(check)?;
+            let found = self.locate(&recipes)?;
+            for path in &found {
+                tracing::error!(
+                    cache = path.cache, path = path.path, pack = %check.id(),
+                    "scrub: stored bytes are damaged; it answers as missing until it is uploaded again"
+                );
+            }
+            self.pass.damaged_paths += found.len() as u64;
+            let room = MAX_NAMED.saturating_sub(self.pass.paths.len());
+            self.pass.paths.extend(found.into_iter().take(room));
+            self.damaged.extend(recipes);
+        }
+        self.pass.packs += u64::from(check.was_there());
+        self.pass.damaged_packs += u64::from(check.is_pack_damaged());
+        self.pass.damaged_frames += check.bad_frames();
+        self.pass.cursor = Some(check.id());
+        self.save()?;
+        self.pack = None;
+        Ok(())
+    }
+
+    /// Returns the recipes that can't be restored because of what is wrong with a pack, and marks them.
+    fn recipes_that_need(&self, check: &PackCheck) -> Result<BTreeSet<RecipeId>> {
+        let (meta, mut damaged, mut after) = (&self.shared.packs.meta, BTreeSet::new(), None);
+        loop {
+            let page = meta.recipes_of_pack(check.id(), after, PAGE)?;
+            for id in page.iter().filter(|id| !self.damaged.contains(id)) {
+                if self.is_lost(id, check)? {
+                    damaged.insert(*id);
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = Some(*last),
+                _ => return Ok(damaged),
+            }
+        }
+    }
+
+    fn is_lost(&self, id: &RecipeId, check: &PackCheck) -> Result<bool> {
+        let Some(row) = self.shared.packs.meta.recipe(id)? else { return Ok(false) };
+        if row.damaged_at.is_some() {
+            return Ok(true);
+        }
+        if check.is_bad(&row.record) {
+            self.shared.recipes.drop(id, row.record);
+        }
+        let stored = match self.shared.recipes.get(&self.shared.frames, id, &row) {
+            Ok(stored) => stored,
+            Err(error) if error.is_damage() => {
+                self.shared.mark_damaged(*id, row.record);
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
+        let needs_base = stored.placement.bases.iter().any(|base| check.is_bad(base));
+        let is_wanted = |frame: &_| needs_base || check.is_bad(frame);
+        match Restore::check(&self.shared, (*id, row.record), stored, &is_wanted) {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_damage() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the paths of all caches that are made of one of these recipes.
+    fn locate(&self, recipes: &BTreeSet<RecipeId>) -> Result<Vec<DamagedPath>> {
+        let (meta, mut found) = (&self.shared.packs.meta, Vec::new());
+        if recipes.is_empty() {
+            return Ok(found);
+        }
+        for (cache, _) in meta.caches()? {
+            let mut after = None;
+            loop {
+                let page = meta.paths(&cache, after, PAGE)?;
+                for (_, row) in &page {
+                    if meta.nar(&cache, &row.nar_hash)?.is_some_and(|nar| recipes.contains(&nar.recipe)) {
+                        found.push(DamagedPath { cache: cache.to_string(), path: row.path.base_name() });
+                    }
+                }
+                match page.last() {
+                    Some((hash, _)) if page.len() == PAGE => after = Some(*hash),
+                    _ => break,
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if self.pass.finished_at.is_none() {
+            self.pass.finished_at = Some(self.shared.packs.clock.now());
+            self.last = Some(self.pass.clone());
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        let current = self.pass.finished_at.is_none().then(|| self.pass.clone());
+        Ok(self.shared.packs.meta.set_scrub(&ScrubRow { current, last: self.last.clone() })?)
+    }
+}

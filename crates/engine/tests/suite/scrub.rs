@@ -1,0 +1,258 @@
+//! Scrub: what changed on the disk is found, named, and comes to be repaired; what is whole is left alone.
+
+use std::sync::Arc;
+
+use firn_engine::{Engine, Error};
+use firn_index::{PackState, ScrubPass};
+use firn_storage::{Failure, Fault, Memory, Operation, Storage};
+
+use crate::fixture::{Fixture, Pushed, cache, noise, objects, package, path, push_path, upload_again};
+
+/// A store in memory whose bytes can be damaged. Frames and recipes are kept in memory, as in a server: that must hide
+/// nothing.
+struct Store {
+    memory: Memory,
+    fixture: Fixture,
+    engine: Engine,
+}
+
+impl Store {
+    fn new() -> Self {
+        Self::with_packs_of(32 << 20)
+    }
+
+    fn with_packs_of(bytes: u64) -> Self {
+        let memory = Memory::new();
+        let mut fixture = Fixture::on(Arc::new(memory.clone()));
+        fixture.options.pack_bytes = bytes;
+        let engine = fixture.open();
+        Self { memory, fixture, engine }
+    }
+
+    fn reopened(mut self) -> Self {
+        self.engine.close().unwrap();
+        self.engine = self.fixture.open();
+        self
+    }
+
+    fn packs(&self) -> Vec<(String, u64)> {
+        objects(&self.memory)
+    }
+
+    fn damage(&self, pack: usize, part: f64) {
+        let (name, len) = &self.packs()[pack];
+        self.memory.damage(name, (*len as f64 * part) as usize, 0x10).unwrap();
+    }
+}
+
+/// Runs a pass to its end and returns what it found.
+fn scrub(engine: &Engine) -> ScrubPass {
+    let mut scrub = engine.scrub().unwrap();
+    while scrub.step().unwrap().is_some() {}
+    let pass = scrub.pass().clone();
+    let kept = engine.scrub_outcome().unwrap();
+    assert_eq!((kept.current, kept.last), (None, Some(pass.clone())), "what was found is kept");
+    pass
+}
+
+fn names(pass: &ScrubPass) -> Vec<&str> {
+    pass.paths.iter().map(|found| found.path.as_str()).collect()
+}
+
+/// Returns whether a pass found nothing wrong at all.
+fn is_clean(pass: &ScrubPass) -> bool {
+    let ScrubPass { unreadable_packs, damaged_packs, damaged_frames, damaged_paths, .. } = pass;
+    [unreadable_packs, damaged_packs, damaged_frames, damaged_paths].iter().all(|count| **count == 0)
+}
+
+#[test]
+fn a_whole_store_is_read_to_the_last_byte_and_found_whole() {
+    let store = Store::with_packs_of(1 << 20);
+    for seed in 1..5 {
+        push_path(&store.engine, &format!("p{seed}"), &noise(seed, 700_000)).unwrap();
+    }
+    let store = store.reopened();
+    let pass = scrub(&store.engine);
+    assert!(is_clean(&pass), "{pass:?}");
+    let packs = store.packs();
+    assert_eq!((pass.packs, pass.read_bytes), (packs.len() as u64, packs.iter().map(|(_, len)| len).sum()));
+    assert!(packs.len() > 2 && pass.frames > 8);
+    assert_eq!(pass.cursor.is_some(), pass.finished_at.is_some());
+}
+
+#[test]
+fn damage_is_named_and_the_next_upload_repairs_it() {
+    let store = Store::new();
+    let bad = push_path(&store.engine, "bad", &noise(1, 2_000_000)).unwrap();
+    let good = push_path(&store.engine, "good", &noise(2, 3_000_000)).unwrap();
+    let store = store.reopened();
+    // The frames are in memory when the disk goes bad.
+    bad.check(&store.engine).unwrap();
+    store.damage(0, 0.1);
+
+    let pass = scrub(&store.engine);
+    assert_eq!((pass.damaged_frames, pass.damaged_packs, pass.damaged_paths), (1, 0, 1), "{pass:?}");
+    assert_eq!((names(&pass), pass.paths[0].cache.as_str()), (vec![&*path("bad").base_name()], cache().as_str()));
+    assert!(matches!(bad.check(&store.engine), Err(Error::Damaged { .. })));
+    good.check(&store.engine).unwrap();
+
+    assert_eq!(upload_again(&store.engine, &bad.bytes), 1, "scrub had forgotten the damaged chunks");
+    bad.check(&store.engine).unwrap();
+    let pass = scrub(&store.engine);
+    assert_eq!((pass.damaged_frames, pass.damaged_paths), (1, 0), "the bad frame is there yet, and nobody needs it");
+    bad.check(&store.reopened().engine).unwrap();
+}
+
+#[test]
+fn what_stays_damaged_is_named_again() {
+    let store = Store::new();
+    push_path(&store.engine, "bad", &noise(1, 500_000)).unwrap();
+    let store = store.reopened();
+    store.damage(0, 0.5);
+    assert_eq!(scrub(&store.engine).damaged_paths, 1);
+    assert_eq!(scrub(&store.engine).damaged_paths, 1);
+}
+
+#[test]
+fn every_flipped_bit_of_a_sealed_pack_is_found() {
+    let small = || {
+        let store = Store::new();
+        let pushed = push_path(&store.engine, "small", &package(1, 3_000)).unwrap();
+        (store.reopened(), pushed)
+    };
+    let (name, len) = small().0.packs()[0].clone();
+    let mut broken = 0;
+    for offset in 0..len as usize {
+        let (store, pushed) = small();
+        store.memory.damage(&name, offset, 1 << (offset % 8)).unwrap();
+        let pass = scrub(&store.engine);
+        assert!(pass.damaged_frames + pass.damaged_packs > 0, "byte {offset} of {len}: {pass:?}");
+        let is_lost = pushed.check(&store.engine).is_err();
+        assert_eq!(is_lost, pass.damaged_paths > 0, "byte {offset} of {len}: {pass:?}");
+        if is_lost {
+            broken += 1;
+            upload_again(&store.engine, &pushed.bytes);
+            pushed.check(&store.engine).unwrap();
+            assert_eq!(scrub(&store.engine).damaged_paths, 0, "byte {offset} of {len}");
+        }
+    }
+    assert!(broken > len / 3, "{broken} of {len}");
+}
+
+#[test]
+fn a_pack_that_is_gone_or_short_is_damage_and_one_that_may_go_is_not() {
+    for cut in [None, Some(0), Some(700_000)] {
+        let store = Store::new();
+        let gone = push_path(&store.engine, "gone", &noise(1, 900_000)).unwrap();
+        let store = store.reopened();
+        let (name, _) = store.packs()[0].clone();
+        match cut {
+            None => store.memory.delete(&name).unwrap(),
+            Some(len) => drop(store.memory.resume(&name, len).unwrap()),
+        }
+        let pass = scrub(&store.engine);
+        assert_eq!((pass.damaged_packs, pass.damaged_paths), (1, 1), "cut to {cut:?}: {pass:?}");
+        upload_again(&store.engine, &gone.bytes);
+        gone.check(&store.engine).unwrap();
+    }
+}
+
+#[test]
+fn a_doomed_pack_is_nobodys_business() {
+    let store = Store::new();
+    // Chunks without a commit: nobody needs the pack.
+    drop(crate::fixture::ingest(&store.engine, &noise(1, 900_000)).unwrap());
+    let store = store.reopened();
+    let (pack, _) = store.engine.meta().packs(None, 1).unwrap()[0].clone();
+    for (from, to) in [(PackState::Live, PackState::Condemned), (PackState::Condemned, PackState::Doomed)] {
+        assert!(store.engine.meta().set_pack_state(pack, from, to, 0).unwrap());
+    }
+    store.damage(0, 0.5);
+    let pass = scrub(&store.engine);
+    assert!(is_clean(&pass) && pass.packs == 0, "{pass:?}");
+}
+
+#[test]
+fn the_open_pack_is_checked_as_far_as_it_is_durable() {
+    let store = Store::new();
+    let pushed = push_path(&store.engine, "open", &noise(1, 900_000)).unwrap();
+    let clean = scrub(&store.engine);
+    assert!(is_clean(&clean) && clean.packs == 1 && clean.frames >= 3, "{clean:?}");
+    store.damage(0, 0.5);
+    let pass = scrub(&store.engine);
+    assert_eq!((pass.damaged_frames, pass.damaged_paths), (1, 1), "{pass:?}");
+    assert_eq!(upload_again(&store.engine, &pushed.bytes), 1);
+    pushed.check(&store.engine).unwrap();
+}
+
+#[test]
+fn a_disk_that_fails_to_read_marks_nothing() {
+    let store = Store::new();
+    let pushed = push_path(&store.engine, "whole", &noise(1, 900_000)).unwrap();
+    let store = store.reopened();
+    let fault = Fault::new(Arc::new(store.memory.clone()));
+    let engine = store.fixture.over(fault.clone()).open();
+    for operation in [Operation::Read, Operation::Len] {
+        for spare in 0.. {
+            fault.plan(Some(operation), spare, Failure::Io);
+            let pass = scrub(&engine);
+            let fired = fault.fired();
+            fault.heal();
+            assert_eq!(pass.unreadable_packs, u64::from(fired), "{operation:?} {spare}: {pass:?}");
+            assert_eq!(pass.damaged_frames + pass.damaged_packs + pass.damaged_paths, 0);
+            pushed.check(&engine).unwrap();
+            if !fired {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_pass_goes_on_where_it_was() {
+    let store = Store::with_packs_of(1 << 20);
+    for seed in 1..6 {
+        push_path(&store.engine, &format!("p{seed}"), &noise(seed, 900_000)).unwrap();
+    }
+    let store = store.reopened();
+    let whole = scrub(&store.engine);
+    let mut first = store.engine.scrub().unwrap();
+    while first.pass().packs < 2 {
+        first.step().unwrap().expect("there are more packs");
+    }
+    let at = first.pass().clone();
+    drop(first);
+    let store = store.reopened();
+    assert_eq!(store.engine.scrub_outcome().unwrap().current, Some(at.clone()));
+    assert_eq!(store.engine.scrub_outcome().unwrap().last, Some(whole.clone()), "the last outcome stays meanwhile");
+    let second = scrub(&store.engine);
+    assert_eq!((second.packs, second.frames, second.read_bytes), (whole.packs, whole.frames, whole.read_bytes));
+    assert_eq!(second.started_at, at.started_at);
+}
+
+#[test]
+fn who_leans_on_a_damaged_base_is_named_too() {
+    let store = Store::new();
+    let old = noise(1, 200_000);
+    let mut new = old.clone();
+    let middle = new.len() / 2;
+    new[middle] ^= 1;
+    let base = push_path(&store.engine, "tool-1", &old).unwrap();
+    let store = store.reopened();
+    let first = store.packs()[0].0.clone();
+    let delta = push_path(&store.engine, "tool-2", &new).unwrap();
+    let store = store.reopened();
+    let at = store.packs().iter().position(|(name, _)| *name == first).unwrap();
+    store.damage(at, 0.5);
+    let lost: Vec<&Pushed> = {
+        let pass = scrub(&store.engine);
+        let lost = [&base, &delta].into_iter().filter(|pushed| pushed.check(&store.engine).is_err()).collect();
+        assert_eq!(pass.damaged_paths, 2, "{pass:?}");
+        lost
+    };
+    assert_eq!(lost.len(), 2);
+    for pushed in [&base, &delta] {
+        upload_again(&store.engine, &pushed.bytes);
+        pushed.check(&store.engine).unwrap();
+    }
+}

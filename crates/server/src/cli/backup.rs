@@ -1,0 +1,157 @@
+//! `firnd backup` and `firnd restore-backup`
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use firn_engine::{Clock, SystemClock};
+
+use super::{CliError, Report, admin, output};
+use crate::admin::{Answer, BackupView, Request, socket};
+use crate::backup::{self, BackupError, Created, Source};
+use crate::config::Config;
+use crate::data_dir::{DataDir, DataError};
+
+/// How often the server is told that the backup goes on.
+const RENEW_EVERY: Duration = Duration::from_secs(30);
+
+/// How long to wait for garbage collection to make a pause.
+const BUSY_WAIT: Duration = Duration::from_secs(600);
+
+pub(super) const HELP: &str = "\
+DIR gets all packs and a copy of the index, keys and tokens included: keep it as safe as the data directory.
+Later runs copy only packs that are new. The server may run meanwhile; nothing is deleted from the store until
+the backup is done. A run that is interrupted leaves the earlier backup as it was.
+
+Examples:
+  firnd backup /mnt/backup/firn            make it, or bring it up to date
+  firnd backup /mnt/backup/firn --verify   read all of it, and compare
+  firnd restore-backup /mnt/backup/firn --data /var/lib/firnd";
+
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    /// The folder to keep it in
+    dir: PathBuf,
+    /// Give packs a second name instead of copying them, where DIR is on the store's own file system
+    #[arg(long, conflicts_with = "verify")]
+    link: bool,
+    /// Copy nothing: read the backup and compare every byte with what was written
+    #[arg(long)]
+    verify: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestoreBackup {
+    /// The folder that `firnd backup` made
+    dir: PathBuf,
+}
+
+pub(super) fn run(backup: &Backup, data: &DataDir) -> Result<Report, CliError> {
+    if backup.verify {
+        let found = backup::verify(&backup.dir)?;
+        let text = output::pairs(&[
+            ("backup", "good".to_owned()),
+            ("taken", output::time(found.taken_at)),
+            ("files", found.files.to_string()),
+            ("size", output::bytes(found.bytes)),
+        ]);
+        return Ok(Report::new(text, &found));
+    }
+    if !data.exists() {
+        return Err(CliError::NoStore { data: data.root().to_owned() });
+    }
+    let until = Instant::now() + admin::PATIENCE;
+    let done = loop {
+        if let Some(reply) = socket::ask(data, &Request::BackupBegin)? {
+            match reply {
+                Ok(answer) => break beside_server(backup, data, &view(answer)?)?,
+                Err(failure) if failure.is_busy() && Instant::now() < until + BUSY_WAIT => {
+                    thread::sleep(Duration::from_secs(1));
+                    continue;
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        match data.try_lock("firnd backup")? {
+            Ok(lock) => {
+                let index = data.backup_index();
+                data.remove_backup_index()?;
+                data.copy_index(&index)?;
+                let mut keep = || Ok(());
+                let taken_at = SystemClock.now();
+                let mut source = Source { index: &index, store: &data.store(), taken_at, keep: &mut keep };
+                let done = backup::create(&mut source, &backup.dir, backup.link);
+                data.remove_backup_index()?;
+                drop(lock);
+                break done?;
+            }
+            Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(20)),
+            Err(holder) => return Err(DataError::Held { data: data.root().to_owned(), holder }.into()),
+        }
+    };
+    Ok(report(&done))
+}
+
+/// Copies while a server runs that keeps everything for us.
+fn beside_server(backup: &Backup, data: &DataDir, view: &BackupView) -> Result<Created, CliError> {
+    let mut renewed = Instant::now();
+    let mut keep = || {
+        if renewed.elapsed() < RENEW_EVERY {
+            return Ok(());
+        }
+        renewed = Instant::now();
+        let released = |detail: String| BackupError::Released { detail };
+        match socket::ask(data, &Request::BackupRenew { id: view.id.clone() }) {
+            Ok(Some(Ok(_))) => Ok(()),
+            Ok(Some(Err(failure))) => Err(released(failure.to_string())),
+            Ok(None) => Err(released("the server ended; run the backup again".to_owned())),
+            Err(error) => Err(released(crate::error_chain(&error))),
+        }
+    };
+    let mut source = Source { index: &view.index, store: &data.store(), taken_at: view.taken_at, keep: &mut keep };
+    let done = backup::create(&mut source, &backup.dir, backup.link);
+    // If this does not reach it, the server lets go by itself after a while.
+    let ended = socket::ask(data, &Request::BackupEnd { id: view.id.clone() });
+    let done = done?;
+    ended?;
+    Ok(done)
+}
+
+/// `firnd restore-backup`
+pub(super) fn restore(arguments: &RestoreBackup, data: &DataDir, config: &Config) -> Result<Report, CliError> {
+    let lock = data.lock("firnd restore-backup")?;
+    if data.exists() {
+        return Err(CliError::StoreExists { data: data.root().to_owned() });
+    }
+    let done = backup::restore(&arguments.dir, data)?;
+    // As after a crash: what was being written when the backup was taken gets its end.
+    let failed = |error: firn_engine::Error| CliError::Store { detail: crate::error_chain(&error) };
+    let store = data.open_store(lock, config)?;
+    store.engine.close().map_err(failed)?;
+    store.release();
+    let text = output::pairs(&[
+        ("put back", data.root().display().to_string()),
+        ("as of", output::time(done.taken_at)),
+        ("files", done.files.to_string()),
+        ("size", output::bytes(done.bytes)),
+    ]);
+    Ok(Report::new(text, &done))
+}
+
+fn view(answer: Answer) -> Result<BackupView, CliError> {
+    match answer {
+        Answer::Backup(view) => Ok(view),
+        _ => Err(admin::unexpected()),
+    }
+}
+
+fn report(done: &Created) -> Report {
+    let text = output::pairs(&[
+        ("packs", format!("{}, {} new", done.packs, done.new_packs)),
+        ("size", output::bytes(done.bytes)),
+        ("copied", output::bytes(done.copied_bytes)),
+        ("removed", format!("{} files", done.removed)),
+    ]);
+    Report::new(text, done)
+}

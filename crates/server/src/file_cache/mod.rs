@@ -1,0 +1,99 @@
+//! A cache as a folder of files, as stock Nix reads and writes it (`file://…`): written from a cache, or read into one.
+//!
+//! Both look at what is there already and do the rest, so that an interrupted run is simply run again. NARs are written
+//! before the narinfos that name them, and taken in in the order of their references.
+
+mod export;
+mod import;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use firn_index::CacheName;
+use firn_nix::StoreHash;
+
+pub use export::{Exported, export};
+pub use import::{Imported, import};
+
+/// Rows read at a time.
+const PAGE: usize = 1000;
+
+/// Bytes passed on at a time.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Paths that are named in a report; the others are only counted.
+const MAX_NAMED: usize = 100;
+
+/// Which paths of a cache are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// All.
+    All,
+    /// These, with all that they refer to, as far as it is there.
+    Closure(Vec<StoreHash>),
+}
+
+/// Why paths were not written or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileCacheError {
+    /// The file system refused.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// What was being done, as a verb phrase.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The store failed.
+    #[error("use the store")]
+    Engine(#[source] Box<firn_engine::Error>),
+    /// There is no such cache.
+    #[error("find the cache '{0}': there is none; `firnd cache list` shows all")]
+    NoSuchCache(CacheName),
+    /// A path that was asked for is not there.
+    #[error("find {path} in {place}")]
+    NoSuchPath {
+        /// Its store hash.
+        path: StoreHash,
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The folder is of another store directory.
+    #[error("use {}: its store directory is {found}, and the cache's is {wanted}", path.display())]
+    StoreDir {
+        /// The folder.
+        path: PathBuf,
+        /// The folder's.
+        found: String,
+        /// The cache's.
+        wanted: String,
+    },
+    /// A file is not what it should be.
+    #[error("read {}: {detail}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+impl From<firn_engine::Error> for FileCacheError {
+    fn from(error: firn_engine::Error) -> Self {
+        Self::Engine(Box::new(error))
+    }
+}
+
+impl From<firn_index::Error> for FileCacheError {
+    fn from(error: firn_index::Error) -> Self {
+        firn_engine::Error::from(error).into()
+    }
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileCacheError {
+    let path = path.to_owned();
+    move |source| FileCacheError::Io { doing, path, source }
+}
