@@ -16,6 +16,8 @@ pub(crate) enum Family {
     Recipe,
     /// Pack id (16), recipe id (32) → nothing.
     Edge,
+    /// Pack id (16) → effort (1).
+    Effort,
     /// Sequence number (8) → pack id (16).
     Seq,
     /// Cache, NAR hash (32) → NAR row.
@@ -48,10 +50,11 @@ pub(crate) enum Family {
 
 impl Family {
     /// All of them.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Pack,
         Self::Recipe,
         Self::Edge,
+        Self::Effort,
         Self::Seq,
         Self::Nar,
         Self::Alias,
@@ -78,6 +81,7 @@ impl Family {
             Self::Pack => "pack",
             Self::Recipe => "recipe",
             Self::Edge => "edge",
+            Self::Effort => "effort",
             Self::Seq => "seq",
             Self::Nar => "nar",
             Self::Alias => "alias",

@@ -250,6 +250,7 @@ impl Meta for RocksMeta {
         row.may_be_forgotten(id, self.has_edge(id)?)?;
         let mut staged = Staged::new(self);
         staged.delete(Family::Pack, &id.0);
+        staged.delete(Family::Effort, &id.0);
         staged.write()
     }
 
@@ -304,6 +305,11 @@ impl Meta for RocksMeta {
         self.page(Family::Seq, &from, None, limit, |key, value| {
             Ok((u64::from_be_bytes(id(key, Family::Seq)?), PackId(id(value, Family::Seq)?)))
         })
+    }
+
+    fn effort(&self, id: PackId) -> Result<u8> {
+        let bytes = self.bytes(Family::Effort, &id.0, format_args!("the effort of pack {id}"))?;
+        Ok(bytes.and_then(|bytes| bytes.first().copied()).unwrap_or(0))
     }
 
     fn recipes_of_pack(&self, pack: PackId, after: Option<RecipeId>, limit: usize) -> Result<Vec<RecipeId>> {

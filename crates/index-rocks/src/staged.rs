@@ -23,7 +23,7 @@ pub(crate) struct Staged<'a> {
     batch: WriteBatch,
     packs: BTreeMap<PackId, Option<PackRow>>,
     changed_packs: BTreeSet<PackId>,
-    edges: BTreeMap<RecipeId, Vec<PackId>>,
+    recipes: BTreeMap<RecipeId, Option<RecipeRow>>,
     caches: BTreeMap<CacheName, bool>,
     provenance: BTreeMap<Vec<u8>, ProvenanceRow>,
     /// NAR bytes of the paths that the batch writes, and `None` for those that it removes.
@@ -40,7 +40,7 @@ impl<'a> Staged<'a> {
             batch: WriteBatch::default(),
             packs: BTreeMap::new(),
             changed_packs: BTreeSet::new(),
-            edges: BTreeMap::new(),
+            recipes: BTreeMap::new(),
             caches: BTreeMap::new(),
             provenance: BTreeMap::new(),
             paths: BTreeMap::new(),
@@ -103,6 +103,11 @@ impl<'a> Staged<'a> {
                 return Ok(Err(Refusal::CacheGone(cache.clone())));
             }
         }
+        for (id, from) in commit.moves() {
+            if !self.find_recipe(&id)?.is_some_and(|row| row.is_at(from)) {
+                return Ok(Err(Refusal::RecipeChanged(id)));
+            }
+        }
         for id in packs {
             self.change_pack(id, |row| {
                 if row.state == PackState::Condemned {
@@ -118,7 +123,7 @@ impl<'a> Staged<'a> {
 
     fn op(&mut self, op: &Op) -> Result<()> {
         match op {
-            Op::Recipe(id, row) => self.recipe(*id, row)?,
+            Op::Recipe(id, row) | Op::MoveRecipe(id, _, row) => self.recipe(*id, row)?,
             Op::Nar(cache, hash, row) => self.put(Family::Nar, &keys::of_cache(cache, &hash.0), row),
             Op::Alias(cache, name, row) => self.put(Family::Alias, &keys::of_cache(cache, name.as_bytes()), row),
             Op::Path(cache, hash, row) => {
@@ -147,6 +152,7 @@ impl<'a> Staged<'a> {
                 let known = self.record_order.map_or_else(|| self.meta.record_order(), Ok)?;
                 self.record_order = Some(known.max(*order));
             }
+            Op::Effort(id, effort) => self.batch.put_cf(self.meta.family(Family::Effort), id.0, [*effort]),
             Op::Count(more) => self.count(more)?,
         }
         Ok(())
@@ -184,24 +190,23 @@ impl<'a> Staged<'a> {
 
     /// Adds the removal of a recipe and of its edges.
     fn delete_recipe(&mut self, id: RecipeId) -> Result<()> {
-        for pack in self.replace_edges(id, Vec::new())? {
+        for pack in self.replace_recipe(id, None)? {
             self.delete(Family::Edge, &keys::edge(pack, id));
         }
         self.delete(Family::Recipe, &id.0);
         Ok(())
     }
 
-    /// Notes which edges a recipe will have and returns those that it would have had without.
-    fn replace_edges(&mut self, id: RecipeId, edges: Vec<PackId>) -> Result<Vec<PackId>> {
-        match self.edges.insert(id, edges) {
-            Some(staged) => Ok(staged),
-            None => Ok(self.meta.recipe(&id)?.map_or_else(Vec::new, |row| row.edges)),
-        }
+    /// Notes what a recipe's row will be and returns the edges that it would have had without.
+    fn replace_recipe(&mut self, id: RecipeId, row: Option<RecipeRow>) -> Result<Vec<PackId>> {
+        let old = self.find_recipe(&id)?;
+        self.recipes.insert(id, row);
+        Ok(old.map_or_else(Vec::new, |row| row.edges))
     }
 
     /// Adds a recipe's row and replaces its edges.
     fn recipe(&mut self, id: RecipeId, row: &RecipeRow) -> Result<()> {
-        let old = self.replace_edges(id, row.edges.clone())?;
+        let old = self.replace_recipe(id, Some(row.clone()))?;
         for pack in old.iter().filter(|pack| !row.edges.contains(pack)) {
             self.delete(Family::Edge, &keys::edge(*pack, id));
         }
@@ -210,6 +215,14 @@ impl<'a> Staged<'a> {
         }
         self.put(Family::Recipe, &id.0, row);
         Ok(())
+    }
+
+    /// Returns a recipe's row as it will be.
+    fn find_recipe(&self, id: &RecipeId) -> Result<Option<RecipeRow>> {
+        match self.recipes.get(id) {
+            Some(staged) => Ok(staged.clone()),
+            None => self.meta.recipe(id),
+        }
     }
 
     /// Returns a pack's row as it will be.

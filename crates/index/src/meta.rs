@@ -1,6 +1,6 @@
 use firn_chunk::RecipeId;
 use firn_nix::{Sha256, StoreHash};
-use firn_pack::PackId;
+use firn_pack::{FrameLoc, PackId};
 
 use crate::rows::{
     AliasRow, CacheName, CacheRow, Day, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState, PathRow,
@@ -90,6 +90,9 @@ pub enum Refusal {
     /// The cache that the commit writes to does not exist, or was deleted meanwhile.
     #[error("commit: there is no cache '{0}'")]
     CacheGone(CacheName),
+    /// A recipe that the commit moves is not the one that was read: it was stored again, found damaged, or deleted.
+    #[error("commit: the recipe {0} changed meanwhile")]
+    RecipeChanged(RecipeId),
 }
 
 /// One atomic change.
@@ -120,8 +123,21 @@ impl Commit {
             | Op::Pushed(cache, ..) => Some(cache),
             // What belongs to a cache that is gone is gone too: to delete it is no reason to refuse anything.
             Op::DeletePath(..) | Op::DeleteNar(..) | Op::DeleteAlias(..) | Op::DeleteDocument(..) => None,
-            Op::Recipe(..) | Op::DeleteRecipe(_) | Op::PackDurable(..) | Op::RecordOrder(_) => None,
+            Op::Recipe(..)
+            | Op::MoveRecipe(..)
+            | Op::Effort(..)
+            | Op::DeleteRecipe(_)
+            | Op::PackDurable(..)
+            | Op::RecordOrder(_) => None,
             Op::CacheGoneRecorded(_) | Op::Count(_) => None,
+        })
+    }
+
+    /// Returns every recipe that the change moves, with the record that it was read from.
+    pub fn moves(&self) -> impl Iterator<Item = (RecipeId, FrameLoc)> + '_ {
+        self.ops.iter().filter_map(|op| match op {
+            Op::MoveRecipe(id, from, _) => Some((*id, *from)),
+            _ => None,
         })
     }
 }
@@ -131,6 +147,10 @@ impl Commit {
 pub enum Op {
     /// Writes a recipe's row and its pack edges, replacing the recipe's earlier row and edges.
     Recipe(RecipeId, RecipeRow),
+    /// Does as [`Op::Recipe`] with a recipe whose chunks were rewritten, read from the record at this place. If the recipe
+    /// has another record by now, is marked damaged or gone, the commit is refused with [`Refusal::RecipeChanged`]. What
+    /// counts is how it was before the commit.
+    MoveRecipe(RecipeId, FrameLoc, RecipeRow),
     /// Writes a cache's NAR by its hash.
     Nar(CacheName, Sha256, NarRow),
     /// Writes the name under which an uploader sent a NAR (`<filehash>.nar.xz`).
@@ -158,6 +178,8 @@ pub enum Op {
     RecordOrder(u64),
     /// Notes that packs say that a cache was deleted; see [`Meta::deleted_caches`].
     CacheGoneRecorded(CacheName),
+    /// Notes with how much effort a pack's frames were compressed, so that they are not compressed again with the same.
+    Effort(PackId, u8),
     /// Adds to the store's totals.
     Count(Totals),
 }
@@ -165,8 +187,8 @@ pub enum Op {
 impl Op {
     fn leans_on(&self) -> &[PackId] {
         match self {
-            Self::Recipe(_, row) => &row.edges,
-            Self::PackDurable(id, _) => std::slice::from_ref(id),
+            Self::Recipe(_, row) | Self::MoveRecipe(_, _, row) => &row.edges,
+            Self::PackDurable(id, _) | Self::Effort(id, _) => std::slice::from_ref(id),
             Self::Nar(..) | Self::Alias(..) | Self::Path(..) | Self::Document(..) => &[],
             Self::Pushed(..) => &[],
             Self::DeletePath(..) | Self::DeleteNar(..) | Self::DeleteAlias(..) | Self::DeleteDocument(..) => &[],
@@ -226,6 +248,8 @@ pub trait Meta: Send + Sync {
     fn packs(&self, after: Option<PackId>, limit: usize) -> Result<Vec<(PackId, PackRow)>>;
     /// Returns up to `limit` sealed packs in order of their sequence numbers, above `after`.
     fn sealed_packs(&self, after: PackSeq, limit: usize) -> Result<Vec<(PackSeq, PackId)>>;
+    /// Returns the effort that was noted for a pack; 0 if none was.
+    fn effort(&self, id: PackId) -> Result<u8>;
     /// Returns up to `limit` recipes that have an edge to the pack, in id order, after `after`.
     fn recipes_of_pack(&self, pack: PackId, after: Option<RecipeId>, limit: usize) -> Result<Vec<RecipeId>>;
 

@@ -11,6 +11,7 @@ mod contents;
 mod deletions;
 mod durable;
 pub mod model;
+mod moves;
 mod packs;
 pub mod samples;
 mod sessions;
@@ -38,7 +39,8 @@ pub enum Open {
 /// Where the engine breaks the trait's word.
 pub fn meta(fresh: &dyn Fn() -> Box<dyn Meta>) {
     for case in
-        [packs::CASES, sessions::CASES, commits::CASES, contents::CASES, deletions::CASES, usage::CASES].concat()
+        [packs::CASES, sessions::CASES, commits::CASES, moves::CASES, contents::CASES, deletions::CASES, usage::CASES]
+            .concat()
     {
         case(&*fresh());
     }

@@ -113,6 +113,10 @@ fn an_op() -> impl Strategy<Value = Op> {
         3 => (0..RECIPES, edges).prop_map(|(id, edges)| {
             Op::Recipe(recipe(id), recipe_row(&edges.into_iter().collect::<Vec<_>>()))
         }),
+        2 => (0..RECIPES, 0..PACKS, 0..PACKS).prop_map(|(id, from, to)| {
+            Op::MoveRecipe(recipe(id), recipe_row(&[from]).record, recipe_row(&[to]))
+        }),
+        1 => (0..PACKS, any::<u8>()).prop_map(|(id, effort)| Op::Effort(pack(id), effort)),
         1 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Nar(to, nar_hash(id), nar_row(n))),
         1 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Alias(to, id.to_string(), alias_row(n))),
         2 => (of_cache(), any::<u8>()).prop_map(|((to, id), n)| Op::Path(to, store_hash(id), path_row(n, n.into()))),
@@ -225,6 +229,7 @@ fn everything(meta: &dyn Meta) -> Vec<String> {
     for id in 0..PACKS {
         seen.push(answer(meta.pack_since(pack(id))));
         seen.push(answer(meta.recipes_of_pack(pack(id), None, 99)));
+        seen.push(answer(meta.effort(pack(id))));
         seen.push(answer(meta.recipes_of_pack(pack(id), Some(recipe(1)), 1)));
     }
     seen.push(answer(meta.recipes(Some(recipe(1)), 2)));

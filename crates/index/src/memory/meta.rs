@@ -35,6 +35,7 @@ struct State {
     packs: BTreeMap<PackId, PackRow>,
     sealed: BTreeMap<PackSeq, PackId>,
     edges: BTreeSet<(PackId, RecipeId)>,
+    efforts: BTreeMap<PackId, u8>,
     recipes: BTreeMap<RecipeId, RecipeRow>,
     nars: BTreeMap<(CacheName, Sha256), NarRow>,
     aliases: BTreeMap<(CacheName, String), AliasRow>,
@@ -68,7 +69,11 @@ impl State {
         if !gone.is_empty() {
             return Some(Refusal::PacksGone(gone.into_iter().collect()));
         }
-        commit.caches().find(|cache| !self.caches.contains_key(cache)).cloned().map(Refusal::CacheGone)
+        if let Some(cache) = commit.caches().find(|cache| !self.caches.contains_key(cache)) {
+            return Some(Refusal::CacheGone(cache.clone()));
+        }
+        let is_same = |id: &RecipeId, from| self.recipes.get(id).is_some_and(|row| row.is_at(from));
+        commit.moves().find(|(id, from)| !is_same(id, *from)).map(|(id, _)| Refusal::RecipeChanged(id))
     }
 
     fn apply(&mut self, commit: &Commit) {
@@ -86,7 +91,7 @@ impl State {
 
     fn apply_op(&mut self, op: &Op) {
         match op.clone() {
-            Op::Recipe(id, row) => {
+            Op::Recipe(id, row) | Op::MoveRecipe(id, _, row) => {
                 let edges = row.edges.clone();
                 if let Some(old) = self.recipes.insert(id, row) {
                     for pack in old.edges {
@@ -129,6 +134,7 @@ impl State {
             }
             Op::CacheGoneRecorded(cache) => _ = self.deleted_caches.remove(&cache),
             Op::RecordOrder(order) => self.record_order = self.record_order.max(order),
+            Op::Effort(id, effort) => _ = self.efforts.insert(id, effort),
             Op::Count(totals) => self.totals.add(&totals),
         }
     }
@@ -201,6 +207,7 @@ impl Meta for MemoryMeta {
         };
         row.may_be_forgotten(id, state.has_edge(id))?;
         state.packs.remove(&id);
+        state.efforts.remove(&id);
         Ok(())
     }
 
@@ -250,6 +257,10 @@ impl Meta for MemoryMeta {
     fn sealed_packs(&self, after: PackSeq, limit: usize) -> Result<Vec<(PackSeq, PackId)>> {
         let state = self.lock();
         Ok(state.sealed.range((Excluded(after), Unbounded)).take(limit).map(|(seq, id)| (*seq, *id)).collect())
+    }
+
+    fn effort(&self, id: PackId) -> Result<u8> {
+        Ok(self.lock().efforts.get(&id).copied().unwrap_or(0))
     }
 
     fn recipes_of_pack(&self, pack: PackId, after: Option<RecipeId>, limit: usize) -> Result<Vec<RecipeId>> {

@@ -150,3 +150,11 @@ pub struct RecipeRow {
     /// When a chunk of it was found damaged; cleared by a commit that writes the recipe again.
     pub damaged_at: Option<UnixSeconds>,
 }
+
+impl RecipeRow {
+    /// Returns whether the recipe is whole and its record lies at this place.
+    #[must_use]
+    pub fn is_at(&self, record: FrameLoc) -> bool {
+        self.record == record && self.damaged_at.is_none()
+    }
+}

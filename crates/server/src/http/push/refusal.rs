@@ -68,7 +68,7 @@ impl Refusal {
                 bad(Code::ReferencesForeign, listed("references that don't occur in the NAR", &paths))
             }
             E::Refused(R::SessionExpired) => Self::session_expired(),
-            E::Refused(R::PacksGone(_)) => Self::new(StatusCode::CONFLICT, Code::UploadOutdated),
+            E::Refused(R::PacksGone(_) | R::RecipeChanged(_)) => Self::new(StatusCode::CONFLICT, Code::UploadOutdated),
             E::Refused(R::CacheGone(_)) => Self::new(StatusCode::NOT_FOUND, Code::NoSuchCache),
             error => other(error).into(),
         }
