@@ -18,7 +18,7 @@ use crate::{ChunkId, ChunkRef, ChunkerId, Error, Input, MAX_CHUNKS, Recipe, Resu
 ///
 /// Every such file costs a chunk of what stands between it and the next. From 32 KiB on there are a fourth fewer
 /// chunks, but 0.4 % more stored bytes on `upgrade`; on `rebuild` and `generations` it makes no difference.
-const OWN_STREAM_BYTES: u64 = 16 << 10;
+pub(crate) const OWN_STREAM_BYTES: u64 = 16 << 10;
 
 /// How much of the input is in memory. Rarely more than a fourth of it is moved to make room for the rest.
 const BUFFER_BYTES: usize = 1 << 20;

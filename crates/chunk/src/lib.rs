@@ -38,7 +38,7 @@ pub use chunker::{Chunk, Chunker, Cut};
 pub use error::{Error, Result};
 pub use features::features;
 pub use id::{ChunkId, ChunkerId, IdError, Input, RecipeId};
-pub use origin::Origin;
+pub use origin::{Origin, Places};
 pub use patcher::Patcher;
 pub use patches::{PATCH_BYTES, Patch, Patches};
 pub use recipe::{ChunkRef, Recipe};

@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 
-use firn_nix::nar::Event;
+use firn_nix::nar::{Decoder, Event};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::chunker::OWN_STREAM_BYTES;
 
 /// A place in a NAR, without the package that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,6 +94,35 @@ impl Origins {
     }
 }
 
+/// Says where in a NAR its chunks come from when they are known and need not be cut.
+///
+/// Takes what [`crate::Chunker`] takes for the same purpose. The chunks' bytes must be patched, with any store hashes: NUL
+/// is not allowed in names. A name that contains a store hash gives another place then.
+pub struct Places {
+    decoder: Decoder,
+    origins: Origins,
+    position: u64,
+    is_broken: bool,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { decoder: Decoder::new(), origins: Origins::new(), position: 0, is_broken: false }
+    }
+}
+
+impl Places {
+    /// Takes the next chunk and returns where it comes from, if there is a name for that. Behind bytes that can't be a
+    /// NAR's there is none any more.
+    pub fn next(&mut self, chunk: &[u8]) -> Option<Origin> {
+        let start = self.position;
+        self.position += chunk.len() as u64;
+        let Self { decoder, origins, is_broken, .. } = self;
+        *is_broken = *is_broken || decoder.push(chunk, &mut |event| origins.note(&event, OWN_STREAM_BYTES)).is_err();
+        if self.is_broken { None } else { self.origins.of(start, self.position) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +163,39 @@ mod tests {
         let [_, _, other, _] = origins("1.2.11.debug", 300);
         assert_ne!(other, large);
         assert_ne!(first.map(|origin| origin.key), last.map(|origin| origin.key));
+    }
+
+    #[test]
+    fn places_are_those_of_the_chunker() {
+        let noise =
+            |len: usize| (0..len as u64).map(|at| xxh3_64_with_seed(&at.to_le_bytes(), 7) as u8).collect::<Vec<_>>();
+        let file = |bytes: &[u8]| {
+            let text = |text: &[u8]| {
+                [&(text.len() as u64).to_le_bytes()[..], text, &vec![0; (8 - text.len() % 8) % 8]].concat()
+            };
+            let words: [&[u8]; 5] = [b"(", b"type", b"regular", b"contents", bytes];
+            [words.map(text).concat(), text(b")")].concat()
+        };
+        let text =
+            |text: &[u8]| [&(text.len() as u64).to_le_bytes()[..], text, &vec![0; (8 - text.len() % 8) % 8]].concat();
+        let mut nar = [&b"nix-archive-1"[..], b"(", b"type", b"directory"].map(text).concat();
+        for (name, len) in [("a-1.2", 100), ("b", 300_000), ("c", 20), ("d", 50_000)] {
+            nar.extend([&b"entry"[..], b"(", b"name", name.as_bytes(), b"node"].map(text).concat());
+            nar.extend(file(&noise(len)));
+            nar.extend(text(b")"));
+        }
+        nar.extend(text(b")"));
+        Decoder::new().push(&nar, &mut |_| {}).expect("it is a NAR");
+
+        let (mut chunker, mut places) = (crate::Chunker::new(crate::Input::Nar), Places::default());
+        let mut count = 0;
+        let mut compare = |chunk: crate::Chunk<'_>| {
+            count += 1;
+            assert_eq!(places.next(chunk.data), chunk.origin);
+        };
+        chunker.push(&nar, &mut compare).expect("it is a NAR");
+        chunker.finish(&mut compare).expect("it is whole");
+        assert!(count > 6, "{count}");
+        assert_eq!(places.next(b"and more"), None);
     }
 }

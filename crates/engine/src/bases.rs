@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use firn_chunk::{Chunk, ChunkId, Origin, RecipeId, features};
 use firn_index::{LineageKey, LineageRow};
-use firn_pack::FrameLoc;
+use firn_pack::{ChunkLoc, FrameLoc};
 
 use crate::Result;
 use crate::engine::Shared;
@@ -37,19 +38,25 @@ pub(crate) struct Base {
     pub(crate) id: ChunkId,
     /// The frame that holds it, which has no bases.
     pub(crate) loc: FrameLoc,
-    frame: Arc<CheckedFrame>,
-    index: u16,
+    /// The length of the frame's chunks, uncompressed.
+    pub(crate) raw_bytes: usize,
+    data: Bytes,
 }
 
 impl Base {
-    /// Returns the chunk's bytes.
-    pub(crate) fn data(&self) -> &[u8] {
-        self.frame.chunk(self.index, &self.id).unwrap_or_default()
+    /// Returns a base with its bytes.
+    pub(crate) fn new(id: ChunkId, loc: FrameLoc, raw_bytes: usize, data: Bytes) -> Self {
+        Self { id, loc, raw_bytes, data }
     }
 
-    /// Returns the length of the frame's chunks, uncompressed.
-    pub(crate) fn raw_bytes(&self) -> usize {
-        self.frame.raw_bytes()
+    /// Returns the chunk's bytes.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Returns the chunk's bytes.
+    pub(crate) fn into_data(self) -> Bytes {
+        self.data
     }
 }
 
@@ -105,6 +112,9 @@ pub(crate) struct BaseFinder {
     rows: Vec<(LineageKey, u32)>,
 }
 
+/// How a candidate becomes a base, if it can be one.
+pub(crate) type Fetch<'a, T> = dyn FnMut(&ChunkId) -> Result<Option<T>> + 'a;
+
 impl BaseFinder {
     /// Takes note of the next chunk of the input, new or not.
     pub(crate) fn pass(&mut self, chunk: &Chunk<'_>) {
@@ -127,21 +137,22 @@ impl BaseFinder {
         self.chunks = self.chunks.saturating_add(1);
     }
 
-    /// Returns bases for the chunk that was passed last, which is new; none if there is nothing like it.
+    /// Returns bases for the chunk that was passed last, which is new; none if there is nothing like it. `fetch` says
+    /// what can be one.
     ///
     /// # Errors
     /// Those of the indexes; what is damaged is forgotten and passed over.
-    pub(crate) fn find(&mut self, shared: &Shared, chunk: &Chunk<'_>) -> Result<Vec<Base>> {
+    pub(crate) fn find<T>(&mut self, shared: &Shared, chunk: &Chunk<'_>, fetch: &mut Fetch<'_, T>) -> Result<Vec<T>> {
         if chunk.data.len() < MIN_CHUNK_BYTES {
             return Ok(Vec::new());
         }
         let mut bases = match chunk.origin {
-            Some(origin) => self.at_place(shared, origin, chunk.data.len() as u64)?,
+            Some(origin) => self.at_place(shared, origin, chunk.data.len() as u64, fetch)?,
             None => Vec::new(),
         };
-        let Some(features) = features(chunk.data) else { return Ok(bases) };
-        if let Some(like) = self.alike(shared, features)?
-            && bases.iter().all(|base| base.id != like.id)
+        let Some(features) = features(chunk.data) else { return Ok(without_ids(bases)) };
+        if let Some(like) = self.alike(shared, features, fetch)?
+            && bases.iter().all(|(id, _)| *id != like.0)
         {
             bases.push(like);
         }
@@ -149,7 +160,7 @@ impl BaseFinder {
             let number = self.chunks.saturating_sub(1);
             self.rows.extend(features.map(|feature| (LineageKey(feature), number)));
         }
-        Ok(bases)
+        Ok(without_ids(bases))
     }
 
     /// Returns what later ingests may find: keys, and which of the recipe's chunks they lead to.
@@ -168,14 +179,27 @@ impl BaseFinder {
     }
 
     /// Returns the chunks at the same place of the newest earlier NAR that has any.
-    fn at_place(&mut self, shared: &Shared, origin: Origin, len: u64) -> Result<Vec<Base>> {
+    fn at_place<T>(
+        &mut self,
+        shared: &Shared,
+        origin: Origin,
+        len: u64,
+        fetch: &mut Fetch<'_, T>,
+    ) -> Result<Vec<(ChunkId, T)>> {
         let Some(mut stream) = self.stream.take() else { return Ok(Vec::new()) };
-        let found = self.at_place_of(&mut stream, shared, origin, len);
+        let found = self.at_place_of(&mut stream, shared, origin, len, fetch);
         self.stream = Some(stream);
         found
     }
 
-    fn at_place_of(&mut self, stream: &mut Stream, shared: &Shared, origin: Origin, len: u64) -> Result<Vec<Base>> {
+    fn at_place_of<T>(
+        &mut self,
+        stream: &mut Stream,
+        shared: &Shared,
+        origin: Origin,
+        len: u64,
+        fetch: &mut Fetch<'_, T>,
+    ) -> Result<Vec<(ChunkId, T)>> {
         let earlier = match &mut stream.earlier {
             Some(earlier) => earlier,
             none => none.insert(self.earlier(shared, origin.key)?),
@@ -184,7 +208,7 @@ impl BaseFinder {
         for earlier in earlier {
             let mut bases = Vec::new();
             for id in earlier.over(&range) {
-                bases.extend(fetch(shared, &id)?);
+                bases.extend(fetch(&id)?.map(|base| (id, base)));
             }
             if !bases.is_empty() {
                 self.used = Some(earlier.recipe);
@@ -207,13 +231,18 @@ impl BaseFinder {
     }
 
     /// Returns a chunk that shares a feature.
-    fn alike(&mut self, shared: &Shared, features: [u64; 2]) -> Result<Option<Base>> {
+    fn alike<T>(
+        &mut self,
+        shared: &Shared,
+        features: [u64; 2],
+        fetch: &mut Fetch<'_, T>,
+    ) -> Result<Option<(ChunkId, T)>> {
         let keys = features.map(LineageKey);
         for row in shared.packs.chunks.lineage(&keys)?.into_iter().flatten() {
             let Some(stored) = self.recipe(shared, &row.recipe)? else { continue };
             let Some(chunk) = stored.recipe.chunks.get(row.chunk as usize) else { continue };
-            if let Some(base) = fetch(shared, &chunk.id)? {
-                return Ok(Some(base));
+            if let Some(base) = fetch(&chunk.id)? {
+                return Ok(Some((chunk.id, base)));
             }
         }
         Ok(None)
@@ -236,8 +265,18 @@ impl BaseFinder {
     }
 }
 
+fn without_ids<T>(bases: Vec<(ChunkId, T)>) -> Vec<T> {
+    bases.into_iter().map(|(_, base)| base).collect()
+}
+
+/// Returns a chunk of a decoded frame, if it is that chunk and the frame has no bases.
+pub(crate) fn base_in(frame: &CheckedFrame, id: &ChunkId, loc: ChunkLoc) -> Option<Base> {
+    let range = frame.range(loc.index, id).filter(|_| frame.bases().is_empty())?;
+    Some(Base::new(*id, loc.frame, frame.raw_bytes(), frame.data().slice(range)))
+}
+
 /// Returns a chunk if it is offered, whole, and in a frame without bases.
-fn fetch(shared: &Shared, id: &ChunkId) -> Result<Option<Base>> {
+pub(crate) fn fetch(shared: &Shared, id: &ChunkId) -> Result<Option<Base>> {
     let Some(loc) = shared.packs.lookup(id)? else { return Ok(None) };
     let frame = match shared.frames.get(loc.frame, &[], &mut std::iter::empty()) {
         Ok(fetched) => fetched.into_iter().next().map(|(_, frame)| frame),
@@ -245,10 +284,7 @@ fn fetch(shared: &Shared, id: &ChunkId) -> Result<Option<Base>> {
         Err(error) => return Err(error),
     };
     match frame {
-        Some(frame) if frame.chunk(loc.index, id).is_some() => {
-            let is_plain = frame.bases().is_empty();
-            Ok(is_plain.then_some(Base { id: *id, loc: loc.frame, frame, index: loc.index }))
-        }
+        Some(frame) if frame.chunk(loc.index, id).is_some() => Ok(base_in(&frame, id, loc)),
         _ => {
             // So that it is stored again when it comes again.
             shared.packs.forget_chunks(&[(*id, loc)])?;

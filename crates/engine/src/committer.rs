@@ -12,14 +12,15 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use firn_chunk::RecipeId;
 use firn_index::{
     AliasRow, CacheName, Commit, DocumentKey, DocumentRow, NarRow, Op, PathRow, RecipeRow, ReferencePolicy, Refusal,
-    Totals,
+    SessionId, Totals,
 };
 use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::{FrameLoc, PackId};
 
 use crate::commit::{Decision, PathOutcome, PathUpload, decide, push_record};
 use crate::ingest::{NewRecipe, Session};
-use crate::packs::Packs;
+use crate::packs::{Lane, Packs};
+use crate::placement::Placement;
 use crate::records::{Record, RecordEncoder};
 use crate::{Error, Result};
 
@@ -74,6 +75,7 @@ pub(crate) enum Change {
         recipe: RecipeId,
         record: FrameLoc,
     },
+    Move(Box<MovedRecipe>),
     /// What a sweep found; see [`removal`].
     Remove(Arc<Removals>),
     /// Records of a pack that is about to go, each with the number of the frame that it was first written in.
@@ -93,7 +95,7 @@ impl Change {
             | Self::Path { cache, .. }
             | Self::Pushed { cache, .. }
             | Self::Document { cache, .. } => Some(cache),
-            Self::Damaged { .. } | Self::Remove(_) | Self::Carry { .. } | Self::CacheGone(_) => None,
+            Self::Damaged { .. } | Self::Move(_) | Self::Remove(_) | Self::Carry { .. } | Self::CacheGone(_) => None,
         }
     }
 
@@ -105,9 +107,24 @@ impl Change {
             | Self::Path { .. }
             | Self::Pushed { .. }
             | Self::Document { .. }
-            | Self::Damaged { .. } => false,
+            | Self::Damaged { .. }
+            | Self::Move(_) => false,
         }
     }
+}
+
+/// A recipe whose chunks were rewritten.
+pub(crate) struct MovedRecipe {
+    pub(crate) id: RecipeId,
+    /// The record that it was read from: if it has another by now, it stays.
+    pub(crate) from: FrameLoc,
+    pub(crate) encoded: Vec<u8>,
+    pub(crate) placement: Placement,
+    pub(crate) length: u64,
+    pub(crate) chunks: u64,
+    /// What keeps the frames that were written for it.
+    pub(crate) session: SessionId,
+    pub(crate) lane: Lane,
 }
 
 /// What an ingest stored, and the session that protects it.
@@ -209,7 +226,7 @@ impl Writer {
         };
         self.order = Some(last + 1);
         let order = Record::Order(last + 1).encode();
-        packs.append(&self.encoder.records(std::iter::once(&order).chain(records))?)?;
+        packs.append(Lane::Ingest, &self.encoder.records(std::iter::once(&order).chain(records))?)?;
         Ok(())
     }
 }
@@ -256,9 +273,10 @@ impl<'a> Group<'a> {
         for records in frames_of(&self.records) {
             self.writer.append(self.packs, records)?;
         }
-        if let Some(durable) = self.packs.sync()? {
+        let durable = self.packs.sync()?;
+        if !durable.is_empty() {
             // A commit of its own, behind those that have an outcome: a refusal of one of them must not take it along.
-            let mut ops = vec![Op::PackDurable(durable.pack, durable.bytes)];
+            let mut ops: Vec<Op> = durable.iter().map(|durable| Op::PackDurable(durable.pack, durable.bytes)).collect();
             ops.extend(self.writer.order.map(Op::RecordOrder));
             self.commits.push(Commit { session: None, packs: Vec::new(), ops });
         }
@@ -283,7 +301,7 @@ impl<'a> Group<'a> {
             items.push(record);
         }
         if !items.is_empty() {
-            self.packs.append(&self.writer.encoder.records(items.iter())?)?;
+            self.packs.append(Lane::Ingest, &self.writer.encoder.records(items.iter())?)?;
         }
         Ok(())
     }
@@ -323,6 +341,7 @@ impl<'a> Group<'a> {
             }
             Change::Path { cache, upload } => inner(self.add_path(&mut commit, cache, upload))?,
             Change::Pushed { cache, upload, nar } => inner(self.add_pushed(&mut commit, cache, upload, nar))?,
+            Change::Move(moved) => inner(self.move_recipe(&mut commit, moved))?,
             Change::Damaged { recipe, record } => {
                 if let Some(mut row) = self.packs.meta.recipe(recipe)?
                     && row.damaged_at.is_none()
@@ -376,15 +395,26 @@ impl<'a> Group<'a> {
             return Ok(Ok(()));
         }
         let frame = self.writer.encoder.recipe(&new.encoded, &new.placement)?;
-        let record: FrameLoc = self.packs.append(&frame)?;
-        let mut edges = new.placement.packs();
-        edges.push(record.pack);
-        edges.sort_unstable();
-        edges.dedup();
-        let row = RecipeRow { record, length: new.length, chunks: new.chunks, edges, damaged_at: None };
+        let record: FrameLoc = self.packs.append(Lane::Ingest, &frame)?;
+        let row = recipe_row(record, &new.placement, new.length, new.chunks);
         commit.ops.push(Op::Recipe(id, row.clone()));
         self.recipes.insert(id, row);
         Ok(Ok(()))
+    }
+
+    /// Adds a recipe's new record, placement and edges.
+    fn move_recipe(&mut self, commit: &mut Commit, moved: &MovedRecipe) -> Result<PathOutcome> {
+        let is_same = self.packs.meta.recipe(&moved.id)?.is_some_and(|row| row.is_at(moved.from));
+        if !is_same || self.recipes.contains_key(&moved.id) {
+            return Err(Error::Refused(Refusal::RecipeChanged(moved.id)));
+        }
+        let frame = self.writer.encoder.recipe(&moved.encoded, &moved.placement)?;
+        let record = self.packs.append(moved.lane, &frame)?;
+        let row = recipe_row(record, &moved.placement, moved.length, moved.chunks);
+        commit.session = Some(moved.session);
+        commit.ops.push(Op::MoveRecipe(moved.id, moved.from, row.clone()));
+        self.recipes.insert(moved.id, row);
+        Ok(PathOutcome::Created)
     }
 
     fn add_path(&mut self, commit: &mut Commit, cache: &CacheName, upload: &PathUpload) -> Result<PathOutcome> {
@@ -511,6 +541,15 @@ fn inner(outcome: Result<PathOutcome>) -> Result<Result<PathOutcome>> {
         Err(error) => Err(error),
         Ok(outcome) => Ok(Ok(outcome)),
     }
+}
+
+/// Returns the row of a recipe, with edges to the packs of its record, its chunks and their bases.
+fn recipe_row(record: FrameLoc, placement: &Placement, length: u64, chunks: u64) -> RecipeRow {
+    let mut edges = placement.packs();
+    edges.push(record.pack);
+    edges.sort_unstable();
+    edges.dedup();
+    RecipeRow { record, length, chunks, edges, damaged_at: None }
 }
 
 fn leaned_on(commit: &Commit) -> Vec<PackId> {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use firn_chunk::{Input, RecipeId};
 use firn_index::{
     AliasRow, CacheName, ChunkIndex, Content, DocumentKey, DocumentRow, LineageKey, LineageRow, Meta, NarRow,
-    ReferencePolicy, Totals, Uploader,
+    RecipeRow, ReferencePolicy, Totals, Uploader,
 };
 use firn_nix::nar::Listing;
 use firn_nix::{Sha256, StoreHash, StorePath};
@@ -45,6 +45,8 @@ pub enum Delta {
     /// While an upload is taken in.
     #[default]
     Inline,
+    /// Later, by [`Engine::squeeze`]: uploads are stored plain.
+    Background,
     /// Never.
     Off,
 }
@@ -112,6 +114,8 @@ pub(crate) struct Shared {
     pub(crate) recipes: Recipes,
     pub(crate) transport_sizes: TransportSizes,
     listings: Cache<(RecipeId, Vec<StoreHash>), Arc<Listing>>,
+    /// Held by the one that rewrites.
+    pub(crate) rewriting: Mutex<()>,
     queue: Mutex<Option<SyncSender<Request>>>,
     committer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -173,6 +177,7 @@ impl Engine {
             listings: Cache::new(LISTINGS),
             options,
             packs,
+            rewriting: Mutex::new(()),
             queue: Mutex::new(Some(queue)),
             committer: Mutex::new(Some(thread)),
         };
@@ -291,17 +296,32 @@ impl Engine {
     /// [`Error::NotFound`] when there is no such recipe; [`Error::Damaged`] when something that it needs is known to be
     /// gone or wrong, the first chunk of the range included.
     pub fn restore(&self, recipe: &RecipeId, slots: &[StoreHash], range: Range<u64>) -> Result<Restore> {
-        let row =
-            self.meta().recipe(recipe)?.ok_or_else(|| Error::NotFound { what: format!("the recipe {recipe}") })?;
+        let mut row = self.whole_recipe(recipe)?;
+        let stored = loop {
+            match self.shared.recipes.get(&self.shared.frames, recipe, &row) {
+                Err(error) if error.is_damage() => {
+                    // It may have been moved between the two reads, and what was there before deleted.
+                    let again = self.whole_recipe(recipe)?;
+                    if again.record == row.record {
+                        self.shared.mark_damaged(*recipe, row.record);
+                        return Err(error);
+                    }
+                    row = again;
+                }
+                other => break other?,
+            }
+        };
+        Restore::open(&self.shared, Some((*recipe, row.record)), stored, slots, range)
+    }
+
+    /// Returns the row of a recipe that is not marked damaged.
+    fn whole_recipe(&self, recipe: &RecipeId) -> Result<RecipeRow> {
+        let row = self.meta().recipe(recipe)?;
+        let row = row.ok_or_else(|| Error::NotFound { what: format!("the recipe {recipe}") })?;
         if row.damaged_at.is_some() {
             return Err(Error::damaged(format!("the recipe {recipe}"), "it was found damaged before: upload it again"));
         }
-        let stored = self.shared.recipes.get(&self.shared.frames, recipe, &row).inspect_err(|error| {
-            if error.is_damage() {
-                self.shared.mark_damaged(*recipe, row.record);
-            }
-        })?;
-        Restore::open(&self.shared, Some((*recipe, row.record)), stored, slots, range)
+        Ok(row)
     }
 
     /// Prepares to restore a NAR in its zstd form, from byte `start` of that form on.

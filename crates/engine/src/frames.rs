@@ -19,6 +19,13 @@ const READ_BYTES: u64 = 1 << 20;
 /// Bytes between two frames that are read and thrown away rather than read around.
 const GAP_BYTES: u64 = 128 << 10;
 
+/// The header of nearly every frame: 64 bases and 500 items.
+const HEADER_BYTES: u64 = 4 << 10;
+
+/// How many steps it may take from a frame to one without bases. Writers make one; another comes to be when a base is
+/// rewritten while an upload leans on it, until that is rewritten too.
+pub(crate) const BASE_STEPS: u8 = 3;
+
 /// How many frames one read brings at most: what a restore holds beside the shared memory.
 const READ_FRAMES: usize = 4;
 
@@ -34,7 +41,7 @@ pub(crate) struct CheckedFrame {
     /// Where each item ends.
     ends: Vec<u32>,
     ids: Vec<OnceLock<ChunkId>>,
-    /// The frames that hold its bases.
+    /// The frames that hold its bases, and theirs.
     bases: Vec<FrameLoc>,
 }
 
@@ -44,7 +51,7 @@ impl CheckedFrame {
         Self { data: frame.data.into(), ends: frame.ends, ids, bases }
     }
 
-    /// Returns the frames that hold what this one was decompressed with, sorted; none for most.
+    /// Returns the frames that hold what this one was decompressed with, and theirs, sorted; none for most.
     pub(crate) fn bases(&self) -> &[FrameLoc] {
         &self.bases
     }
@@ -175,6 +182,27 @@ impl Frames {
         }
     }
 
+    /// Returns the bases that a frame names, given where it lies; reads its header and no more.
+    ///
+    /// # Errors
+    /// As [`Frames::get`].
+    pub(crate) fn bases_of(&self, loc: FrameLoc) -> Result<Vec<ChunkId>> {
+        let head = self.read(loc, u64::from(loc.len).min(HEADER_BYTES))?;
+        let bases = match frame_bases(&head) {
+            Err(firn_pack::Error::Corrupt { .. }) if u64::from(loc.len) > HEADER_BYTES => {
+                frame_bases(&self.read(loc, u64::from(loc.len))?)
+            }
+            other => other,
+        };
+        let bases = bases.map_err(|error| Error::damaged(describe(&loc), error))?;
+        Ok(bases.into_iter().map(ChunkId).collect())
+    }
+
+    /// Returns the bytes of a frame as they are stored, unchecked.
+    pub(crate) fn stored(&self, loc: FrameLoc) -> Result<Bytes> {
+        self.read(loc, u64::from(loc.len))
+    }
+
     /// Returns the items of a record frame, past the memory.
     pub(crate) fn read_record(&self, loc: FrameLoc) -> Result<DecodedFrame> {
         let bytes = self.read(loc, u64::from(loc.len))?;
@@ -189,7 +217,7 @@ impl Frames {
         let bytes = self.read(loc, u64::from(loc.len))?;
         let damaged = |error: firn_pack::Error| Error::damaged(describe(&loc), error);
         let ids: Vec<ChunkId> = frame_bases(&bytes).map_err(damaged)?.into_iter().map(ChunkId).collect();
-        let (prefix, _) = self.prefix(&loc, &ids, &[])?;
+        let (prefix, _) = self.prefix(&loc, &ids, &[], BASE_STEPS)?;
         let frame = self.decode(&loc, &bytes, &prefix)?;
         Ok((bytes, frame))
     }
@@ -227,7 +255,7 @@ impl Frames {
         for at in wanted {
             let start = usize::try_from(at.offset - loc.offset).unwrap_or(usize::MAX);
             let part = bytes.get(start..).and_then(|rest| rest.get(..at.len as usize)).unwrap_or_default();
-            match self.decode_with_bases(&at, part, bases) {
+            match self.decode_with_bases(&at, part, bases, BASE_STEPS) {
                 Ok(frame) => fetched.push((at, Arc::new(frame))),
                 Err(error) if fetched.is_empty() => return Err(error),
                 Err(_) => break,
@@ -237,63 +265,81 @@ impl Frames {
     }
 
     /// Decodes a frame, with its bases if it has any: at most 64 chunks of 4 MiB together, of which each may take a read
-    /// and the decoding of a frame. firn makes frames whose bases are in [`crate::run::MAX_BASE_FRAMES`] at most.
-    fn decode_with_bases(&self, loc: &FrameLoc, bytes: &[u8], hints: &[FrameLoc]) -> Result<CheckedFrame> {
+    /// and the decoding of a frame. firn makes frames whose bases are in [`crate::run::MAX_BASE_FRAMES`] at most, and
+    /// these without bases; where that is not so, as many [steps](BASE_STEPS) as are left are taken.
+    fn decode_with_bases(&self, loc: &FrameLoc, bytes: &[u8], hints: &[FrameLoc], steps: u8) -> Result<CheckedFrame> {
         let damaged = |error: firn_pack::Error| Error::damaged(describe(loc), error);
         let ids: Vec<ChunkId> = frame_bases(bytes).map_err(damaged)?.into_iter().map(ChunkId).collect();
         if ids.is_empty() {
             return Ok(CheckedFrame::new(self.decode(loc, bytes, &[])?, Vec::new()));
         }
-        let (prefix, frames) = self.prefix(loc, &ids, hints)?;
+        let (prefix, frames) = self.prefix(loc, &ids, hints, steps)?;
         Ok(CheckedFrame::new(self.decode(loc, bytes, &prefix)?, frames))
     }
 
-    /// Returns the bytes of a frame's bases, one behind the other, and the frames that hold them, sorted.
-    fn prefix(&self, loc: &FrameLoc, ids: &[ChunkId], hints: &[FrameLoc]) -> Result<(Vec<u8>, Vec<FrameLoc>)> {
+    /// Returns the bytes of a frame's bases, one behind the other, and the frames that hold them and theirs, sorted; takes as
+    /// many steps as are left.
+    fn prefix(
+        &self,
+        loc: &FrameLoc,
+        ids: &[ChunkId],
+        hints: &[FrameLoc],
+        steps: u8,
+    ) -> Result<(Vec<u8>, Vec<FrameLoc>)> {
+        let Some(steps) = steps.checked_sub(1) else {
+            return Err(Error::damaged(describe(loc), "its bases have bases without end"));
+        };
         let (mut prefix, mut frames) = (Vec::new(), Vec::new());
         let places = self.packs.find_all(ids)?;
         for (id, place) in ids.iter().zip(places) {
             let place = place.map(|place| place.frame);
-            let frame = self.add_base(id, place, hints, &mut prefix)?;
-            let frame =
-                frame.ok_or_else(|| Error::damaged(describe(loc), format!("its base {id} is gone or wrong")))?;
-            frames.push(frame);
+            let mut found = self.add_base(id, place, hints, &mut prefix, 0)?;
+            if found.is_none() && steps > 0 {
+                found = self.add_base(id, place, hints, &mut prefix, steps)?;
+            }
+            let (at, frame) =
+                found.ok_or_else(|| Error::damaged(describe(loc), format!("its base {id} is gone or wrong")))?;
+            frames.push(at);
+            frames.extend(frame.bases());
         }
         frames.sort_unstable();
         frames.dedup();
         Ok((prefix, frames))
     }
 
-    /// Adds a base's bytes to a prefix, from where the index has it or from one of the other frames; returns which.
+    /// Adds a base's bytes to a prefix, from where the index has it or from one of the other frames, which may have bases
+    /// if there are steps left; returns which.
     fn add_base(
         &self,
         id: &ChunkId,
         place: Option<FrameLoc>,
         hints: &[FrameLoc],
         prefix: &mut Vec<u8>,
-    ) -> Result<Option<FrameLoc>> {
+        steps: u8,
+    ) -> Result<Option<(FrameLoc, Arc<CheckedFrame>)>> {
         for loc in place.iter().chain(hints) {
-            let frame = match self.plain(*loc) {
+            let frame = match self.of_base(*loc, hints, steps) {
                 Ok(frame) => frame,
                 Err(error) if error.is_damage() => continue,
                 Err(error) => return Err(error),
             };
             if let Some(data) = frame.find(id).filter(|data| prefix.len() + data.len() <= MAX_BASE_BYTES) {
                 prefix.extend_from_slice(data);
-                return Ok(Some(*loc));
+                return Ok(Some((*loc, frame)));
             }
         }
         Ok(None)
     }
 
-    /// Returns a frame that must have no bases. It waits for nobody: whoever calls may hold up others already.
-    fn plain(&self, loc: FrameLoc) -> Result<Arc<CheckedFrame>> {
+    /// Returns a frame that must not have bases but for the steps that are left. It waits for nobody: whoever calls may
+    /// hold up others already.
+    fn of_base(&self, loc: FrameLoc, hints: &[FrameLoc], steps: u8) -> Result<Arc<CheckedFrame>> {
         if let Some(frame) = self.memory.get(&(loc,)) {
-            let is_plain = frame.bases.is_empty();
-            return if is_plain { Ok(frame) } else { Err(Error::damaged(describe(&loc), "it has bases itself")) };
+            let may_be = frame.bases.is_empty() || steps > 0;
+            return if may_be { Ok(frame) } else { Err(Error::damaged(describe(&loc), "it has bases itself")) };
         }
         let bytes = self.read(loc, u64::from(loc.len))?;
-        let frame = Arc::new(CheckedFrame::new(self.decode(&loc, &bytes, &[])?, Vec::new()));
+        let frame = Arc::new(self.decode_with_bases(&loc, &bytes, hints, steps)?);
         self.memory.insert((loc,), Arc::clone(&frame));
         Ok(frame)
     }

@@ -9,7 +9,7 @@ use firn_pack::{ChunkLoc, FrameLoc};
 use sha2::Digest;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::bases::BaseFinder;
+use crate::bases::{self, BaseFinder};
 use crate::engine::{Delta, Shared};
 use crate::placement::Placement;
 use crate::recipes::StoredRecipe;
@@ -334,8 +334,11 @@ impl Cutting {
     /// Stores a chunk, unless another upload has it in hand or the index knows it by now.
     fn store_new(&mut self, chunk: &Chunk<'_>) -> Result<()> {
         let bases = match self.shared.options.delta {
-            Delta::Inline => self.bases.find(&self.shared, chunk)?,
-            Delta::Off => Vec::new(),
+            Delta::Inline => {
+                let shared = Arc::clone(&self.shared);
+                self.bases.find(&shared, chunk, &mut |id| bases::fetch(&shared, id))?
+            }
+            Delta::Background | Delta::Off => Vec::new(),
         };
         let run = if bases.is_empty() { &self.run } else { &self.delta };
         let taken = run.take(chunk.id, chunk.data, &bases, &self.shared.packs)?;

@@ -38,6 +38,7 @@ mod records;
 mod recovery;
 mod restore;
 mod reuse;
+mod rewrite;
 mod run;
 mod scatter;
 mod scrub;
@@ -60,6 +61,7 @@ pub use mark::{ChunkSet, Freed, Holder, HolderKind, Mark, Names, PackBytes, Pack
 pub use push::{Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, Scope};
 pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;
+pub use rewrite::{Pace, PackUse, RepackOptions, Rewritten, SqueezeOptions};
 pub use scrub::Scrub;
 pub use transport::{TRANSPORT_FRAME_BYTES, ZstdRestore};
 pub use usage::{Dimension, Usage, day_name};

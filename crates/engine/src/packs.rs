@@ -1,6 +1,7 @@
-//! The open pack: where every new frame goes.
+//! The open packs: where every new frame goes.
 //!
-//! A store has one open pack. It grows until it is about [`crate::Options::pack_bytes`] long, gets its footer, and is
+//! A store has one open pack for what comes in, and while something is [rewritten](crate::rewrite) a second one for that:
+//! what was compressed well stays apart from what was not yet. An open pack grows until it is about [`crate::Options::pack_bytes`] long, gets its footer, and is
 //! live. The order of its life is what a crash relies on: reserved in the index, then created, then written; synced,
 //! then leaned on by a commit; footer synced, then sealed in the index.
 
@@ -8,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
-use firn_index::{ChunkIndex, Meta, UnixSeconds};
+use firn_index::{ChunkIndex, Commit, Meta, Op, UnixSeconds};
 use firn_pack::{ChunkLoc, Frame, FrameEncoder, FrameEntry, FrameKind, FrameLoc, PackBuilder, PackId};
 use firn_storage::{ObjectWriter, Storage};
 
@@ -28,7 +29,25 @@ pub(crate) fn object_name(pack: PackId) -> String {
     format!("packs/{}/{hex}", &hex[..2])
 }
 
-/// The open pack and what is needed to open the next.
+/// Which open pack a frame goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// The one for what comes in.
+    Ingest,
+    /// The one for what is rewritten, with this [effort](Meta::effort).
+    Rewrite(u8),
+}
+
+impl Lane {
+    fn slot(self) -> usize {
+        match self {
+            Self::Ingest => 0,
+            Self::Rewrite(_) => 1,
+        }
+    }
+}
+
+/// The open packs and what is needed to open the next.
 pub(crate) struct Packs {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) meta: Arc<dyn Meta>,
@@ -51,7 +70,8 @@ pub(crate) struct Packs {
 /// What changes.
 #[derive(Default)]
 pub(crate) struct State {
-    open: Option<Open>,
+    /// One for each [`Lane::slot`].
+    open: [Option<Open>; 2],
     /// A pack whose footer is durable and that the index could not be told of yet.
     unsealed: Option<Sealed>,
     /// Why writing stopped, for good.
@@ -60,8 +80,11 @@ pub(crate) struct State {
 }
 
 struct Open {
+    lane: Lane,
     builder: PackBuilder,
     writer: Box<dyn ObjectWriter>,
+    /// Whether it holds bytes that the index was not told of.
+    is_new: bool,
     /// Chunks since the last sync: nobody but ingests of this process may lean on them.
     fresh: Vec<(ChunkId, ChunkLoc)>,
 }
@@ -74,14 +97,14 @@ struct Sealed {
     fresh: Vec<(ChunkId, ChunkLoc)>,
 }
 
-/// How far the open pack is durable.
+/// How far an open pack is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Durable {
     pub(crate) pack: PackId,
     pub(crate) bytes: u64,
 }
 
-/// What the open pack holds that no sealed pack does.
+/// What the open packs hold that no sealed pack does.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OpenBytes {
     pub(crate) stored_bytes: u64,
@@ -96,24 +119,24 @@ pub(crate) struct OpenFooter {
 }
 
 impl Packs {
-    /// Appends a frame to the open pack and returns where it lies. Not durable until [`Packs::sync`].
-    pub(crate) fn append(&self, frame: &Frame) -> Result<FrameLoc> {
-        self.append_parts(&frame.bytes, &frame.entry)
+    /// Appends a frame to an open pack and returns where it lies. Not durable until [`Packs::sync`].
+    pub(crate) fn append(&self, lane: Lane, frame: &Frame) -> Result<FrameLoc> {
+        self.append_parts(lane, &frame.bytes, &frame.entry)
     }
 
     /// Does as [`Packs::append`] with a frame whose bytes are somebody else's.
-    pub(crate) fn append_parts(&self, bytes: &[u8], entry: &FrameEntry) -> Result<FrameLoc> {
+    pub(crate) fn append_parts(&self, lane: Lane, bytes: &[u8], entry: &FrameEntry) -> Result<FrameLoc> {
         let mut state = self.usable()?;
         self.tell_index(&mut state)?;
         let len = u64::from(entry.len);
         let is_full = |open: &Open| open.builder.frames() > 0 && open.builder.sealed_len() + len > self.pack_bytes;
-        if state.open.as_ref().is_some_and(is_full) {
-            self.seal(&mut state)?;
+        if state.open(lane).as_ref().is_some_and(|open| is_full(open) || open.lane != lane) {
+            self.seal(&mut state, lane)?;
         }
-        if state.open.is_none() {
-            state.open = Some(self.start()?);
+        if state.open(lane).is_none() {
+            *state.open(lane) = Some(self.start(lane)?);
         }
-        let open = state.write(bytes)?;
+        let open = state.write(lane, bytes)?;
         let loc = open.builder.push(entry);
         if entry.kind == FrameKind::Chunks {
             open.fresh.extend(entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
@@ -121,46 +144,61 @@ impl Packs {
         Ok(loc)
     }
 
-    /// Makes every frame appended so far durable, and tells the chunk index of them.
-    pub(crate) fn sync(&self) -> Result<Option<Durable>> {
+    /// Makes every frame appended so far durable, and tells the chunk index of them. Returns the open packs that grew.
+    pub(crate) fn sync(&self) -> Result<Vec<Durable>> {
         let mut state = self.usable()?;
         self.tell_index(&mut state)?;
-        let Some(open) = state.synced()? else { return Ok(None) };
-        self.publish(&mut open.fresh)?;
-        Ok(Some(Durable { pack: open.builder.id(), bytes: open.builder.len() }))
+        let mut durable = Vec::new();
+        for slot in 0..state.open.len() {
+            let Some(open) = state.synced(slot)?.filter(|open| open.is_new) else { continue };
+            self.publish(&mut open.fresh)?;
+            open.is_new = false;
+            durable.push(Durable { pack: open.builder.id(), bytes: open.builder.len() });
+        }
+        Ok(durable)
     }
 
-    /// Seals the open pack, if it has a frame, and ends all writing.
+    /// Seals an open pack, if there is one that has a frame: what is written next goes to another.
+    pub(crate) fn end(&self, lane: Lane) -> Result<()> {
+        let mut state = self.usable()?;
+        self.tell_index(&mut state)?;
+        self.seal(&mut state, lane)
+    }
+
+    /// Seals the open packs, if they have a frame, and ends all writing.
     pub(crate) fn close(&self) -> Result<()> {
         if self.lock().is_closed {
             return Ok(());
         }
         let mut state = self.usable()?;
         self.tell_index(&mut state)?;
-        self.seal(&mut state)?;
+        self.seal(&mut state, Lane::Rewrite(0))?;
+        self.seal(&mut state, Lane::Ingest)?;
         state.is_closed = true;
         state.stopped = Some("the store is closed".to_owned());
         Ok(())
     }
 
-    /// Returns the sizes of the open pack.
+    /// Returns the sizes of the open packs together.
     pub(crate) fn open_bytes(&self) -> OpenBytes {
-        self.lock().open.as_ref().map_or_else(OpenBytes::default, |open| OpenBytes {
-            stored_bytes: open.builder.len(),
-            unique_bytes: open.builder.unique_bytes(),
-        })
+        let state = self.lock();
+        let open = || state.open.iter().flatten();
+        OpenBytes {
+            stored_bytes: open().map(|open| open.builder.len()).sum(),
+            unique_bytes: open().map(|open| open.builder.unique_bytes()).sum(),
+        }
     }
 
     /// Returns the list of frames that a pack would get if it were sealed now, if it is the open one.
     pub(crate) fn open_footer(&self, pack: PackId) -> Option<OpenFooter> {
         let state = self.lock();
-        let builder = &state.open.as_ref().filter(|open| open.builder.id() == pack)?.builder;
+        let builder = &state.open.iter().flatten().find(|open| open.builder.id() == pack)?.builder;
         Some(OpenFooter { len: builder.len(), footer: builder.clone().finish() })
     }
 
     /// Returns whether a pack is the one that grows.
     pub(crate) fn is_open(&self, pack: PackId) -> bool {
-        self.lock().open.as_ref().is_some_and(|open| open.builder.id() == pack)
+        self.lock().open.iter().flatten().any(|open| open.builder.id() == pack)
     }
 
     /// Returns where a chunk lies, if the chunk index knows.
@@ -190,8 +228,11 @@ impl Packs {
         self.in_flight.release(chunks);
         let mut state = self.lock();
         let State { open, unsealed, .. } = &mut *state;
-        let fresh =
-            open.iter_mut().map(|open| &mut open.fresh).chain(unsealed.iter_mut().map(|sealed| &mut sealed.fresh));
+        let fresh = open
+            .iter_mut()
+            .flatten()
+            .map(|open| &mut open.fresh)
+            .chain(unsealed.iter_mut().map(|sealed| &mut sealed.fresh));
         for fresh in fresh {
             fresh.retain(|stored| !chunks.contains(stored));
         }
@@ -204,16 +245,24 @@ impl Packs {
         self.lock().stopped.clone()
     }
 
-    fn start(&self) -> Result<Open> {
+    fn start(&self, lane: Lane) -> Result<Open> {
         let pack = PackId(self.entropy.draw().to_be_bytes());
-        self.meta.reserve_pack(pack, self.clock.now())?;
+        let now = self.clock.now();
+        self.meta.reserve_pack(pack, now)?;
+        if let Lane::Rewrite(effort) = lane
+            && effort > 0
+        {
+            let commit = Commit { session: None, packs: Vec::new(), ops: vec![Op::Effort(pack, effort)] };
+            // A pack that was just reserved can't be gone; without the note its frames are only compressed once more.
+            let _ = self.meta.commit(now, &[commit])?;
+        }
         let (builder, header) = PackBuilder::new(pack);
         let opened = self.storage.create(&object_name(pack)).and_then(|mut writer| {
             writer.append(&[&header])?;
             Ok(writer)
         });
         match opened {
-            Ok(writer) => Ok(Open { builder, writer, fresh: Vec::new() }),
+            Ok(writer) => Ok(Open { lane, builder, writer, is_new: true, fresh: Vec::new() }),
             Err(error) => {
                 // Only tidiness: recovery forgets a pack that was reserved and never written.
                 let _ = self.storage.delete(&object_name(pack)).map(|()| self.meta.forget_pack(pack));
@@ -222,13 +271,13 @@ impl Packs {
         }
     }
 
-    fn seal(&self, state: &mut State) -> Result<()> {
-        let Some(open) = state.open.as_ref().filter(|open| open.builder.frames() > 0) else { return Ok(()) };
+    fn seal(&self, state: &mut State, lane: Lane) -> Result<()> {
+        let Some(open) = state.open(lane).as_ref().filter(|open| open.builder.frames() > 0) else { return Ok(()) };
         let footer = open.builder.clone().finish();
         // Appending is all or nothing: with a full disk the pack stays open as it was.
-        state.write(&footer)?;
-        state.synced()?;
-        let open = state.open.take().expect("it was there above");
+        state.write(lane, &footer)?;
+        state.synced(lane.slot())?;
+        let open = state.open(lane).take().expect("it was there above");
         state.unsealed = Some(Sealed {
             pack: open.builder.id(),
             stored_bytes: open.writer.len(),
@@ -244,7 +293,7 @@ impl Packs {
         if let Some(sealed) = &mut state.unsealed {
             self.publish(&mut sealed.fresh)?;
             let seq = self.meta.seal_pack(sealed.pack, sealed.stored_bytes, sealed.unique_bytes)?;
-            // One pack is open at a time, so that every earlier one has been applied.
+            // Numbers are given here, so that every pack with an earlier one has been applied.
             self.chunks.set_watermark(seq)?;
             state.unsealed = None;
         }
@@ -273,11 +322,18 @@ impl Packs {
 }
 
 impl State {
-    /// Appends to the open pack, which must be there.
-    fn write(&mut self, bytes: &[u8]) -> Result<&mut Open> {
-        let open = self.open.as_mut().expect("the caller opened it or found it open");
+    fn open(&mut self, lane: Lane) -> &mut Option<Open> {
+        &mut self.open[lane.slot()]
+    }
+
+    /// Appends to an open pack, which must be there.
+    fn write(&mut self, lane: Lane, bytes: &[u8]) -> Result<&mut Open> {
+        let open = self.open[lane.slot()].as_mut().expect("the caller opened it or found it open");
         match open.writer.append(&[bytes]) {
-            Ok(_) => Ok(open),
+            Ok(_) => {
+                open.is_new = true;
+                Ok(open)
+            }
             Err(error @ firn_storage::Error::Poisoned { .. }) => {
                 let why = error.to_string();
                 self.stopped = Some(why.clone());
@@ -287,9 +343,12 @@ impl State {
         }
     }
 
-    /// Makes the open pack durable as it is and returns it, if there is one.
-    fn synced(&mut self) -> Result<Option<&mut Open>> {
-        let Some(open) = self.open.as_mut() else { return Ok(None) };
+    /// Makes an open pack durable as it is and returns it, if there is one.
+    fn synced(&mut self, slot: usize) -> Result<Option<&mut Open>> {
+        let Some(open) = self.open[slot].as_mut() else { return Ok(None) };
+        if !open.is_new {
+            return Ok(Some(open));
+        }
         match open.writer.sync() {
             Ok(()) => Ok(Some(open)),
             Err(error) => {

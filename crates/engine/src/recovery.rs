@@ -2,8 +2,9 @@
 
 use firn_chunk::{ChunkId, ChunkerId};
 use firn_index::{PackRow, PackState, StoreInfo};
-use firn_pack::{Footer, FrameDecoder, FrameEntry, FrameKind, PackId};
+use firn_pack::{Footer, FrameDecoder, FrameEntry, FrameKind, PackId, frame_bases};
 
+use crate::frames::BASE_STEPS;
 use crate::gc::chunks_of;
 use crate::packs::{Packs, object_name};
 use crate::{Error, Result};
@@ -93,18 +94,19 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
         packs.meta.seal_pack(pack, len, unique)?;
         return Ok(());
     }
-    let recovered =
-        match firn_pack::recover(read, len, &mut |id| base(packs, &ChunkId(*id)).map_err(std::io::Error::other)) {
-            Ok(recovered) => recovered,
-            Err(firn_pack::Error::NoHeader) if row.durable_bytes == 0 => {
-                packs.storage.delete(&name)?;
-                return forget(packs, pack, row);
-            }
-            Err(error) => {
-                tracing::error!(%pack, %error, "a pack is damaged; what leans on it answers as missing");
-                return Ok(());
-            }
-        };
+    let recovered = match firn_pack::recover(read, len, &mut |id| {
+        base(packs, &ChunkId(*id), BASE_STEPS).map_err(std::io::Error::other)
+    }) {
+        Ok(recovered) => recovered,
+        Err(firn_pack::Error::NoHeader) if row.durable_bytes == 0 => {
+            packs.storage.delete(&name)?;
+            return forget(packs, pack, row);
+        }
+        Err(error) => {
+            tracing::error!(%pack, %error, "a pack is damaged; what leans on it answers as missing");
+            return Ok(());
+        }
+    };
     let is_damaged = recovered.valid_len < row.durable_bytes || !recovered.lost.is_empty();
     if is_damaged {
         tracing::error!(
@@ -128,8 +130,8 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
     Ok(())
 }
 
-/// Returns a chunk of another pack that frames of a torn one were compressed with.
-pub(crate) fn base(packs: &Packs, id: &ChunkId) -> Result<Option<Vec<u8>>> {
+/// Returns a chunk of another pack that frames of a torn one were compressed with; as many steps may lie behind it.
+pub(crate) fn base(packs: &Packs, id: &ChunkId, steps: u8) -> Result<Option<Vec<u8>>> {
     let Some(loc) = packs.lookup(id)? else { return Ok(None) };
     let name = object_name(loc.frame.pack);
     let bytes = match packs.storage.read(&name, loc.frame.offset, loc.frame.len as usize) {
@@ -138,7 +140,13 @@ pub(crate) fn base(packs: &Packs, id: &ChunkId) -> Result<Option<Vec<u8>>> {
         Err(error) => return Err(error.into()),
     };
     let internal = |error: firn_pack::Error| Error::Internal(error.to_string());
-    let frame = match FrameDecoder::new().map_err(internal)?.decode(&bytes) {
+    let mut prefix = Vec::new();
+    for of in frame_bases(&bytes).unwrap_or_default() {
+        let Some(steps) = steps.checked_sub(1) else { return Ok(None) };
+        let Some(data) = base(packs, &ChunkId(of), steps)? else { return Ok(None) };
+        prefix.extend(data);
+    }
+    let frame = match FrameDecoder::new().map_err(internal)?.decode_delta(&bytes, &prefix) {
         Ok(frame) => frame,
         Err(firn_pack::Error::Corrupt { .. } | firn_pack::Error::NeedsBases) => return Ok(None),
         Err(error) => return Err(internal(error)),

@@ -7,7 +7,7 @@ use firn_pack::{Bases, ChunkLoc, DecodedFrame, Frame, FrameEntry, FrameKind, Fra
 
 use crate::bases::Base;
 use crate::in_flight::{Claim, InFlight};
-use crate::packs::Packs;
+use crate::packs::{Lane, Packs};
 use crate::{Error, Result};
 
 /// A frame is stored as its client made it when at most one part in so many of it is known: that is twice on the disk
@@ -19,13 +19,13 @@ const KEPT_WITH: usize = 4;
 pub(crate) const MAX_BASE_FRAMES: usize = 8;
 
 /// The bytes of all bases of one frame, at most.
-const MAX_PREFIX_BYTES: usize = 2 << 20;
+pub(crate) const MAX_PREFIX_BYTES: usize = 2 << 20;
 
 /// What a delta frame must be under, in percent of the same chunks without bases. What is not becomes a base of others.
-const WORTH_PERCENT: usize = 60;
+pub(crate) const WORTH_PERCENT: usize = 60;
 
 /// What naming a base takes, in the frame and in the pack's footer.
-const BASE_BYTES: usize = 64;
+pub(crate) const BASE_BYTES: usize = 64;
 
 /// A chunk that an ingest took on itself to store, until its bytes are durable.
 pub(crate) struct Pending {
@@ -219,7 +219,7 @@ impl Run {
         let new_bytes: usize = claimed.iter().map(|chunk| data(chunk.item).len()).sum();
         let known_bytes = made.decoded.data.len().saturating_sub(new_bytes);
         if !claimed.is_empty() && known_bytes <= made.decoded.data.len() / KEPT_WITH {
-            let loc = packs.append_parts(made.bytes, made.entry)?;
+            let loc = packs.append_parts(Lane::Ingest, made.bytes, made.entry)?;
             for chunk in claimed.drain(..) {
                 let index = u16::try_from(chunk.item).expect("a frame has at most 65,535 items");
                 let _ = chunk.pending.loc.set(ChunkLoc { frame: loc, index });
@@ -262,7 +262,7 @@ impl Run {
         }
         let ids: Vec<[u8; 32]> = inner.chunks.iter().map(|(id, _)| id.0).collect();
         let frame = self.encode(inner, &ids, packs)?;
-        let loc = packs.append(&frame)?;
+        let loc = packs.append(Lane::Ingest, &frame)?;
         for ((_, pending), index) in inner.chunks.iter().zip(0..=u16::MAX) {
             // Only this run sets it, once, under its lock.
             let _ = pending.loc.set(ChunkLoc { frame: loc, index });
@@ -333,7 +333,7 @@ impl Prefix {
             }
         }
         if let Some(first) = bases.first() {
-            self.plain_bytes += len * first.loc.len as usize / first.raw_bytes().max(1);
+            self.plain_bytes += len * first.loc.len as usize / first.raw_bytes.max(1);
         }
     }
 

@@ -31,6 +31,9 @@ pub struct Bases<'a> {
     pub data: &'a [u8],
 }
 
+/// The level from which on zstd's own tables hold all of bases and items.
+const OWN_TABLES_LEVEL: i32 = 9;
+
 /// How much zstd's tables may hold of bases and items, in bits of entries: those of level 3 are made for inputs of
 /// their own, and forget the beginning of a prefix of a megabyte. On `rebuild` and `builders` it saves a third of the
 /// bytes of delta frames; 20 bits save nothing more, and cost twice the time.
@@ -158,8 +161,10 @@ fn compress_delta(data: &[u8], prefix: &[u8], head: usize, limit: usize, level: 
     let window = (data.len() + prefix.len()).max(1 << 10).next_power_of_two().trailing_zeros();
     checked(zstd.set_parameter(CParameter::CompressionLevel(level)))?;
     checked(zstd.set_parameter(CParameter::WindowLog(window)))?;
-    for table in [CParameter::HashLog(DELTA_TABLE_LOG), CParameter::ChainLog(DELTA_TABLE_LOG)] {
-        checked(zstd.set_parameter(table))?;
+    if level < OWN_TABLES_LEVEL {
+        for table in [CParameter::HashLog(DELTA_TABLE_LOG), CParameter::ChainLog(DELTA_TABLE_LOG)] {
+            checked(zstd.set_parameter(table))?;
+        }
     }
     checked(zstd.ref_prefix(prefix))?;
     // Little more room than for what is wanted, so that zstd gives up where it would not gain.

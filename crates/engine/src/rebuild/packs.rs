@@ -83,7 +83,9 @@ impl Rebuild {
         let name = object_name(id);
         let packs = std::sync::Arc::clone(&self.packs);
         let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
-        let base = &mut |id: &[u8; 32]| recovery::base(&packs, &ChunkId(*id)).map_err(std::io::Error::other);
+        let base = &mut |id: &[u8; 32]| {
+            recovery::base(&packs, &ChunkId(*id), crate::frames::BASE_STEPS).map_err(std::io::Error::other)
+        };
         let recovered = match firn_pack::recover(read, len, base) {
             Ok(recovered) => recovered,
             Err(firn_pack::Error::NoHeader) => {

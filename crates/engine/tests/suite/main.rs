@@ -15,6 +15,7 @@ mod paths;
 mod push;
 mod rebuild;
 mod recovery;
+mod rewrite;
 mod round_trip;
 mod scrub;
 mod sharing;

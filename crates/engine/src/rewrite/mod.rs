@@ -1,0 +1,179 @@
+//! Rewriting: the live content of packs is stored anew, and the recipes that need it are moved along.
+//!
+//! [`Engine::repack`] empties sparse packs, [`Engine::squeeze`] compresses again what was stored in a hurry. Both take some
+//! packs at a time, a *window* ([`window`]), write what recipes need of it to new frames ([`writer`]), and then move these
+//! recipes, each by itself ([`moves`]). The order is that of an upload: frames are appended, read back and checked; synced;
+//! offered by the chunk index; then a recipe's record, placement and edges change in one step, if the recipe is still
+//! what was read. Until then it needs the old packs, afterwards it does not: at any moment every recipe can be restored,
+//! and what a crash leaves is frames that nothing needs. A pack that lost its last edge is garbage collection's.
+//!
+//! Bases: what a frame elsewhere, or one that is copied, has as a base stays in a frame without bases. An upload may take
+//! one as a base that is just being rewritten: a restore then takes one [step](crate::frames::BASE_STEPS) more, and the old
+//! pack stays.
+
+mod choose;
+mod moves;
+mod reencode;
+mod regroup;
+mod survey;
+mod window;
+mod writer;
+
+use std::sync::{MutexGuard, PoisonError, TryLockError};
+
+use crate::engine::Shared;
+use crate::packs::Lane;
+use crate::{Engine, Result};
+
+use choose::Candidate;
+use window::Window;
+use writer::Writer;
+
+pub use survey::PackUse;
+
+/// What a rewrite looks at together, in stored bytes, unless one pack is larger.
+const WINDOW_BYTES: u64 = 256 << 20;
+
+/// How many chunks these packs have at most, unless one pack has more: some 200 bytes of memory each.
+const WINDOW_CHUNKS: usize = 200_000;
+
+/// How often recipes are looked for that came to need a window's packs while it was rewritten.
+const ROUNDS: usize = 3;
+
+/// Which packs are repacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepackOptions {
+    /// Packs of which at most this part is needed are sparse, in percent of their bytes.
+    pub max_live_percent: u8,
+    /// Bytes that one run writes, roughly: it ends with the window that is under way.
+    pub max_written_bytes: u64,
+}
+
+impl Default for RepackOptions {
+    fn default() -> Self {
+        Self { max_live_percent: 60, max_written_bytes: 4 << 30 }
+    }
+}
+
+/// How packs are compressed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SqueezeOptions {
+    /// The zstd level, 1 to 22. Packs that were squeezed with this one or a higher one are left alone.
+    pub level: u8,
+    /// Uncompressed bytes of a frame without bases; 1 MiB or more. Whoever wants a chunk of it decodes all of it.
+    pub frame_bytes: usize,
+    /// How old a pack is at least.
+    pub min_age_seconds: u64,
+    /// Bytes that one run reads, roughly: it ends with the window that is under way.
+    pub max_read_bytes: u64,
+}
+
+impl Default for SqueezeOptions {
+    fn default() -> Self {
+        Self { level: 15, frame_bytes: 2 << 20, min_age_seconds: 24 * 3600, max_read_bytes: u64::MAX }
+    }
+}
+
+/// What a rewrite has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// Packs that were to be looked at when it began.
+    pub packs: u64,
+    /// Those that were.
+    pub done_packs: u64,
+    /// Those of them that nothing needs any more.
+    pub emptied_packs: u64,
+    /// Bytes of these.
+    pub emptied_bytes: u64,
+    /// Bytes of frames that were read to be moved.
+    pub read_bytes: u64,
+    /// Bytes of frames that were written.
+    pub written_bytes: u64,
+    /// Chunks that were moved.
+    pub chunks: u64,
+    /// Recipes that were moved.
+    pub recipes: u64,
+    /// Whether it was told to stop before it was through.
+    pub is_stopped: bool,
+}
+
+/// Is told before each frame how far a rewrite got, waits as long as it likes, and says whether it goes on: how a rewrite
+/// is slowed down, watched and stopped. When it stops, what was written is made use of.
+pub type Pace<'a> = dyn FnMut(&Rewritten) -> bool + 'a;
+
+impl Engine {
+    /// Stores the live content of sparse packs anew, the sparsest first, so that nothing needs them any more. Frames of
+    /// which everything is needed are copied; of others, what is needed is compressed again as it was, with the same bases.
+    /// Uploads and downloads go on meanwhile. Returns `None`, at once, while another rewrite is under way.
+    ///
+    /// # Errors
+    /// [`crate::Error::StorageFull`], [`crate::Error::WritesStopped`], errors of storage and index. Nothing is lost
+    /// by them; what was moved by then stays moved.
+    pub fn repack(&self, options: &RepackOptions, pace: &mut Pace<'_>) -> Result<Option<Rewritten>> {
+        let Some(_turn) = self.shared.begin_rewrite() else { return Ok(None) };
+        let sparse = self.shared.sparse_packs(options.max_live_percent)?;
+        let mut so_far = Rewritten { packs: sparse.len() as u64, ..Rewritten::default() };
+        let mut rest = &sparse[..];
+        while !rest.is_empty() && so_far.written_bytes < options.max_written_bytes && !so_far.is_stopped {
+            let effort = rest[0].effort;
+            // What was squeezed and what was not don't come to the same packs.
+            let alike = rest.iter().take_while(|candidate| candidate.effort == effort).count();
+            let window = Window::of(&self.shared, &rest[..alike])?;
+            rest = &rest[window.taken()..];
+            let level = if effort == 0 { self.shared.options.compression_level } else { effort.into() };
+            let mut writer = Writer::new(&self.shared, level, self.shared.options.frame_bytes, effort, so_far, pace)?;
+            regroup::rewrite(&mut writer, &window)?;
+            so_far = writer.finish(&window)?;
+        }
+        self.shared.packs.end(Lane::Rewrite(0))?;
+        Ok(Some(so_far))
+    }
+
+    /// Compresses packs again, the oldest first, that were not compressed with as much effort: what is like other content
+    /// with that as its base, also if it was pushed without, and the rest at a higher level in longer runs. Uploads and
+    /// downloads go on meanwhile. Run again, it goes on where it stopped. Returns `None`, at once, while another rewrite
+    /// is under way.
+    ///
+    /// # Errors
+    /// As [`Engine::repack`].
+    pub fn squeeze(&self, options: &SqueezeOptions, pace: &mut Pace<'_>) -> Result<Option<Rewritten>> {
+        let Some(_turn) = self.shared.begin_rewrite() else { return Ok(None) };
+        if options.min_age_seconds == 0 {
+            self.shared.packs.end(Lane::Ingest)?;
+        }
+        let cold = self.shared.cold_packs(options)?;
+        let mut so_far = Rewritten { packs: cold.len() as u64, ..Rewritten::default() };
+        let mut rest = &cold[..];
+        while !rest.is_empty() && so_far.read_bytes < options.max_read_bytes && !so_far.is_stopped {
+            let window = Window::of(&self.shared, rest)?;
+            rest = &rest[window.taken()..];
+            let frame_bytes = options.frame_bytes.max(self.shared.options.frame_bytes);
+            let mut writer = Writer::new(&self.shared, options.level.into(), frame_bytes, options.level, so_far, pace)?;
+            reencode::rewrite(&mut writer, &window)?;
+            so_far = writer.finish(&window)?;
+        }
+        self.shared.packs.end(Lane::Rewrite(options.level))?;
+        Ok(Some(so_far))
+    }
+
+    /// Returns how much of a sealed pack is needed; reads every recipe that needs it.
+    ///
+    /// # Errors
+    /// Errors of storage and index.
+    pub fn pack_use(&self, pack: firn_pack::PackId) -> Result<PackUse> {
+        let row = self.meta().pack(pack)?;
+        let candidate = Candidate { pack, effort: 0, stored_bytes: row.map_or(0, |row| row.stored_bytes) };
+        Ok(Window::of(&self.shared, &[candidate])?.pack_use())
+    }
+}
+
+impl Shared {
+    /// Returns the turn to rewrite, which one has at a time.
+    fn begin_rewrite(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.rewriting.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(PoisonError::into_inner(turn)),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
