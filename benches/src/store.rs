@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use firn_chunk::Input;
-use firn_engine::{Delta, Engine, Entropy, Options, PathUpload, SystemClock};
+use firn_engine::{Delta, Engine, Entropy, Options, PathUpload, SqueezeOptions, SystemClock};
 use firn_index::{CacheName, CacheRow, Meta, Totals, Uploader};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
-use firn_storage::Disk;
+use firn_pack::{Footer, FrameKind, PackId};
+use firn_storage::{Disk, Storage};
 
 use crate::corpus::{self, Entry};
 use crate::process::{cpu_seconds, disk_bytes, peak_bytes};
@@ -37,6 +38,12 @@ pub(crate) struct Arguments {
     /// Push instead of uploading: what a client does is not counted in the CPU seconds
     #[arg(long)]
     pushed: bool,
+    /// Squeeze the store afterwards, at these zstd levels, one after the other
+    #[arg(long, value_delimiter = ',', value_name = "LEVEL")]
+    squeeze: Vec<u8>,
+    /// Uncompressed bytes of a frame that is squeezed
+    #[arg(long, default_value_t = 2 << 20)]
+    squeeze_frame_bytes: usize,
     /// Keep the store in this folder instead of a temporary one
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -119,8 +126,91 @@ fn one(arguments: &Arguments, folder: &Path, data: &Path) -> anyhow::Result<()> 
     if !arguments.no_restore {
         read_back(&open(data, arguments)?, &entries)?;
     }
+    for level in &arguments.squeeze {
+        squeeze(arguments, data, *level)?;
+        if !arguments.no_restore {
+            read_back(&open(data, arguments)?, &entries)?;
+        }
+    }
     println!();
     Ok(())
+}
+
+/// Compresses everything again, and prints what is needed then.
+fn squeeze(arguments: &Arguments, data: &Path, level: u8) -> anyhow::Result<()> {
+    let engine = open(data, arguments)?;
+    let options = SqueezeOptions {
+        level,
+        frame_bytes: arguments.squeeze_frame_bytes,
+        min_age_seconds: 0,
+        ..SqueezeOptions::default()
+    };
+    let cpu = cpu_seconds("self")?;
+    let done = engine.squeeze(&options, &mut |_| true)?.expect("nobody else rewrites");
+    let cpu = cpu_seconds("self")? - cpu;
+    engine.close()?;
+    let needed = needed_bytes(&engine, data)?;
+    drop(engine);
+    println!(
+        "squeezed at level {level}, frames of {} KiB: {:.2} MB became {:.2}, {:.1} CPU-s ({:.1} a GB of chunks); packs {:.2}, \
+         index {:.2}",
+        options.frame_bytes >> 10,
+        done.read_bytes as f64 / MB,
+        done.written_bytes as f64 / MB,
+        cpu,
+        cpu / (needed.unique_bytes as f64 / GB).max(1e-9),
+        needed.pack_bytes as f64 / MB,
+        disk_bytes(&data.join("index"))? as f64 / MB,
+    );
+    println!(
+        "  of packs: chunks {:.2}, recipes {:.2}, records {:.2} MB",
+        needed.of(FrameKind::Chunks),
+        needed.of(FrameKind::Recipe),
+        needed.of(FrameKind::Record)
+    );
+    Ok(())
+}
+
+/// What of the packs is needed, with the headers and the footers' entries of its frames.
+#[derive(Default)]
+struct Needed {
+    pack_bytes: u64,
+    unique_bytes: u64,
+    by_kind: Vec<(FrameKind, u64)>,
+}
+
+impl Needed {
+    fn of(&self, kind: FrameKind) -> f64 {
+        self.by_kind.iter().filter(|(of, _)| *of == kind).map(|(_, bytes)| *bytes as f64 / MB).sum()
+    }
+}
+
+/// Sums up the packs that recipes need, and the records of the others, which garbage collection carries on.
+fn needed_bytes(engine: &Engine, data: &Path) -> anyhow::Result<Needed> {
+    let storage = Disk::open(data.join("store"))?;
+    let mut needed = Needed::default();
+    let mut after: Option<PackId> = None;
+    loop {
+        let page = engine.meta().packs(after, 256)?;
+        for (pack, row) in &page {
+            let is_needed = !engine.meta().recipes_of_pack(*pack, None, 1)?.is_empty();
+            let hex = pack.to_string();
+            let name = format!("packs/{}/{hex}", &hex[..2]);
+            let read = |at, len| storage.read(&name, at, len).map_err(std::io::Error::other);
+            let footer = Footer::open(read, storage.len(&name)?)?;
+            for (_, entry) in footer.frames.iter().filter(|(_, entry)| is_needed || entry.kind == FrameKind::Record) {
+                let bytes = u64::from(entry.len) + 24 + 36 * entry.items.len() as u64 + 32 * entry.bases.len() as u64;
+                needed.by_kind.push((entry.kind, bytes));
+                needed.pack_bytes += if is_needed { 0 } else { bytes };
+            }
+            needed.pack_bytes += if is_needed { row.stored_bytes } else { 0 };
+            needed.unique_bytes += if is_needed { row.unique_bytes } else { 0 };
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == 256 => after = Some(*last),
+            _ => return Ok(needed),
+        }
+    }
 }
 
 fn print_row(name: &str, before: &Totals, after: &Totals, cpu: f64) {

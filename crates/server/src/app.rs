@@ -11,6 +11,7 @@ use crate::auth::{Access, Denial, Tokens};
 use crate::caches::Caches;
 use crate::config::Config;
 use crate::scrubber::Scrubber;
+use crate::squeeze::Squeezer;
 
 /// The state behind all requests.
 pub struct App {
@@ -26,6 +27,8 @@ pub struct App {
     pub uploads: Arc<Semaphore>,
     /// One permit per NAR or file being sent (`server.max-downloads`).
     pub downloads: Arc<Semaphore>,
+    /// What compresses cold packs again.
+    pub squeezer: Squeezer,
     /// What the HTTP side keeps in memory.
     pub http: crate::http::Memory,
     /// Reads packs again.
@@ -49,14 +52,19 @@ pub struct LogFields {
 
 impl App {
     /// Makes the state over an open store; reads all caches and tokens.
-    pub fn new(engine: Engine, config: Config, clock: Arc<dyn Clock>) -> Result<Self, firn_index::Error> {
+    pub fn new(
+        engine: Engine,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        squeezer: Squeezer,
+    ) -> Result<Self, firn_index::Error> {
         let caches = Caches::load(engine.meta())?;
         let tokens = Tokens::load(engine.meta())?;
         let uploads = Arc::new(Semaphore::new(config.server.max_uploads));
         let downloads = Arc::new(Semaphore::new(config.server.max_downloads));
         let http = crate::http::Memory::new(config.server.narinfo_cache.0);
         let scrubber = Arc::new(Scrubber::new(config.scrub.clone()));
-        Ok(Self { engine, config, caches, tokens, uploads, downloads, http, scrubber, clock })
+        Ok(Self { engine, config, caches, tokens, uploads, downloads, squeezer, http, scrubber, clock })
     }
 
     /// Returns the time.

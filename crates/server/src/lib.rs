@@ -4,6 +4,7 @@
 //! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown.
 //! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
+//! * [`squeeze`] compresses cold packs again, in the background.
 //! * [`cli`] is the command line over both, [`config`] the one file that `firnd` reads, [`data_dir`] what lies where.
 //!
 //! ```no_run
@@ -24,6 +25,7 @@ pub mod file_cache;
 pub mod http;
 pub mod scrubber;
 pub mod serve;
+pub mod squeeze;
 
 /// Returns an error with its sources, as one line.
 pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -30,6 +30,7 @@ use crate::admin::socket;
 use crate::app::App;
 use crate::config::{Config, ServerConfig};
 use crate::data_dir::{DataDir, DataError, IndexFiles, OpenStore, SERVER};
+use crate::squeeze::Squeezer;
 
 pub use logging::init as init_logging;
 
@@ -119,7 +120,9 @@ async fn serve(
         .map_err(|source| ServeError::Runtime { doing: "watch for signals", source })?;
     let bound: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
     let base_url = base_url(&config.server, bound.first().copied());
-    let app = App::new(store.engine.clone(), config, Arc::new(SystemClock)).map_err(ServeError::Index)?;
+    let squeezer = Squeezer::start(store.engine.clone(), &config.squeeze)
+        .map_err(|source| ServeError::Runtime { doing: "start threads", source })?;
+    let app = App::new(store.engine.clone(), config, Arc::new(SystemClock), squeezer).map_err(ServeError::Index)?;
     let app = Arc::new(app);
     let (clock, memory) = (Arc::clone(&app), Arc::clone(&app));
     let scrubbing = app.scrubber.spawn(app.engine.clone(), move || clock.now(), move || memory.http.forget_narinfos());
@@ -142,6 +145,9 @@ async fn serve(
     administration.end().await;
     // It ends within a frame. Whether it panicked, it has said.
     let _ = tokio::task::spawn_blocking(move || scrubbing.join()).await;
+    let ending = Arc::clone(&app);
+    // One that panicked has said so.
+    let _ = app.blocking(move || ending.squeezer.end()).await;
     // A left-over socket would do no harm, and is removed by the next server.
     let _ = std::fs::remove_file(data.socket());
     Ok(())

@@ -13,6 +13,7 @@ use super::{
 use crate::app::App;
 use crate::auth::{Token, parse_grant};
 use crate::data_dir::{DataDir, IndexFiles};
+use crate::squeeze::{Pass, Squeezer};
 
 /// Rows that are read at once while counting.
 const PAGE: usize = 1000;
@@ -69,6 +70,13 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
         Request::BackupBegin => admin.begin_backup(),
         Request::BackupRenew { id } => admin.renew_backup(&id),
         Request::BackupEnd { id } => admin.end_backup(&id),
+        Request::Squeeze { pass } => admin.squeeze(pass),
+        Request::SqueezeStop => {
+            let squeezer = admin.squeezer()?;
+            squeezer.control().stop();
+            Ok(Answer::Squeeze(squeezer.control().progress()))
+        }
+        Request::SqueezeProgress => Ok(Answer::Squeeze(admin.squeezer()?.control().progress())),
     }
 }
 
@@ -179,6 +187,20 @@ impl Admin<'_> {
         }
         self.meta.put_retention(name, &row).map_err(store)?;
         Ok(())
+    }
+
+    fn squeeze(&self, pass: Pass) -> Result<Answer, Failure> {
+        let squeezer = self.squeezer()?;
+        if squeezer.ask(pass) {
+            Ok(Answer::Squeeze(squeezer.control().progress()))
+        } else {
+            Err(invalid("squeeze: the server does already; `firnd squeeze --progress` says how far it is".to_owned()))
+        }
+    }
+
+    fn squeezer(&self) -> Result<&Squeezer, Failure> {
+        let none = || invalid("ask the server about squeezing: none runs".to_owned());
+        self.app.map(|app| &app.squeezer).ok_or_else(none)
     }
 
     fn refresh_caches(&self) -> Result<(), Failure> {

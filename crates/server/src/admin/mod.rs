@@ -26,6 +26,8 @@ pub use execute::{Admin, execute};
 pub use scrub::{ScrubPassView, ScrubView};
 pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView};
 
+use crate::squeeze::{Pass, Progress};
+
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
@@ -141,6 +143,15 @@ pub enum Request {
         /// The backup's.
         id: String,
     },
+    /// Begins to compress cold packs again, in a running server.
+    Squeeze {
+        /// How.
+        pass: Pass,
+    },
+    /// Stops that.
+    SqueezeStop,
+    /// Says how far it is.
+    SqueezeProgress,
 }
 
 impl Request {
@@ -238,6 +249,8 @@ pub enum Answer {
     Scrub(Box<ScrubView>),
     /// A backup that may copy, or is done.
     Backup(BackupView),
+    /// How far squeezing is.
+    Squeeze(Progress),
 }
 
 /// A cache, without its secret keys.

@@ -10,6 +10,7 @@ mod gc;
 mod output;
 mod rebuild;
 mod scrub;
+mod squeeze;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -111,6 +112,9 @@ enum Command {
     /// Read all stored bytes again, and name what is damaged
     #[command(after_help = scrub::HELP)]
     Scrub(scrub::Scrub),
+    /// Compress cold packs again, smaller
+    #[command(after_help = squeeze::HELP)]
+    Squeeze(squeeze::Arguments),
 }
 
 const SERVE_HELP: &str = "\
@@ -195,6 +199,7 @@ fn run(arguments: Arguments) -> Result<Report, CliError> {
         Command::RestoreBackup(arguments) => backup::restore(&arguments, &data, &config),
         Command::RebuildIndex(rebuild) => rebuild::run(&rebuild, &data, &config),
         Command::Scrub(scrub) => scrub::run(&scrub, &data, &config),
+        Command::Squeeze(arguments) => squeeze::run(&arguments, &data, &config),
         Command::Config(ConfigCommand::Example) => Ok(Report::new(EXAMPLE, &Config::default())),
         Command::Config(ConfigCommand::Check) => check_config(&config, global.config.as_ref()),
     }

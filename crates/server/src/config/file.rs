@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Config, Size, Span};
+use super::{Config, DeltaMode, SQUEEZE_FRAME_BYTES, Size, Span};
 
 /// The default configuration with every key explained.
 pub const EXAMPLE: &str = include_str!("default.toml");
@@ -100,6 +100,7 @@ impl Config {
         let scrub = &self.scrub;
         check.span("scrub.every", scrub.every, Duration::ZERO, Duration::from_secs(3650 * 86_400));
         check.size("scrub.rate", scrub.rate, 1 << 10, 1 << 40);
+        self.check_squeeze(&mut check);
         if check.problems.is_empty() {
             Ok(())
         } else {
@@ -133,6 +134,20 @@ impl Config {
         check.count("server.max-uploads", server.max_uploads, 1, 10_000);
         check.count("server.max-downloads", server.max_downloads, 1, 100_000);
         check.size("server.narinfo-cache", server.narinfo_cache, 0, 1 << 40);
+    }
+
+    fn check_squeeze(&self, check: &mut Check) {
+        let squeeze = &self.squeeze;
+        let year = Duration::from_secs(365 * 86_400);
+        check.that(self.ingest.delta != DeltaMode::Background || squeeze.enabled, "ingest.delta", || {
+            "is \"background\", which needs squeeze.enabled = true".to_owned()
+        });
+        check.span("squeeze.every", squeeze.every, Duration::from_secs(60), year);
+        check.span("squeeze.min-age", squeeze.min_age, Duration::ZERO, year);
+        check.count("squeeze.level", squeeze.level.into(), 1, 22);
+        check.size("squeeze.frame-size", squeeze.frame_size, *SQUEEZE_FRAME_BYTES.start(), *SQUEEZE_FRAME_BYTES.end());
+        check.count("squeeze.cpu-percent", squeeze.cpu_percent.into(), 1, 100);
+        check.size("squeeze.rate", squeeze.rate, 64 << 10, 1 << 40);
     }
 
     fn check_store(&self, check: &mut Check) {

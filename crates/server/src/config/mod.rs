@@ -32,6 +32,8 @@ pub struct Config {
     pub gc: GcConfig,
     /// When stored bytes are read again.
     pub scrub: ScrubConfig,
+    /// What is done to packs in the background.
+    pub squeeze: SqueezeConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -182,6 +184,8 @@ pub enum DeltaMode {
     /// While an upload is taken in.
     #[default]
     Inline,
+    /// Later, by the background pass.
+    Background,
     /// Never; those that are there are read.
     Off,
 }
@@ -190,6 +194,7 @@ impl From<DeltaMode> for firn_engine::Delta {
     fn from(mode: DeltaMode) -> Self {
         match mode {
             DeltaMode::Inline => Self::Inline,
+            DeltaMode::Background => Self::Background,
             DeltaMode::Off => Self::Off,
         }
     }
@@ -209,6 +214,43 @@ impl Default for ScrubConfig {
     fn default() -> Self {
         // 16 MiB a second are 40 TiB in 30 days, and a tenth of what one disk gives.
         Self { every: Span(Duration::from_secs(30 * 86_400)), rate: Size(16 << 20) }
+    }
+}
+
+/// The uncompressed bytes that frames may have.
+pub const SQUEEZE_FRAME_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=8 << 20;
+
+/// How cold packs are compressed again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SqueezeConfig {
+    /// Whether the server does so by itself.
+    pub enabled: bool,
+    /// How long it waits from one pass to the next.
+    pub every: Span,
+    /// How old a pack is at least.
+    pub min_age: Span,
+    /// The zstd level.
+    pub level: u8,
+    /// Uncompressed bytes of a frame without bases.
+    pub frame_size: Size,
+    /// Percent of one core that it takes.
+    pub cpu_percent: u8,
+    /// Bytes that it reads and writes in a second, at most.
+    pub rate: Size,
+}
+
+impl Default for SqueezeConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            every: Span(Duration::from_secs(3600)),
+            min_age: Span(Duration::from_secs(86_400)),
+            level: 15,
+            frame_size: Size(2 << 20),
+            cpu_percent: 25,
+            rate: Size(20 << 20),
+        }
     }
 }
 

@@ -106,7 +106,8 @@ impl World {
         config.server.max_downloads = settings.max_downloads;
         config.server.body_timeout = Span(std::time::Duration::from_millis(settings.body_timeout_ms));
         config.store.max_nar_size = Size(settings.max_nar_bytes);
-        let app = Arc::new(App::new(engine, config, clock).unwrap());
+        let squeezer = firn_server::squeeze::Squeezer::start(engine.clone(), &config.squeeze).unwrap();
+        let app = Arc::new(App::new(engine, config, clock, squeezer).unwrap());
         let address = runtime.block_on(listen(Arc::clone(&app)));
         let mut world = Self { app, storage, meta, address, token: String::new(), _runtime: runtime };
         world.token = world.make_token(1, "*", &[Verb::Push, Verb::Pull], |_| {});
