@@ -44,6 +44,8 @@ pub mod fuzz;
 mod ids;
 mod limits;
 mod session;
+pub mod usage;
+mod usage_text;
 
 pub use answer::{AnswerReader, PathAnswer, PathStatus, SIGN_OF_LIFE};
 pub use bitmap::Bitmap;
@@ -58,3 +60,4 @@ pub use frames::{FramesTaken, PartTaken};
 pub use ids::{WireId, decode_ids, encode_ids};
 pub use limits::Limits;
 pub use session::{SESSION_HEADER, Session, SessionToken};
+pub use usage_text::group_names;

@@ -25,12 +25,20 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 256 << 10;
 
+/// How long a report may take: the server may have to count its store first.
+const PATIENT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The longest report that is read, in bytes.
+const MAX_REPORT_BYTES: usize = 16 << 20;
+
 /// Asks the server of one cache.
 #[derive(Debug)]
 pub(crate) struct Probe {
     client: Client,
     url: CacheUrl,
     token: Option<Token>,
+    /// The longest answer that is read, in bytes.
+    most: usize,
 }
 
 /// An answer with status 200.
@@ -116,16 +124,25 @@ impl Trouble {
 impl Probe {
     /// Makes a probe; needs nothing of the network yet.
     pub(crate) fn new(url: &CacheUrl, token: Option<&Token>) -> Result<Self, Failure> {
+        Self::with_limits(url, token, ANSWER_TIMEOUT, MAX_ANSWER_BYTES)
+    }
+
+    /// Makes a probe for questions whose answers take their time and are long.
+    pub(crate) fn patient(url: &CacheUrl, token: Option<&Token>) -> Result<Self, Failure> {
+        Self::with_limits(url, token, PATIENT_TIMEOUT, MAX_REPORT_BYTES)
+    }
+
+    fn with_limits(url: &CacheUrl, token: Option<&Token>, timeout: Duration, most: usize) -> Result<Self, Failure> {
         let mut builder = Client::builder()
             .user_agent(concat!("firn/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT);
+            .timeout(timeout);
         if let Some(path) = env::var_os("NIX_SSL_CERT_FILE").filter(|path| !path.is_empty()) {
             builder = builder.tls_certs_merge(certificates(Path::new(&path))?);
         }
         let client = builder.build().map_err(|error| Failure::doing(Kind::Failed, "set up HTTP", error))?;
-        Ok(Self { client, url: url.clone(), token: token.cloned() })
+        Ok(Self { client, url: url.clone(), token: token.cloned(), most })
     }
 
     /// Asks what the server can do; sends no token.
@@ -146,6 +163,12 @@ impl Probe {
         self.get(&format!("{}/nix-cache-info", self.url.substituter()), true).await
     }
 
+    /// Asks for JSON under `/api/v1/`; `question` is the rest of the path with its query.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, question: &str) -> Result<T, Trouble> {
+        let url = format!("{}{}{question}", self.url.server(), firn_api::PREFIX);
+        read_json(&self.get(&url, true).await?.body)
+    }
+
     async fn get(&self, url: &str, with_token: bool) -> Result<Answer, Trouble> {
         let mut request = self.client.get(url).header(ACCEPT, "application/json, text/plain;q=0.9, */*;q=0.8");
         if let Some(token) = self.token.as_ref().filter(|_| with_token) {
@@ -160,8 +183,8 @@ impl Probe {
         let date = header(DATE).and_then(read_date);
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|error| unreachable(&error))? {
-            if body.len() + piece.len() > MAX_ANSWER_BYTES {
-                return Err(Trouble::Strange(format!("the answer is longer than {MAX_ANSWER_BYTES} bytes")));
+            if body.len() + piece.len() > self.most {
+                return Err(Trouble::Strange(format!("the answer is longer than {} bytes", self.most)));
             }
             body.extend_from_slice(&piece);
         }

@@ -1,5 +1,6 @@
 //! What every request shares. Handlers get it as `Arc<App>`; it owns no task and no socket.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use firn_engine::{Clock, Engine};
@@ -10,8 +11,10 @@ use tokio::sync::Semaphore;
 use crate::auth::{Access, Denial, Tokens};
 use crate::caches::Caches;
 use crate::config::Config;
+use crate::metrics::Kind;
 use crate::scrubber::Scrubber;
 use crate::squeeze::Squeezer;
+use crate::usage::{Tally, Usage};
 
 /// The state behind all requests.
 pub struct App {
@@ -33,6 +36,10 @@ pub struct App {
     pub http: crate::http::Memory,
     /// Reads packs again.
     pub scrubber: Arc<Scrubber>,
+    /// Counters and usage reports.
+    pub usage: Usage,
+    /// Counters of requests.
+    pub requests: crate::metrics::Requests,
     clock: Arc<dyn Clock>,
 }
 
@@ -41,13 +48,23 @@ pub struct App {
 #[error("run a request's work: it panicked")]
 pub struct Panicked;
 
-/// What a handler tells the access log: put it into the response's extensions.
+/// The address that a request came from: put it into the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
+
+/// What a handler tells the access log and the counters: put it into the response's extensions.
 #[derive(Debug, Clone, Default)]
 pub struct LogFields {
     /// The cache that the request named, if it exists and the client may see it.
     pub cache: Option<CacheName>,
     /// The token that was accepted.
     pub token: Option<TokenId>,
+    /// What kind of request it was.
+    pub kind: Kind,
+    /// Where to count what it did.
+    pub tally: Option<Arc<Tally>>,
+    /// Bytes of its body that were received.
+    pub received_bytes: u64,
 }
 
 impl App {
@@ -64,7 +81,23 @@ impl App {
         let downloads = Arc::new(Semaphore::new(config.server.max_downloads));
         let http = crate::http::Memory::new(config.server.narinfo_cache.0);
         let scrubber = Arc::new(Scrubber::new(config.scrub.clone()));
-        Ok(Self { engine, config, caches, tokens, uploads, downloads, squeezer, http, scrubber, clock })
+        let usage = Usage::default();
+        usage.load(engine.meta())?;
+        let requests = crate::metrics::Requests::default();
+        Ok(Self {
+            engine,
+            config,
+            caches,
+            tokens,
+            uploads,
+            downloads,
+            squeezer,
+            http,
+            scrubber,
+            usage,
+            requests,
+            clock,
+        })
     }
 
     /// Returns the time.

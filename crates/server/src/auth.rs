@@ -14,13 +14,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use base64::Engine as _;
 use firn_index::{CacheName, Error, Meta, TokenId, TokenRow, UnixSeconds, Uploader, Verb};
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE};
 
 pub use grant::{GrantError, parse_grant, permits};
 pub use secret::{Token, TokenError};
 
 /// The builder name of those who pull without a token.
 pub const ANONYMOUS: &str = "anonymous";
+
+/// The cookie in which a browser keeps a token. It counts for reading alone.
+pub const COOKIE_NAME: &str = "firn-token";
 
 /// A request that may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +98,11 @@ impl Tokens {
     }
 
     fn check(&self, headers: &HeaderMap, cache: &CacheName, verb: Verb, now: UnixSeconds) -> Result<Access, Denial> {
-        self.with(headers, now, |id, row| {
+        let token = match verb {
+            Verb::Push => token_of(headers),
+            Verb::Pull | Verb::Usage => token_or_cookie(headers),
+        };
+        self.with(token, now, |id, row| {
             if !permits(&row.grants, cache, verb) {
                 return Err(Denial::NotGranted);
             }
@@ -105,16 +112,26 @@ impl Tokens {
 
     /// Returns the token that a request carries, whatever it may do.
     pub fn bearer(&self, headers: &HeaderMap, now: UnixSeconds) -> Result<(TokenId, TokenRow), Denial> {
-        self.with(headers, now, |id, row| Ok((id, row.clone())))
+        self.with(token_of(headers), now, |id, row| Ok((id, row.clone())))
+    }
+
+    /// Does as [`Tokens::bearer`], and takes a browser's cookie where there is no `Authorization`.
+    pub fn bearer_or_cookie(&self, headers: &HeaderMap, now: UnixSeconds) -> Result<(TokenId, TokenRow), Denial> {
+        self.with(token_or_cookie(headers), now, |id, row| Ok((id, row.clone())))
+    }
+
+    /// Returns the token that a text spells, if it counts.
+    pub fn check_text(&self, text: &str, now: UnixSeconds) -> Result<(TokenId, TokenRow), Denial> {
+        self.with(parse(text.trim()), now, |id, row| Ok((id, row.clone())))
     }
 
     fn with<T>(
         &self,
-        headers: &HeaderMap,
+        token: Result<Token, Denial>,
         now: UnixSeconds,
         then: impl FnOnce(TokenId, &TokenRow) -> Result<T, Denial>,
     ) -> Result<T, Denial> {
-        let token = token_of(headers)?;
+        let token = token?;
         let rows = Arc::clone(&self.rows.read().unwrap_or_else(PoisonError::into_inner));
         let row = rows.get(&token.id()).filter(|row| token.matches(&row.secret_hash)).ok_or(Denial::BadToken)?;
         if row.revoked_at.is_some() {
@@ -124,6 +141,26 @@ impl Tokens {
             return Err(Denial::Expired);
         }
         then(token.id(), row)
+    }
+}
+
+fn parse(text: &str) -> Result<Token, Denial> {
+    text.parse().map_err(|error| match error {
+        TokenError::NotAToken => Denial::BadToken,
+        TokenError::Mistyped => Denial::Mistyped,
+    })
+}
+
+/// Reads the token that a request carries, or else the one that a browser keeps.
+fn token_or_cookie(headers: &HeaderMap) -> Result<Token, Denial> {
+    if headers.contains_key(AUTHORIZATION) {
+        return token_of(headers);
+    }
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|list| list.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    match pairs.find(|(name, _)| *name == COOKIE_NAME) {
+        Some((_, token)) if !token.is_empty() => parse(token),
+        Some(_) | None => Err(Denial::NoCredentials),
     }
 }
 
@@ -137,12 +174,6 @@ fn token_of(headers: &HeaderMap) -> Result<Token, Denial> {
     let value = value.to_str().map_err(|_| Denial::BadToken)?;
     let (scheme, credentials) = value.trim().split_once(' ').ok_or(Denial::BadToken)?;
     let credentials = credentials.trim_start();
-    let parse = |text: &str| {
-        text.parse().map_err(|error| match error {
-            TokenError::NotAToken => Denial::BadToken,
-            TokenError::Mistyped => Denial::Mistyped,
-        })
-    };
     if scheme.eq_ignore_ascii_case("bearer") {
         return parse(credentials);
     }

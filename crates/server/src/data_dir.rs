@@ -504,7 +504,7 @@ fn remove_folder(path: &Path) -> Result<(), DataError> {
 }
 
 /// Adds up the disk blocks below a folder, as `du` does; files that vanish meanwhile don't count.
-fn bytes_below(root: &Path) -> Result<u64, DataError> {
+pub(crate) fn bytes_below(root: &Path) -> Result<u64, DataError> {
     use std::os::unix::fs::MetadataExt;
     let io = |path: &Path, source| DataError::Io { doing: "measure", path: path.to_owned(), source };
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;

@@ -1,6 +1,7 @@
 //! `firnd`: the HTTP binary cache and its administration.
 //!
 //! * [`http`] answers Nix: routes, bodies, uploads. [`app::App`] is what its handlers share.
+//! * [`usage`] counts what happens and what things cost, [`metrics`] tells it to Prometheus.
 //! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown.
 //! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
@@ -23,9 +24,11 @@ pub mod config;
 pub mod data_dir;
 pub mod file_cache;
 pub mod http;
+pub mod metrics;
 pub mod scrubber;
 pub mod serve;
 pub mod squeeze;
+pub mod usage;
 
 /// Returns an error with its sources, as one line.
 pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -14,6 +14,7 @@ mod shutdown;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod usage;
 mod watch;
 
 use std::io::{self, Write};
@@ -126,6 +127,9 @@ async fn serve(
     let app = Arc::new(app);
     let (clock, memory) = (Arc::clone(&app), Arc::clone(&app));
     let scrubbing = app.scrubber.spawn(app.engine.clone(), move || clock.now(), move || memory.http.forget_narinfos());
+    // It was just made, so that nobody has set it.
+    let _ = app.usage.index.set(data.index());
+    let counting = usage::Counting::begin(Arc::clone(&app));
     let administration = administer(Arc::clone(&app), socket, data.clone(), store.index.clone(), base_url);
     let server =
         Arc::new(connection::Server::new(Arc::clone(&app), Arc::clone(&store.storage), tls.clone(), stop.clone()));
@@ -148,6 +152,7 @@ async fn serve(
     let ending = Arc::clone(&app);
     // One that panicked has said so.
     let _ = app.blocking(move || ending.squeezer.end()).await;
+    counting.end().await;
     // A left-over socket would do no harm, and is removed by the next server.
     let _ = std::fs::remove_file(data.socket());
     Ok(())

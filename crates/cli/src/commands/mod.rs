@@ -5,6 +5,7 @@ mod hook;
 mod login;
 mod push;
 mod status;
+mod usage;
 mod use_cache;
 mod watch_exec;
 mod watch_store;
@@ -31,6 +32,12 @@ pub(crate) enum Command {
     Login(login::Arguments),
     /// Say what the server, the token and the agent are at
     Status(status::Arguments),
+    /// Show what caches, builders and packages cost on the server's disk
+    Usage(usage::Arguments),
+    /// Show what paths take there, what would come back, and who shares it
+    Du(usage::DuArguments),
+    /// Show what changed between two paths, by file, in bytes that were new
+    Diff(usage::DiffArguments),
     /// Check the whole chain from Nix to the cache, and say what to do
     Doctor(doctor::Arguments),
 }
@@ -46,6 +53,9 @@ impl Command {
             Self::Use(arguments) => use_cache::run(&arguments, context),
             Self::Login(arguments) => login::run(&arguments, context),
             Self::Status(arguments) => status::run(&arguments, context),
+            Self::Usage(arguments) => usage::run(&arguments, context),
+            Self::Du(arguments) => usage::du(&arguments, context),
+            Self::Diff(arguments) => usage::diff(&arguments, context),
             Self::Doctor(arguments) => doctor::run(&arguments, context),
         }
     }

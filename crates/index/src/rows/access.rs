@@ -119,6 +119,8 @@ pub enum Verb {
     Pull,
     /// Upload to it.
     Push,
+    /// See what it costs, and who pushed to it.
+    Usage,
 }
 
 /// A permission: all that match count.

@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::auth::{Token, parse_grant};
 use crate::data_dir::{DataDir, IndexFiles};
 use crate::squeeze::{Pass, Squeezer};
+use crate::usage::report::{self, Asked};
 
 /// Rows that are read at once while counting.
 const PAGE: usize = 1000;
@@ -77,6 +78,7 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
             Ok(Answer::Squeeze(squeezer.control().progress()))
         }
         Request::SqueezeProgress => Ok(Answer::Squeeze(admin.squeezer()?.control().progress())),
+        Request::Usage { by, top, since, fresh } => admin.usage(Asked { by, top, since, fresh }),
     }
 }
 
@@ -386,6 +388,13 @@ impl Admin<'_> {
         }
     }
 
+    fn usage(&self, asked: Asked) -> Result<Answer, Failure> {
+        // Without a server, the command opens the store itself.
+        let app = self.app.ok_or_else(|| invalid("count what things cost: no server runs".to_owned()))?;
+        let found = report::report(&app.usage, &app.engine, asked, self.now, &|_| true, true).map_err(store)?;
+        Ok(Answer::Usage(Box::new(found)))
+    }
+
     fn status(&self) -> Result<Answer, Failure> {
         // A server knows of the pack that it is writing too.
         let totals = match self.app {
@@ -447,6 +456,7 @@ fn grant_text(grant: &Grant) -> String {
         .map(|verb| match verb {
             Verb::Pull => "pull",
             Verb::Push => "push",
+            Verb::Usage => "usage",
         })
         .collect();
     format!("{}:{}", grant.cache, verbs.join(","))

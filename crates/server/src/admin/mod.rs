@@ -16,6 +16,7 @@ mod views;
 
 use std::fmt;
 
+use firn_api::usage::{GroupBy, UsageReport};
 use firn_index::{ConflictPolicy, Grant, ReferencePolicy, TokenId, Transport, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,17 @@ pub enum Request {
     },
     /// Sums everything up.
     Status,
+    /// Says what things cost.
+    Usage {
+        /// By what to group.
+        by: GroupBy,
+        /// How many groups at most.
+        top: usize,
+        /// From when on things are recent.
+        since: Option<UnixSeconds>,
+        /// Whether to count anew.
+        fresh: bool,
+    },
     /// Collects garbage.
     Gc {
         /// Whether to change nothing, and only say what would be done.
@@ -162,7 +174,7 @@ impl Request {
 
     /// Returns whether it may take long, and so lets others be executed beside it. It changes no row that they do.
     pub fn is_long(&self) -> bool {
-        self.needs_engine()
+        self.needs_engine() || matches!(self, Self::Usage { .. })
     }
 }
 
@@ -216,7 +228,7 @@ impl fmt::Debug for SecretText {
 }
 
 /// What was done or found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "value", rename_all = "kebab-case")]
 pub enum Answer {
     /// A cache, made, changed or shown.
@@ -251,6 +263,8 @@ pub enum Answer {
     Backup(BackupView),
     /// How far squeezing is.
     Squeeze(Progress),
+    /// What things cost.
+    Usage(Box<UsageReport>),
 }
 
 /// A cache, without its secret keys.

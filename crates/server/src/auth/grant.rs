@@ -23,7 +23,8 @@ pub fn parse_grant(text: &str) -> Result<Grant, GrantError> {
         let verb = match verb {
             "pull" => Verb::Pull,
             "push" => Verb::Push,
-            other => return Err(fail(format!("'{other}' is no verb: the verbs are pull and push"))),
+            "usage" => Verb::Usage,
+            other => return Err(fail(format!("'{other}' is no verb: the verbs are pull, push and usage"))),
         };
         if !parsed.contains(&verb) {
             parsed.push(verb);

@@ -14,6 +14,7 @@ mod squeeze;
 #[cfg(test)]
 mod tests;
 mod token;
+mod usage;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -115,6 +116,8 @@ enum Command {
     /// Compress cold packs again, smaller
     #[command(after_help = squeeze::HELP)]
     Squeeze(squeeze::Arguments),
+    /// Show what caches, builders and packages cost
+    Usage(usage::Arguments),
 }
 
 const SERVE_HELP: &str = "\
@@ -200,6 +203,7 @@ fn run(arguments: Arguments) -> Result<Report, CliError> {
         Command::RebuildIndex(rebuild) => rebuild::run(&rebuild, &data, &config),
         Command::Scrub(scrub) => scrub::run(&scrub, &data, &config),
         Command::Squeeze(arguments) => squeeze::run(&arguments, &data, &config),
+        Command::Usage(arguments) => usage::run(&arguments, &data, &config),
         Command::Config(ConfigCommand::Example) => Ok(Report::new(EXAMPLE, &Config::default())),
         Command::Config(ConfigCommand::Check) => check_config(&config, global.config.as_ref()),
     }

@@ -101,6 +101,7 @@ impl Config {
         check.span("scrub.every", scrub.every, Duration::ZERO, Duration::from_secs(3650 * 86_400));
         check.size("scrub.rate", scrub.rate, 1 << 10, 1 << 40);
         self.check_squeeze(&mut check);
+        self.check_usage(&mut check);
         if check.problems.is_empty() {
             Ok(())
         } else {
@@ -148,6 +149,14 @@ impl Config {
         check.size("squeeze.frame-size", squeeze.frame_size, *SQUEEZE_FRAME_BYTES.start(), *SQUEEZE_FRAME_BYTES.end());
         check.count("squeeze.cpu-percent", squeeze.cpu_percent.into(), 1, 100);
         check.size("squeeze.rate", squeeze.rate, 64 << 10, 1 << 40);
+    }
+
+    fn check_usage(&self, check: &mut Check) {
+        let interval = self.usage.report_interval;
+        if interval.0 != Duration::ZERO {
+            let week = Duration::from_secs(7 * 86_400);
+            check.span("usage.report-interval", interval, Duration::from_secs(60), week);
+        }
     }
 
     fn check_store(&self, check: &mut Check) {

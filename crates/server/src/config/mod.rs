@@ -36,6 +36,8 @@ pub struct Config {
     pub squeeze: SqueezeConfig,
     /// What is logged.
     pub log: LogConfig,
+    /// How usage is counted and told.
+    pub usage: UsageConfig,
 }
 
 /// Sockets, limits, time limits.
@@ -50,6 +52,8 @@ pub struct ServerConfig {
     pub tls_key: Option<PathBuf>,
     /// The data directory.
     pub data: Option<PathBuf>,
+    /// Whether a proxy before the server says where requests come from, in `X-Forwarded-For`.
+    pub behind_proxy: bool,
     /// How clients reach the server, without a final slash; for the lines to paste that `firnd` prints.
     pub public_url: Option<String>,
     /// How long a connection may stand idle between requests; at least 120 s.
@@ -108,6 +112,22 @@ impl Default for GcConfig {
     }
 }
 
+/// How usage is counted and told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct UsageConfig {
+    /// How often the store is counted anew; zero: only when somebody asks for it.
+    pub report_interval: Span,
+    /// Whether `/metrics` is answered without a token.
+    pub public_metrics: bool,
+}
+
+impl Default for UsageConfig {
+    fn default() -> Self {
+        Self { report_interval: Span(Duration::from_secs(3600)), public_metrics: false }
+    }
+}
+
 /// What is logged, and how. Logs go to standard error.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -154,6 +174,7 @@ impl Default for ServerConfig {
             tls_key: None,
             data: None,
             public_url: None,
+            behind_proxy: false,
             // Nix keeps connections for 120 s and takes one that the server closed at that moment for an error.
             idle_timeout: Span(Duration::from_secs(180)),
             header_timeout: Span(Duration::from_secs(30)),

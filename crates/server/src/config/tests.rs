@@ -18,8 +18,9 @@ fn the_example_says_what_the_code_does() {
     let store = toml::Table::try_from(StoreConfig::default()).expect("serialises");
     let gc = toml::Table::try_from(GcConfig::default()).expect("serialises");
     let log = toml::Table::try_from(LogConfig::default()).expect("serialises");
+    let usage = toml::Table::try_from(UsageConfig::default()).expect("serialises");
     let unset = ["tls-cert", "tls-key", "data", "public-url"].map(str::to_owned);
-    for key in server.keys().chain(store.keys()).chain(gc.keys()).chain(log.keys()).chain(&unset) {
+    for key in server.keys().chain(store.keys()).chain(gc.keys()).chain(log.keys()).chain(usage.keys()).chain(&unset) {
         let found = EXAMPLE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
         assert!(found, "{key} is not explained");
     }

@@ -41,6 +41,10 @@ pub enum Problem {
     Unauthorised(Denial),
     #[error("the token does not permit uploads to this cache")]
     NotGranted,
+    #[error("the token does not permit to see usage here")]
+    UsageNotGranted,
+    #[error("the question is malformed: {0}")]
+    BadQuestion(String),
     #[error("there is no cache of this name")]
     NoSuchCache,
     #[error("this can't be done here")]
@@ -145,7 +149,9 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotFound(_) | Self::NoSuchCache => StatusCode::NOT_FOUND,
-            Self::Forbidden | Self::TokenRefused(_) | Self::NotGranted | Self::Unsigned(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::TokenRefused(_) | Self::NotGranted | Self::UsageNotGranted | Self::Unsigned(_) => {
+                StatusCode::FORBIDDEN
+            }
             Self::Unauthorised(_) => StatusCode::UNAUTHORIZED,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
@@ -165,7 +171,8 @@ impl Problem {
             | Self::MissingReferences { .. }
             | Self::ForeignReferences { .. }
             | Self::BadDocument(_)
-            | Self::StoreDir(_) => StatusCode::BAD_REQUEST,
+            | Self::StoreDir(_)
+            | Self::BadQuestion(_) => StatusCode::BAD_REQUEST,
             Self::Internal(After::Headers) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Internal(After::Body) => StatusCode::NOT_IMPLEMENTED,
         }
@@ -184,7 +191,8 @@ impl Problem {
                 Denial::Expired => "token-expired",
                 Denial::NotGranted => "not-granted",
             },
-            Self::NotGranted => "not-granted",
+            Self::NotGranted | Self::UsageNotGranted => "not-granted",
+            Self::BadQuestion(_) => "bad-question",
             Self::NoSuchCache => "no-such-cache",
             Self::Method(_) => "method-not-allowed",
             Self::Range { .. } => "range-not-satisfiable",
@@ -224,6 +232,10 @@ impl Problem {
                 "Ask the operator for a token ('firnd token create') and put it into a netrc file: machine HOST login any password TOKEN."
             }
             Self::NotGranted => "Ask the operator for a token with the grant 'CACHE:push'.",
+            Self::UsageNotGranted => {
+                "Ask the operator for a token with the grant 'CACHE:usage', or '*:usage' for sums over all caches."
+            }
+            Self::BadQuestion(_) => "See /api/v1/openapi.yaml.",
             Self::NoSuchCache => "The operator can make it with 'firnd cache create'.",
             Self::Method(_) => "Nix uses GET, HEAD and PUT only, and so does this server.",
             Self::Busy(_) => "Try again in a moment.",

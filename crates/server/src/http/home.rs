@@ -71,7 +71,7 @@ pub(super) fn base(app: &App, host: Option<&str>) -> String {
 }
 
 /// Returns the host name in a URL, without its port: netrc files know no ports.
-fn machine(url: &str) -> &str {
+pub(super) fn machine(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);
     match authority.rsplit_once(':') {

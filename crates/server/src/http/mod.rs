@@ -13,15 +13,19 @@ mod documents;
 pub mod error;
 mod files;
 mod home;
+mod inspect;
 mod known;
 mod nar;
 mod narinfo;
+mod pages;
 mod push;
+mod query;
 pub mod range;
 mod receive;
 pub mod route;
 mod upload;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,9 +39,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use body::Body;
 use narinfo::Narinfos;
 
-use crate::app::{App, LogFields};
+use crate::app::{App, LogFields, Peer};
 use crate::auth::{Access, Denial};
 use crate::caches::Cache;
+use crate::metrics::Kind;
 use error::{After, Problem};
 use range::Asked;
 use route::{Resource, Route};
@@ -106,16 +111,28 @@ where
     B::Error: std::error::Error + Send + Sync,
 {
     let target = request.uri().path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if let Some(call) = inspect::route(path) {
+        log.kind = Kind::Inspect;
+        return Ok(inspect::answer(app, call, request.method(), request.headers(), query).await);
+    }
+    if let Some(page) = pages::route(path) {
+        log.kind = Kind::Page;
+        return Ok(pages::answer(app, page, request).await);
+    }
     if let Some(api) = route::parse_api(target) {
+        log.kind = Kind::Push;
         return Ok(push::answer(app, api, request, log).await);
     }
     let upload = request.method() == Method::PUT;
     if !upload {
         return read(app, &request, log).await;
     }
+    log.kind = Kind::Upload;
     let (head, body) = request.into_parts();
     let mut body = receive::Incoming::new(body, &head.headers, app.config.server.body_timeout.0);
     let result = write(app, &head, &mut body, log).await;
+    log.received_bytes = body.received();
     if result.is_err() {
         body.drain().await;
     }
@@ -132,6 +149,11 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
     }
     let headers = request.headers();
     let host = host(request.uri(), headers);
+    log.kind = kind_of(&resource);
+    if resource == Resource::Home && pages::wants_html(headers) {
+        log.kind = Kind::Page;
+        return Ok(pages::home(app, name, headers, host).await);
+    }
     let Some(name) = name.or_else(|| root_cache(app, host)) else {
         // At the root of a server without a cache there.
         return if resource == Resource::Home { Ok(home::server(app, host)) } else { Err(Problem::Forbidden) };
@@ -186,7 +208,11 @@ where
         }
     })?;
     let cache = admitted(app, &name, &access, log)?;
-    let upload = upload::Upload { app, cache: &cache, uploader: access.uploader };
+    if matches!(resource, Resource::NarInfo(_)) {
+        log.kind = Kind::Commit;
+    }
+    let address = address(app, &head.headers, head.extensions.get());
+    let upload = upload::Upload { app, cache: &cache, uploader: access.uploader, address };
     match resource {
         Resource::CacheInfo => upload.cache_info(body).await,
         Resource::NarInfo(hash) => upload.narinfo(hash, body).await,
@@ -205,7 +231,28 @@ fn admitted(app: &App, name: &CacheName, access: &Access, log: &mut LogFields) -
     log.token = access.uploader.token;
     let cache = app.caches.get(name).ok_or(Problem::NoSuchCache)?;
     log.cache = Some(cache.name.clone());
+    log.tally = Some(app.usage.counters.of(&cache.name, &access.uploader.builder));
     Ok(cache)
+}
+
+/// Returns what kind of request it is to read something.
+fn kind_of(resource: &Resource) -> Kind {
+    match resource {
+        Resource::NarInfo(_) => Kind::NarInfo,
+        Resource::Nar(_) => Kind::Nar,
+        Resource::Listing(_) | Resource::File { .. } => Kind::File,
+        Resource::Log(_) | Resource::Realisation(_) | Resource::BuildTrace(_) | Resource::DebugInfo(_) => {
+            Kind::Document
+        }
+        Resource::Home | Resource::CacheInfo | Resource::Nothing => Kind::Other,
+    }
+}
+
+/// Returns the address that a request came from: the connection's, or what the proxy before us says if it is trusted.
+fn address(app: &App, headers: &HeaderMap, peer: Option<&Peer>) -> Option<IpAddr> {
+    let forwarded = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| app.config.server.behind_proxy);
+    let forwarded = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+    forwarded.or(peer.map(|peer| peer.0))
 }
 
 /// Returns the host that a request names: HTTP/2 has it in the URL.

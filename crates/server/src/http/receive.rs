@@ -40,6 +40,7 @@ pub(super) struct Incoming<B> {
     encodings: Vec<String>,
     expects_continue: bool,
     stall: Duration,
+    received: u64,
 }
 
 #[derive(PartialEq, Eq)]
@@ -80,7 +81,20 @@ where
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let encodings = headers.get_all(CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
         let encodings = encodings.flat_map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>()).collect();
-        Self { body, state: State::Untouched, length, encodings, expects_continue: expects_continue(headers), stall }
+        Self {
+            body,
+            state: State::Untouched,
+            length,
+            encodings,
+            expects_continue: expects_continue(headers),
+            stall,
+            received: 0,
+        }
+    }
+
+    /// Returns how many bytes came so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Returns how final a refusal must be now: a client that was not told to wait has begun to send.
@@ -119,7 +133,10 @@ where
             let failure = match frame {
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if data.is_empty() => continue,
-                    Ok(data) => return Ok(Some(data)),
+                    Ok(data) => {
+                        self.received = self.received.saturating_add(data.len() as u64);
+                        return Ok(Some(data));
+                    }
                     Err(_trailers) => continue,
                 },
                 Ok(None) => {

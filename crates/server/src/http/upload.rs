@@ -4,6 +4,7 @@
 //! the NAR was found true. Refusals come before the body where they can, and are final where they can't ([`After`]).
 
 use std::io::{BufRead as _, Read};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(super) struct Upload<'a> {
     pub(super) app: &'a Arc<App>,
     pub(super) cache: &'a Arc<Cache>,
     pub(super) uploader: Uploader,
+    /// Where it comes from.
+    pub(super) address: Option<IpAddr>,
 }
 
 impl Upload<'_> {
@@ -105,6 +108,7 @@ impl Upload<'_> {
         let turn = self.turn(body).await?;
         let text = body.collect(limit).await?;
         let (app, cache, uploader) = (Arc::clone(self.app), Arc::clone(self.cache), self.uploader);
+        let address = self.address;
         work(self.app, After::Body, move || {
             let _turn = turn;
             let text = decode_all(&text, encoding, limit)?;
@@ -113,7 +117,7 @@ impl Upload<'_> {
             if info.store_path.hash() != hash {
                 return Err(Problem::WrongPath { found: info.store_path.to_string() });
             }
-            let committed = commit_narinfo(&app, &cache, info, uploader);
+            let committed = commit_narinfo(&app, &cache, info, uploader, address);
             app.http.narinfos.forget(&cache.name, &hash);
             committed
         })
@@ -270,7 +274,13 @@ fn alias_of(name: &NarName, codec: Codec, ingested: &Ingested, file_size: u64) -
 }
 
 /// Checks a narinfo against what is here, signs it, and makes its path visible.
-fn commit_narinfo(app: &App, cache: &Cache, info: NarInfo, uploader: Uploader) -> Result<(), Problem> {
+fn commit_narinfo(
+    app: &App,
+    cache: &Cache,
+    info: NarInfo,
+    uploader: Uploader,
+    address: Option<IpAddr>,
+) -> Result<(), Problem> {
     let row = &cache.row;
     check_nar(app, cache, &info)?;
     check_signatures(row, cache, &info)?;
@@ -295,6 +305,7 @@ fn commit_narinfo(app: &App, cache: &Cache, info: NarInfo, uploader: Uploader) -
     if is_known {
         return Ok(());
     }
+    let tally = app.usage.counters.of(&cache.name, &uploader.builder);
     let upload = PathUpload {
         path: store_path.clone(),
         nar_hash: *nar_hash,
@@ -305,11 +316,13 @@ fn commit_narinfo(app: &App, cache: &Cache, info: NarInfo, uploader: Uploader) -
         ca: info.ca.as_ref().map(|ca| ca.as_str().to_owned()),
         signatures,
         uploader,
-        address: None,
+        address,
         on_conflict: row.on_conflict,
         references_policy: row.references,
     };
-    match app.engine.commit_path(&cache.name, upload).map_err(|error| failed(app, error, After::Body))? {
+    let outcome = app.engine.commit_path(&cache.name, upload).map_err(|error| failed(app, error, After::Body))?;
+    tally.outcome(outcome, *nar_size);
+    match outcome {
         PathOutcome::Created | PathOutcome::Merged | PathOutcome::KeptFirst => Ok(()),
         PathOutcome::Rejected => Err(Problem::Conflict),
     }

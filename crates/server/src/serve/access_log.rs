@@ -1,6 +1,7 @@
 //! One line in the log for each request, written when its answer's last byte was handed on or its client went away.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -9,13 +10,14 @@ use hyper::body::Bytes;
 use tokio::time::Instant;
 
 use super::watch::InProgress;
-use crate::app::LogFields;
+use crate::app::{App, LogFields};
 
 /// The longest path that is logged, in bytes.
 const MAX_PATH_BYTES: usize = 256;
 
 /// What is known of a request so far.
 pub(super) struct Record {
+    app: Arc<App>,
     method: http::Method,
     path: String,
     began: Instant,
@@ -27,11 +29,12 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new<B>(request: &Request<B>, in_progress: InProgress) -> Self {
+    pub(super) fn new<B>(app: Arc<App>, request: &Request<B>, in_progress: InProgress) -> Self {
         let path = request.uri().path();
         // Paths are ASCII, by hyper's parser; else the end is left out at a character's border.
         let end = (0..=path.len().min(MAX_PATH_BYTES)).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
         Self {
+            app,
             method: request.method().clone(),
             path: path.get(..end).unwrap_or_default().to_owned(),
             began: Instant::now(),
@@ -58,7 +61,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let ms = u64::try_from(self.began.elapsed().as_micros()).map_or(f64::MAX, |us| us as f64 / 1000.0);
+        let elapsed = self.began.elapsed();
+        self.app.requests.count(&self.fields, self.status, self.complete, self.sent, elapsed, self.app.now());
+        let ms = u64::try_from(elapsed.as_micros()).map_or(f64::MAX, |us| us as f64 / 1000.0);
         let cache = self.fields.cache.as_ref().map(|cache| cache.as_str());
         let token = self.fields.token.map(|token| token.to_string());
         tracing::info!(

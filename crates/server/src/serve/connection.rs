@@ -25,7 +25,7 @@ use super::access_log::{Logged, Record};
 use super::health;
 use super::tls::Tls;
 use super::watch::{Activity, Limits, Overrun, Watched};
-use crate::app::App;
+use crate::app::{App, Peer};
 
 /// Requests that an h2 connection has open at once. Nix asks for 25 at once, and more where it is told to.
 const H2_STREAMS: u32 = 256;
@@ -104,7 +104,8 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service_fn(|request| {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer.ip()));
             let server = Arc::clone(self);
             let activity = Arc::clone(activity);
             async move { Ok::<_, Infallible>(server.answer(request, &activity).await) }
@@ -139,7 +140,7 @@ impl Server {
         request: Request<Incoming>,
         activity: &Arc<Activity>,
     ) -> impl Future<Output = Response<Body>> + use<> {
-        let record = Record::new(&request, activity.request());
+        let record = Record::new(Arc::clone(&self.app), &request, activity.request());
         let server = Arc::clone(self);
         async move {
             let response = match health::check(&server.app, &server.storage, &server.stop, &request).await {

@@ -1,5 +1,6 @@
 //! Who asks, and what they may be told.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use firn_api::Endpoint;
@@ -22,6 +23,8 @@ const SCOPE_CACHES: usize = 64;
 pub(super) struct Asker {
     pub(super) cache: Arc<Cache>,
     pub(super) uploader: Uploader,
+    /// Where the request comes from.
+    pub(super) address: Option<IpAddr>,
     pub(super) can_pull: bool,
     pub(super) can_push: bool,
     pub(super) expires_at: Option<UnixSeconds>,
@@ -38,6 +41,7 @@ impl Asker {
         endpoint: &Endpoint,
         headers: &HeaderMap,
         host: Option<&str>,
+        address: Option<IpAddr>,
     ) -> Result<Self, Refusal> {
         let is_question = matches!(endpoint, Endpoint::Cache | Endpoint::MissingPaths);
         let Some(name) = name.or_else(|| root_cache(app, host)) else { return Err(Problem::Forbidden.into()) };
@@ -61,7 +65,7 @@ impl Asker {
                 (anonymous, None, Scope::Caches(Vec::new()))
             }
         };
-        Ok(Self { cache, uploader, can_pull, can_push, expires_at, scope })
+        Ok(Self { cache, uploader, address, can_pull, can_push, expires_at, scope })
     }
 }
 

@@ -138,7 +138,7 @@ impl Batch {
             ca: info.ca.map(|ca| ca.as_str().to_owned()),
             signatures,
             uploader: self.asker.uploader.clone(),
-            address: None,
+            address: self.asker.address,
             on_conflict: cache.row.on_conflict,
             references_policy: cache.row.references,
         }
@@ -177,6 +177,10 @@ impl Batch {
         let outcome =
             outcome.unwrap_or_else(|| Err(firn_engine::Error::Internal("a commit was not answered".to_owned())));
         app.http.narinfos.forget(&self.asker.cache.name, &item.path.hash());
+        if let Ok(outcome) = &outcome {
+            let tally = app.usage.counters.of(&self.asker.cache.name, &self.asker.uploader.builder);
+            tally.outcome(*outcome, item.nar_size);
+        }
         let status = match outcome {
             Ok(PathOutcome::Created) => PathStatus::Created,
             Ok(PathOutcome::Merged) => PathStatus::Merged,

@@ -37,6 +37,7 @@ use super::receive::Incoming;
 use super::route::Api;
 use super::{failed, host};
 use crate::app::{App, LogFields};
+use crate::metrics::Kind;
 
 /// All bodies in memory at once, in KiB: 16 of the longest.
 const BODIES_KIB: u32 = 128 << 10;
@@ -101,6 +102,7 @@ where
             Err(refusal) => Err(refusal),
         },
     };
+    log.received_bytes = body.received();
     match answered {
         Ok(response) => response,
         Err(refusal) => {
@@ -130,9 +132,14 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
     let host = host(&head.uri, &head.headers);
-    let asker = Asker::authorise(app, cache, &endpoint, &head.headers, host)?;
+    let address = super::address(app, &head.headers, head.extensions.get());
+    let asker = Asker::authorise(app, cache, &endpoint, &head.headers, host, address)?;
     log.token = asker.uploader.token;
     log.cache = Some(asker.cache.name.clone());
+    log.tally = Some(app.usage.counters.of(&asker.cache.name, &asker.uploader.builder));
+    if endpoint == Endpoint::Commits {
+        log.kind = Kind::Commit;
+    }
     let call = Call { app, asker: Arc::new(asker), headers: &head.headers };
     let limits = Limits::default();
     match endpoint {

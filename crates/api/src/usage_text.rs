@@ -1,0 +1,172 @@
+//! Reports as text: a table for people, CSV for spreadsheets.
+
+use crate::usage::{GroupBy, UsageGroup, UsageReport};
+
+/// A column of a table: its head, its value of a group, and whether it is a number.
+type Column = (&'static str, fn(&UsageGroup, fn(u64) -> String) -> String);
+
+/// The columns of a table, the most important first: those that don't fit are left out.
+const COLUMNS: [Column; 10] = [
+    ("exclusive", |group, bytes| bytes(group.exclusive_bytes)),
+    ("stored", |group, bytes| bytes(group.stored_bytes)),
+    ("logical", |group, bytes| bytes(group.logical_bytes)),
+    ("paths", |group, _| group.paths.to_string()),
+    ("dedup", |group, _| format!("{:.2}x", group.dedup_factor)),
+    ("compr", |group, _| format!("{:.2}x", group.compression_factor)),
+    ("recent", |group, bytes| bytes(group.recent_bytes)),
+    ("saved", |group, bytes| group.traffic.map_or_else(String::new, |traffic| bytes(traffic.saved_bytes))),
+    ("served", |group, bytes| group.traffic.map_or_else(String::new, |traffic| bytes(traffic.served_bytes))),
+    ("unique", |group, bytes| bytes(group.unique_bytes)),
+];
+
+/// The widest name of a group that is shown whole.
+const MAX_NAME: usize = 48;
+
+impl UsageReport {
+    /// Returns a table of at most `width` characters a line (but for the narrowest terminals), without colour. `bytes` writes
+    /// sizes.
+    #[must_use]
+    pub fn table(&self, width: usize, bytes: fn(u64) -> String) -> String {
+        let name = |group: &UsageGroup| clipped(if group.name.is_empty() { "(none)" } else { &group.name });
+        let names: Vec<String> = self.groups.iter().map(name).collect();
+        let head = self.by.as_str();
+        let name_width = names.iter().map(|name| name.chars().count()).chain([head.len()]).max().unwrap_or(0);
+        let mut lines = vec![format!("{head:name_width$}")];
+        lines.extend(names.iter().map(|name| format!("{name:name_width$}")));
+        let mut used = name_width;
+        for (number, (title, value)) in COLUMNS.into_iter().enumerate() {
+            let values: Vec<String> = self.groups.iter().map(|group| value(group, bytes)).collect();
+            let column = values.iter().map(|value| value.chars().count()).chain([title.len()]).max().unwrap_or(0);
+            if values.iter().all(String::is_empty) && !values.is_empty() {
+                continue;
+            }
+            if number > 0 && used + 2 + column > width {
+                break;
+            }
+            used += 2 + column;
+            for (line, value) in lines.iter_mut().zip(std::iter::once(&title.to_owned()).chain(&values)) {
+                line.push_str(&format!("  {value:>column$}"));
+            }
+        }
+        lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+    }
+
+    /// Returns all figures as CSV (RFC 4180) with a head; names stay.
+    #[must_use]
+    pub fn to_csv(&self) -> String {
+        let mut text = String::from(
+            "name,paths,logical_bytes,unique_bytes,stored_bytes,exclusive_bytes,shared_bytes,amortised_bytes,\
+             delta_saved_bytes,recent_bytes,dedup_factor,compression_factor,last_at,pushed_paths,received_bytes,\
+             saved_bytes,served_bytes,hits,misses,errors,conflicts\r\n",
+        );
+        for group in &self.groups {
+            let traffic = group.traffic.unwrap_or_default();
+            let figures = [
+                group.paths,
+                group.logical_bytes,
+                group.unique_bytes,
+                group.stored_bytes,
+                group.exclusive_bytes,
+                group.shared_bytes,
+                group.amortised_bytes,
+                group.delta_saved_bytes,
+                group.recent_bytes,
+            ];
+            text.push_str(&field(&group.name));
+            figures.iter().for_each(|figure| text.push_str(&format!(",{figure}")));
+            text.push_str(&format!(",{:.4},{:.4},{}", group.dedup_factor, group.compression_factor, group.last_at));
+            let counted = [
+                traffic.pushed_paths,
+                traffic.received_bytes,
+                traffic.saved_bytes,
+                traffic.served_bytes,
+                traffic.hits,
+                traffic.misses,
+                traffic.errors,
+                traffic.conflicts,
+            ];
+            counted.iter().for_each(|figure| text.push_str(&format!(",{figure}")));
+            text.push_str("\r\n");
+        }
+        text
+    }
+}
+
+/// Returns a name that breaks neither line nor terminal, with its middle left out if it is long.
+fn clipped(name: &str) -> String {
+    let plain: Vec<char> = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if plain.len() <= MAX_NAME {
+        return plain.into_iter().collect();
+    }
+    let half = MAX_NAME / 2;
+    plain[..half].iter().chain(&['…']).chain(&plain[plain.len() - half + 1..]).collect()
+}
+
+/// Quotes what CSV must have quoted, and what a spreadsheet would take for a formula.
+fn field(text: &str) -> String {
+    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
+    if text.contains(['"', ',', '\n', '\r']) || is_formula {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
+}
+
+/// Returns by what a report may be grouped, for people.
+#[must_use]
+pub fn group_names() -> String {
+    GroupBy::ALL.map(GroupBy::as_str).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::Traffic;
+
+    fn report(names: &[&str]) -> UsageReport {
+        let group = |name: &&str| UsageGroup {
+            name: (*name).to_owned(),
+            exclusive_bytes: 1000,
+            dedup_factor: 2.0,
+            traffic: Some(Traffic::default()),
+            ..UsageGroup::default()
+        };
+        UsageReport {
+            at: 0,
+            took_ms: 0,
+            recent_days: 7,
+            store: None,
+            by: GroupBy::Package,
+            groups_total: 1,
+            groups: names.iter().map(group).collect(),
+            missing_chunks: 0,
+        }
+    }
+
+    #[test]
+    fn tables_fit() {
+        let long = "x".repeat(200);
+        let report = report(&["hello", &long, "", "a\x1b[31mb"]);
+        for width in [20, 60, 80, 120, 200] {
+            let table = report.table(width, |n| format!("{n} B"));
+            let widest = table.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= width.max(MAX_NAME + 14), "{width}: {table}");
+            assert!(!table.contains('\x1b') && table.lines().count() == 5);
+        }
+        let wide = report.table(200, |n| format!("{n} B"));
+        assert!(wide.contains("unique") && wide.contains("(none)") && wide.contains('…'));
+    }
+
+    #[test]
+    fn csv_is_quoted() {
+        let csv = report(&["a,b", "say \"x\"", "=1+1", "plain"]).to_csv();
+        let lines: Vec<_> = csv.split("\r\n").collect();
+        assert!(lines[1].starts_with("\"a,b\",0,"));
+        assert!(lines[2].starts_with("\"say \"\"x\"\"\",0,"));
+        assert!(lines[3].starts_with("\"'=1+1\",0,"));
+        assert!(lines[4].starts_with("plain,0,"));
+        let columns = lines[0].split(',').count();
+        assert_eq!(lines[4].split(',').count(), columns);
+    }
+}

@@ -1,0 +1,269 @@
+//! Usage reports, single paths and metrics for programs: JSON under `/api/v1`, Prometheus text at `/metrics`.
+//!
+//! `docs/openapi.yaml` describes the requests, and is served here too. What the asker may not see is answered like what is
+//! not there.
+
+use std::sync::Arc;
+
+use firn_api::ErrorAnswer;
+use firn_api::usage::GroupBy;
+use firn_index::{CacheName, UnixSeconds};
+use firn_nix::StoreHash;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Response};
+use serde::Serialize;
+
+use super::body::Body;
+use super::error::{After, Problem};
+use super::query::Query;
+use super::{failed, work};
+use crate::app::App;
+use crate::auth::Denial;
+use crate::caches::Cache;
+use crate::usage::viewer::Viewer;
+use crate::usage::{counters, report, view};
+
+/// The description of the requests.
+pub(super) const OPENAPI: &str = include_str!("../../../../docs/openapi.yaml");
+
+/// Groups that a report has at most.
+const MAX_TOP: usize = 1000;
+
+/// Paths that are asked about at once.
+const MAX_PATHS: usize = 1000;
+
+/// Paths that a search tells at most.
+const MAX_FOUND: usize = 500;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Call {
+    Metrics,
+    OpenApi,
+    Usage,
+    History,
+    Search,
+    DiskUse(CacheName),
+    Difference(CacheName),
+    Path(CacheName, StoreHash),
+}
+
+/// Finds out what a path is for, if it is one of these.
+pub(super) fn route(path: &str) -> Option<Call> {
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).take(7).collect();
+    Some(match segments.as_slice() {
+        ["metrics"] => Call::Metrics,
+        ["api", "v1", "openapi.yaml"] => Call::OpenApi,
+        ["api", "v1", "usage"] => Call::Usage,
+        ["api", "v1", "usage", "history"] => Call::History,
+        ["api", "v1", "usage", "search"] => Call::Search,
+        ["api", "v1", "caches", cache, "disk-use"] => Call::DiskUse(cache.parse().ok()?),
+        ["api", "v1", "caches", cache, "difference"] => Call::Difference(cache.parse().ok()?),
+        ["api", "v1", "caches", cache, "paths", hash] => Call::Path(cache.parse().ok()?, hash.parse().ok()?),
+        _ => return None,
+    })
+}
+
+/// Answers GET and HEAD.
+pub(super) async fn answer(
+    app: &Arc<App>,
+    call: Call,
+    method: &Method,
+    headers: &HeaderMap,
+    query: &str,
+) -> Response<Body> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = refusal(&Problem::Method(super::route::Access::ReadOnly));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match call {
+        Call::OpenApi => text(OPENAPI.to_owned(), "application/yaml"),
+        call => {
+            let (shared, headers, query) = (Arc::clone(app), headers.clone(), Query::parse(query));
+            let answered = work(app, After::Headers, move || blocking(&shared, call, &headers, &query)).await;
+            answered.unwrap_or_else(|problem| refusal(&problem))
+        }
+    }
+}
+
+fn blocking(app: &App, call: Call, headers: &HeaderMap, query: &Query) -> Result<Response<Body>, Problem> {
+    let viewer = Viewer::of(app, headers, false).map_err(Problem::Unauthorised)?;
+    let fail = |error| failed(app, error, After::Headers);
+    let index = |error: firn_index::Error| failed(app, error.into(), After::Headers);
+    let now = app.now();
+    match call {
+        Call::OpenApi => Ok(text(OPENAPI.to_owned(), "application/yaml")),
+        Call::Metrics => {
+            if !app.config.usage.public_metrics && !viewer.sees_all(app) {
+                return Err(denied(&viewer));
+            }
+            let body = crate::metrics::encode(app).map_err(fail)?;
+            Ok(text(body, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
+        }
+        Call::Usage => {
+            let asked = asked(query, now)?;
+            let sees_all = viewer.sees_all(app);
+            if asked.by != GroupBy::Cache && !sees_all {
+                return Err(denied(&viewer));
+            }
+            let seen: Vec<String> = seen_usage(app, &viewer)?;
+            let may_see = |name: &str| seen.iter().any(|seen| seen == name);
+            Ok(json(&report::report(&app.usage, &app.engine, asked, now, &may_see, sees_all).map_err(fail)?))
+        }
+        Call::History => {
+            if !viewer.sees_all(app) {
+                return Err(denied(&viewer));
+            }
+            app.usage.counters.flush(app.engine.meta(), now).map_err(index)?;
+            let from = counters::day_of(since(query, now)?.unwrap_or(0));
+            Ok(json(&report::history(app.engine.meta(), from).map_err(index)?))
+        }
+        Call::Search => {
+            let caches: Vec<CacheName> = viewer.caches(app).into_iter().map(|cache| cache.name.clone()).collect();
+            let text = query.get("q").unwrap_or_default();
+            Ok(json(&view::search(app.engine.meta(), &caches, text, MAX_FOUND).map_err(index)?))
+        }
+        Call::DiskUse(name) => {
+            let cache = admitted(app, &viewer, &name, Viewer::may_see_usage)?;
+            let paths = hashes(query)?;
+            let closure = query.get("closure").is_some_and(|value| value == "1" || value == "true");
+            let may_name = |name: &CacheName| app.caches.get(name).is_some_and(|other| viewer.may_pull(&other));
+            let found = view::disk_use(&app.usage, &app.engine, &cache.name, &paths, closure, now, &may_name);
+            Ok(json(&found.map_err(fail)?))
+        }
+        Call::Difference(name) => {
+            let cache = admitted(app, &viewer, &name, Viewer::may_pull)?;
+            let of = |name| {
+                let hash = query.get(name).and_then(|text| hash_of(text));
+                hash.ok_or_else(|| bad(format!("'{name}' must be a store path or its hash")))
+            };
+            let (from, to) = (of("from")?, of("to")?);
+            Ok(json(&view::difference(&app.engine, &cache.name, &from, &to).map_err(fail)?))
+        }
+        Call::Path(name, hash) => {
+            let cache = admitted(app, &viewer, &name, Viewer::may_pull)?;
+            let with_pushes = viewer.may_see_usage(&cache);
+            Ok(json(&view::path(&app.engine, &cache.name, &hash, with_pushes).map_err(fail)?))
+        }
+    }
+}
+
+/// Returns the names of the caches whose usage may be seen; refuses those who may see none.
+fn seen_usage(app: &App, viewer: &Viewer) -> Result<Vec<String>, Problem> {
+    let caches = app.caches.all();
+    let seen: Vec<_> = caches.iter().filter(|cache| viewer.may_see_usage(cache)).collect();
+    if seen.is_empty() && !viewer.sees_all(app) {
+        return Err(denied(viewer));
+    }
+    Ok(seen.into_iter().map(|cache| cache.name.to_string()).collect())
+}
+
+fn admitted(
+    app: &App,
+    viewer: &Viewer,
+    name: &CacheName,
+    may: impl Fn(&Viewer, &Cache) -> bool,
+) -> Result<Arc<Cache>, Problem> {
+    app.caches.get(name).filter(|cache| may(viewer, cache)).ok_or_else(|| denied(viewer))
+}
+
+fn denied(viewer: &Viewer) -> Problem {
+    if viewer.is_known() { Problem::UsageNotGranted } else { Problem::Unauthorised(Denial::NoCredentials) }
+}
+
+fn bad(detail: String) -> Problem {
+    Problem::BadQuestion(detail)
+}
+
+fn asked(query: &Query, now: UnixSeconds) -> Result<report::Asked, Problem> {
+    let by = query.get("by").map_or(Some(GroupBy::Cache), GroupBy::parse);
+    let by = by.ok_or_else(|| bad("'by' must be cache, builder, package, pin or day".to_owned()))?;
+    let top = query.get("top").map_or(Ok(MAX_TOP), str::parse);
+    let top = top.map_err(|_| bad("'top' must be a number".to_owned()))?;
+    let fresh = query.get("fresh").is_some_and(|value| value == "1" || value == "true");
+    Ok(report::Asked { by, top: top.min(MAX_TOP), since: since(query, now)?, fresh })
+}
+
+/// Reads `since`: a date, or a number of days.
+fn since(query: &Query, now: UnixSeconds) -> Result<Option<UnixSeconds>, Problem> {
+    let Some(text) = query.get("since").filter(|text| !text.is_empty()) else { return Ok(None) };
+    if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
+        return Ok(Some(now.saturating_sub(u64::from(days) * 86_400)));
+    }
+    let date: Option<jiff::civil::Date> = text.parse().ok();
+    let at = date.and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC).ok()).map(|at| at.timestamp().as_second());
+    let at = at.and_then(|at| u64::try_from(at).ok());
+    at.map(Some).ok_or_else(|| bad("'since' must be a date as 2026-11-28 or a number of days as 7d".to_owned()))
+}
+
+fn hashes(query: &Query) -> Result<Vec<StoreHash>, Problem> {
+    let hashes: Option<Vec<StoreHash>> = query.all("path").map(hash_of).collect();
+    let hashes = hashes.filter(|hashes| (1..=MAX_PATHS).contains(&hashes.len()));
+    hashes.ok_or_else(|| bad(format!("'path' must be given 1 to {MAX_PATHS} times: store paths or their hashes")))
+}
+
+/// Reads a store path, its base name, or its hash.
+pub(super) fn hash_of(text: &str) -> Option<StoreHash> {
+    let base_name = text.rsplit('/').next().unwrap_or_default();
+    base_name.get(..32)?.parse().ok()
+}
+
+fn json(value: &impl Serialize) -> Response<Body> {
+    text(serde_json::to_string(value).expect("texts and numbers are JSON"), "application/json")
+}
+
+fn text(body: String, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn refusal(problem: &Problem) -> Response<Body> {
+    let answer = ErrorAnswer {
+        code: problem.code().to_owned(),
+        message: problem.to_string(),
+        hint: problem.hint().to_owned(),
+        retry_after: None,
+    };
+    let mut response = json(&answer);
+    *response.status_mut() = problem.status();
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_its_own_paths_and_no_others() {
+        let hash = "0fanvwfh6772nmhmbw78d8jmj0dr6lpc";
+        let cache = || "main".parse().unwrap();
+        for (path, call) in [
+            ("/metrics", Call::Metrics),
+            ("/api/v1/usage", Call::Usage),
+            ("//api//v1/usage/history", Call::History),
+            ("/api/v1/usage/search", Call::Search),
+            ("/api/v1/openapi.yaml", Call::OpenApi),
+            ("/api/v1/caches/main/disk-use", Call::DiskUse(cache())),
+            ("/api/v1/caches/main/difference", Call::Difference(cache())),
+            (&format!("/api/v1/caches/main/paths/{hash}"), Call::Path(cache(), hash.parse().unwrap())),
+        ] {
+            assert_eq!(route(path), Some(call), "{path}");
+        }
+        for path in ["/", "/main/metrics", "/api/v1/caches/main", "/api/v1/caches/Main/disk-use", "/api/v1/usage/x"] {
+            assert_eq!(route(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn reads_times() {
+        let read = |text: &str| since(&Query::parse(text), 1_000_000);
+        assert_eq!(read("since=1d"), Ok(Some(1_000_000 - 86_400)));
+        assert_eq!(read("since=2026-11-28"), Ok(Some(1_795_824_000)));
+        assert_eq!(read("since="), Ok(None));
+        assert_eq!(read("since=99999d"), Ok(Some(0)));
+        assert!(read("since=yesterday").is_err() && read("since=-1d").is_err());
+    }
+}

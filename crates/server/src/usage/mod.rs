@@ -1,0 +1,121 @@
+//! What the server knows of its bytes: live counters, stored reports, and answers to questions about single paths.
+//!
+//! A report is made by a mark pass of the engine, at most one at a time, now and then and when somebody asks for a fresh
+//! one; it is kept in the index, so that pages and requests are answered from what is stored. The pass itself is kept in
+//! memory for a while if it is small.
+
+pub mod counters;
+pub mod report;
+pub mod view;
+pub mod viewer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
+
+use firn_engine::{Engine, Mark};
+use firn_index::UnixSeconds;
+
+pub use counters::{Counters, Tally};
+pub use report::StoredReport;
+
+/// How many bytes of a mark pass are kept in memory for the next question.
+const KEPT_BYTES: u64 = 256 << 20;
+
+/// How old a pass may be to answer a question about single paths.
+const KEPT_SECONDS: u64 = 300;
+
+/// How many days are kept of counters and sums.
+pub const HISTORY_DAYS: u32 = 400;
+
+/// How many days are recent in a report.
+pub const RECENT_DAYS: u64 = 7;
+
+/// Counters and reports; part of [`crate::app::App`].
+#[derive(Default)]
+pub struct Usage {
+    /// What happens.
+    pub counters: Counters,
+    /// Where the indexes are, to be measured.
+    pub index: OnceLock<PathBuf>,
+    latest: RwLock<Option<Arc<StoredReport>>>,
+    kept: Mutex<Option<Arc<Mark>>>,
+    /// Held while a pass runs.
+    making: Mutex<()>,
+    stop: AtomicBool,
+    /// Passes so far, and how long they took.
+    pub passes: AtomicU64,
+    /// Milliseconds of all passes.
+    pub passes_ms: AtomicU64,
+}
+
+impl Usage {
+    /// Takes the newest report out of the index.
+    ///
+    /// # Errors
+    /// Errors of the index. A report that does not read is none.
+    pub fn load(&self, meta: &dyn firn_index::Meta) -> firn_index::Result<()> {
+        let stored = meta.last_report()?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = stored.map(Arc::new);
+        Ok(())
+    }
+
+    /// Returns the newest report, if there is one.
+    pub fn latest(&self) -> Option<Arc<StoredReport>> {
+        self.latest.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends a pass that runs, and lets none begin.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns a mark pass that began at `oldest` or later: the kept one, or a new one. Blocks as long as that takes; those
+    /// who ask at the same time wait for one pass.
+    ///
+    /// # Errors
+    /// Errors of the engine; [`firn_engine::Error::WritesStopped`] when the server ends.
+    pub fn mark(&self, engine: &Engine, oldest: UnixSeconds) -> firn_engine::Result<Arc<Mark>> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            && kept.at >= oldest
+        {
+            return Ok(kept);
+        }
+        let began = Instant::now();
+        let mark = engine.mark(&|| self.stop.load(Ordering::Relaxed))?;
+        let mark = mark.ok_or_else(|| firn_engine::Error::WritesStopped("the server ends".to_owned()))?;
+        counters::add(&self.passes, 1);
+        counters::add(&self.passes_ms, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let mark = Arc::new(mark);
+        let kept = (mark.memory_bytes() <= KEPT_BYTES).then(|| Arc::clone(&mark));
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(mark)
+    }
+
+    /// Returns a pass for a question about single paths: a few minutes old at most.
+    ///
+    /// # Errors
+    /// As [`Usage::mark`].
+    pub fn recent_mark(&self, engine: &Engine, now: UnixSeconds) -> firn_engine::Result<Arc<Mark>> {
+        self.mark(engine, now.saturating_sub(KEPT_SECONDS))
+    }
+
+    /// Returns the kept pass, if there is one.
+    pub fn kept(&self) -> Option<Arc<Mark>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets the kept pass if it is too old to answer anything.
+    pub fn tidy(&self, now: UnixSeconds) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_some_and(|mark| mark.at.saturating_add(KEPT_SECONDS) < now) {
+            *kept = None;
+        }
+    }
+
+    fn keep(&self, report: Arc<StoredReport>) {
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+}

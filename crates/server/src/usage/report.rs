@@ -1,0 +1,300 @@
+//! Reports: made of a mark pass, kept in the index, cut to what was asked for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use firn_api::usage::{GroupBy, StoreUsage, Traffic, UsageDay, UsageGroup, UsageHistory, UsageReport};
+use firn_engine::{Dimension, Engine, Mark, Usage as Sums, day_name};
+use firn_index::{Day, Meta, SummaryRow, UnixSeconds, UsageKey, UsageRow};
+use serde::{Deserialize, Serialize};
+
+use super::counters::day_of;
+use super::{HISTORY_DAYS, RECENT_DAYS, Usage};
+
+/// Groups of a kind that a stored report keeps: the largest by exclusive bytes.
+pub const STORED_GROUPS: usize = 1000;
+
+/// Rows of counters that are read at a time.
+const PAGE: usize = 1000;
+
+/// A report as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredReport {
+    /// When the pass began.
+    pub at: UnixSeconds,
+    /// How long it took.
+    pub took_ms: u64,
+    /// Chunks that were not found.
+    pub missing_chunks: u64,
+    /// The store.
+    pub store: StoreUsage,
+    /// Its groups by each thing.
+    pub by: BTreeMap<GroupBy, StoredGroups>,
+}
+
+/// The groups of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoredGroups {
+    /// How many there are.
+    pub total: u64,
+    /// The largest.
+    pub groups: Vec<UsageGroup>,
+}
+
+/// Returns by what the engine groups, if it does.
+fn dimension(by: GroupBy) -> Option<Dimension> {
+    match by {
+        GroupBy::Cache => Some(Dimension::Cache),
+        GroupBy::Builder => Some(Dimension::Builder),
+        GroupBy::Package => Some(Dimension::Package),
+        GroupBy::Day => Some(Dimension::Day),
+        GroupBy::Pin => None,
+    }
+}
+
+fn group(name: String, sums: &Sums) -> UsageGroup {
+    UsageGroup {
+        name,
+        paths: sums.paths,
+        logical_bytes: sums.logical_bytes,
+        unique_bytes: sums.unique_bytes,
+        stored_bytes: sums.stored_bytes,
+        exclusive_bytes: sums.exclusive_bytes,
+        shared_bytes: sums.shared_bytes(),
+        amortised_bytes: sums.amortised_bytes,
+        delta_saved_bytes: sums.delta_saved_bytes,
+        recent_bytes: sums.recent_bytes,
+        dedup_factor: sums.dedup_factor(),
+        compression_factor: sums.compression_factor(),
+        last_at: sums.last_at,
+        traffic: None,
+    }
+}
+
+/// Returns the groups of a pass, the one with the most exclusive bytes first.
+pub fn groups(mark: &Mark, meta: &dyn Meta, by: GroupBy, since: UnixSeconds) -> firn_index::Result<Vec<UsageGroup>> {
+    let sums = match dimension(by) {
+        Some(dimension) => mark.usage_by(dimension, since),
+        None => super::view::pins(mark, meta, since)?,
+    };
+    let mut groups: Vec<UsageGroup> = sums.into_iter().map(|(name, sums)| group(name, &sums)).collect();
+    groups.sort_by(|a, b| (b.exclusive_bytes, &a.name).cmp(&(a.exclusive_bytes, &b.name)));
+    Ok(groups)
+}
+
+impl Usage {
+    /// Makes a new report, keeps it and returns it; the counters are written first. Blocks.
+    ///
+    /// # Errors
+    /// Errors of the engine and the index.
+    pub fn make_report(&self, engine: &Engine, now: UnixSeconds) -> firn_engine::Result<Arc<StoredReport>> {
+        let began = Instant::now();
+        let meta = engine.meta();
+        self.counters.flush(meta, now)?;
+        let mark = self.mark(engine, now)?;
+        let since = mark.at.saturating_sub(RECENT_DAYS * 86_400);
+        let mut by = BTreeMap::new();
+        for kind in GroupBy::ALL {
+            let mut groups = groups(&mark, meta, kind, since)?;
+            let total = groups.len() as u64;
+            groups.truncate(STORED_GROUPS);
+            by.insert(kind, StoredGroups { total, groups });
+        }
+        let index_bytes = self.index.get().map_or(0, |path| crate::data_dir::bytes_below(path).unwrap_or(0));
+        let report = StoredReport {
+            at: mark.at,
+            took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            missing_chunks: mark.missing_chunks,
+            store: store_usage(&mark, index_bytes),
+            by,
+        };
+        let bytes = serde_json::to_vec(&report).expect("numbers and texts are JSON");
+        meta.put_summary(day_of(now), &summary(&report), &bytes)?;
+        meta.forget_usage(day_of(now).saturating_sub(HISTORY_DAYS))?;
+        let report = Arc::new(report);
+        self.keep(Arc::clone(&report));
+        Ok(report)
+    }
+}
+
+fn store_usage(mark: &Mark, index_bytes: u64) -> StoreUsage {
+    let packs = mark.packs();
+    let all = mark.usage_by(Dimension::Store, 0).pop().map(|(_, sums)| sums).unwrap_or_default();
+    StoreUsage {
+        paths: all.paths,
+        logical_bytes: all.logical_bytes,
+        distinct_nar_bytes: mark.distinct_nar_bytes,
+        distinct_recipe_bytes: mark.distinct_recipe_bytes(),
+        unique_bytes: packs.live_unique_bytes,
+        chunk_bytes: packs.live_chunk_bytes,
+        delta_saved_bytes: packs.delta_saved_bytes,
+        dead_bytes: packs.dead_chunk_bytes(),
+        recipe_bytes: packs.recipe_bytes,
+        record_bytes: packs.record_bytes,
+        overhead_bytes: packs.overhead_bytes(),
+        stored_bytes: packs.stored_bytes,
+        index_bytes,
+    }
+}
+
+fn summary(report: &StoredReport) -> SummaryRow {
+    let store = &report.store;
+    SummaryRow {
+        at: report.at,
+        paths: store.paths,
+        logical_bytes: store.logical_bytes,
+        distinct_nar_bytes: store.distinct_nar_bytes,
+        distinct_recipe_bytes: store.distinct_recipe_bytes,
+        unique_bytes: store.unique_bytes,
+        chunk_bytes: store.chunk_bytes,
+        delta_saved_bytes: store.delta_saved_bytes,
+        dead_bytes: store.dead_bytes,
+        recipe_bytes: store.recipe_bytes,
+        record_bytes: store.record_bytes,
+        overhead_bytes: store.overhead_bytes,
+        stored_bytes: store.stored_bytes,
+        index_bytes: store.index_bytes,
+    }
+}
+
+fn of_summary(row: &SummaryRow) -> StoreUsage {
+    StoreUsage {
+        paths: row.paths,
+        logical_bytes: row.logical_bytes,
+        distinct_nar_bytes: row.distinct_nar_bytes,
+        distinct_recipe_bytes: row.distinct_recipe_bytes,
+        unique_bytes: row.unique_bytes,
+        chunk_bytes: row.chunk_bytes,
+        delta_saved_bytes: row.delta_saved_bytes,
+        dead_bytes: row.dead_bytes,
+        recipe_bytes: row.recipe_bytes,
+        record_bytes: row.record_bytes,
+        overhead_bytes: row.overhead_bytes,
+        stored_bytes: row.stored_bytes,
+        index_bytes: row.index_bytes,
+    }
+}
+
+/// What a report is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// By what to group.
+    pub by: GroupBy,
+    /// How many groups at most.
+    pub top: usize,
+    /// From when on things are recent, and counted; `None` for the report's own days.
+    pub since: Option<UnixSeconds>,
+    /// Whether to count anew.
+    pub fresh: bool,
+}
+
+/// Returns a report as it was asked for; the newest one that is stored unless it must be counted anew. `may_see` says which
+/// caches may be named, `sees_all` that these are all. Blocks.
+///
+/// # Errors
+/// Errors of the engine and the index.
+pub fn report(
+    usage: &Usage,
+    engine: &Engine,
+    asked: Asked,
+    now: UnixSeconds,
+    may_see: &dyn Fn(&str) -> bool,
+    sees_all: bool,
+) -> firn_engine::Result<UsageReport> {
+    let stored = match usage.latest().filter(|_| !asked.fresh) {
+        Some(stored) => stored,
+        None => usage.make_report(engine, now)?,
+    };
+    let mut groups = stored.by.get(&asked.by).cloned().unwrap_or_default();
+    if let Some(since) = asked.since {
+        let mark = usage.recent_mark(engine, now)?;
+        groups.groups = self::groups(&mark, engine.meta(), asked.by, since)?;
+        if asked.by == GroupBy::Day {
+            groups.groups.retain(|group| group.name >= day_name(since));
+        }
+        groups.total = groups.groups.len() as u64;
+    }
+    if asked.by == GroupBy::Cache {
+        groups.groups.retain(|group| may_see(&group.name));
+        groups.total = groups.groups.len() as u64;
+    }
+    let traffic = traffic(engine.meta(), asked.since.map_or(0, day_of), |key| match asked.by {
+        GroupBy::Cache => Some(key.cache.to_string()),
+        GroupBy::Builder => Some(key.builder.clone()),
+        GroupBy::Day => Some(day_name(u64::from(key.day) * 86_400)),
+        GroupBy::Package | GroupBy::Pin => None,
+    })?;
+    for group in &mut groups.groups {
+        group.traffic = traffic.get(&group.name).map(traffic_of);
+    }
+    groups.groups.truncate(asked.top);
+    Ok(UsageReport {
+        at: stored.at,
+        took_ms: stored.took_ms,
+        recent_days: asked.since.map_or(RECENT_DAYS, |since| now.saturating_sub(since).div_ceil(86_400)),
+        store: sees_all.then_some(stored.store),
+        by: asked.by,
+        groups_total: groups.total,
+        groups: groups.groups,
+        missing_chunks: stored.missing_chunks,
+    })
+}
+
+/// Adds the counters up that `name` gives the same name.
+///
+/// # Errors
+/// Errors of the index.
+pub fn traffic(
+    meta: &dyn Meta,
+    from: Day,
+    name: impl Fn(&UsageKey) -> Option<String>,
+) -> firn_index::Result<HashMap<String, UsageRow>> {
+    let (mut sums, mut after): (HashMap<String, UsageRow>, Option<UsageKey>) = (HashMap::new(), None);
+    loop {
+        let page = meta.usage(from, after.as_ref(), PAGE)?;
+        for (key, row) in &page {
+            if let Some(name) = name(key) {
+                sums.entry(name).or_default().add(row);
+            }
+        }
+        let is_full = page.len() == PAGE;
+        match page.into_iter().last() {
+            Some((last, _)) if is_full => after = Some(last),
+            _ => return Ok(sums),
+        }
+    }
+}
+
+/// Returns counters as they are told.
+pub fn traffic_of(row: &UsageRow) -> Traffic {
+    Traffic {
+        pushes: row.pushes,
+        pushed_paths: row.paths,
+        pushed_logical_bytes: row.logical_bytes,
+        received_bytes: row.received_bytes,
+        saved_bytes: row.logical_bytes.saturating_sub(row.received_bytes),
+        served_bytes: row.served_bytes,
+        hits: row.hits,
+        misses: row.misses,
+        errors: row.errors,
+        conflicts: row.conflicts,
+        last_seen_at: row.last_at,
+    }
+}
+
+/// Returns the days from one on.
+///
+/// # Errors
+/// Errors of the index.
+pub fn history(meta: &dyn Meta, from: Day) -> firn_index::Result<UsageHistory> {
+    let mut history = UsageHistory::default();
+    for (day, row) in meta.summaries(from)? {
+        history.days.entry(day_name(u64::from(day) * 86_400)).or_default().store = of_summary(&row);
+    }
+    let by_day = traffic(meta, from, |key| Some(day_name(u64::from(key.day) * 86_400)))?;
+    for (day, row) in by_day {
+        history.days.entry(day).or_insert_with(UsageDay::default).traffic = traffic_of(&row);
+    }
+    Ok(history)
+}

@@ -1,0 +1,311 @@
+//! Answers about single paths. Everything blocks.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use firn_api::usage::{
+    ConflictDescription, Difference, DiskUse, FileChange, FileDifference, Found, FoundPath, PathDescription,
+    PushDescription, Sharing,
+};
+use firn_engine::{Engine, Holder, HolderKind, Mark, Usage as Sums};
+use firn_index::{CacheName, Meta, NarRow, PathRow, PushOutcome, UnixSeconds};
+use firn_nix::{Sha256, StoreHash};
+
+use super::Usage;
+
+/// Rows read at a time.
+const PAGE: usize = 1000;
+
+/// Rows that a search reads at most: about a second's work.
+const SEARCHED_ROWS: usize = 300_000;
+
+/// Paths of a closure that are followed at most.
+const MAX_CLOSURE: usize = 200_000;
+
+/// Paths that share most with others that are named.
+const SHARINGS: usize = 20;
+
+/// Files of a difference that are told.
+const MAX_FILES: usize = 10_000;
+
+type Result<T> = firn_engine::Result<T>;
+
+/// Returns the sums of pins with the closures of what they pin, named `CACHE/PIN`.
+///
+/// # Errors
+/// Errors of the index.
+pub fn pins(mark: &Mark, meta: &dyn Meta, since: UnixSeconds) -> firn_index::Result<Vec<(String, Sums)>> {
+    let (mut names, mut groups) = (Vec::new(), Vec::new());
+    let mut places: HashMap<(u16, StoreHash), u32> = HashMap::new();
+    for (cache, number) in mark.names().caches.iter().zip(0u16..) {
+        for (name, row) in meta.pins(cache)? {
+            if places.is_empty() {
+                let paths = mark.holders().iter().take(mark.paths()).zip(0u32..);
+                places = paths.map(|(holder, place)| ((holder.cache, holder.hash), place)).collect();
+            }
+            let kept = closure(meta, cache, &[row.path.hash()])?;
+            let mut group: Vec<u32> = kept.iter().filter_map(|hash| places.get(&(number, *hash)).copied()).collect();
+            group.sort_by_key(|place| mark.holders()[*place as usize].at);
+            names.push(format!("{cache}/{name}"));
+            groups.push(group);
+        }
+    }
+    let slices: Vec<&[u32]> = groups.iter().map(Vec::as_slice).collect();
+    let sums = if slices.is_empty() { Vec::new() } else { mark.usage_of(&slices, since) };
+    Ok(names.into_iter().zip(sums).collect())
+}
+
+/// Returns the hashes of paths and of all that they refer to, as far as the cache has it.
+///
+/// # Errors
+/// Errors of the index.
+pub fn closure(meta: &dyn Meta, cache: &CacheName, roots: &[StoreHash]) -> firn_index::Result<Vec<StoreHash>> {
+    let mut seen: HashSet<StoreHash> = roots.iter().copied().collect();
+    let mut ahead: VecDeque<StoreHash> = roots.iter().copied().collect();
+    let mut found = Vec::new();
+    while let Some(hash) = ahead.pop_front().filter(|_| found.len() < MAX_CLOSURE) {
+        let Some(row) = meta.path(cache, &hash)? else { continue };
+        found.push(hash);
+        ahead.extend(row.references.iter().map(firn_nix::StorePath::hash).filter(|hash| seen.insert(*hash)));
+    }
+    Ok(found)
+}
+
+/// Returns what some paths of a cache take together, and who shares it; `may_name` says whose paths may be named.
+///
+/// # Errors
+/// Errors of engine and index; [`firn_engine::Error::NotFound`] for a path that is not there.
+pub fn disk_use(
+    usage: &Usage,
+    engine: &Engine,
+    cache: &CacheName,
+    paths: &[StoreHash],
+    with_closure: bool,
+    now: UnixSeconds,
+    may_name: &dyn Fn(&CacheName) -> bool,
+) -> Result<DiskUse> {
+    for hash in paths {
+        if engine.meta().path(cache, hash)?.is_none() {
+            return Err(firn_engine::Error::NotFound { what: format!("the path {hash} in cache '{cache}'") });
+        }
+    }
+    let all = if with_closure { closure(engine.meta(), cache, paths)? } else { paths.to_vec() };
+    // A path that was pushed since the kept pass began is not in it.
+    let mut mark = usage.recent_mark(engine, now)?;
+    if all.iter().any(|hash| mark.path(cache, hash).is_none()) {
+        mark = usage.mark(engine, now)?;
+    }
+    disk_use_in(&mark, engine, cache, &all, may_name)
+}
+
+/// Does as [`disk_use`] with a pass at hand; paths that it did not see count for nothing.
+///
+/// # Errors
+/// Errors of the index.
+pub fn disk_use_in(
+    mark: &Mark,
+    engine: &Engine,
+    cache: &CacheName,
+    paths: &[StoreHash],
+    may_name: &dyn Fn(&CacheName) -> bool,
+) -> Result<DiskUse> {
+    let chosen: HashSet<StoreHash> = paths.iter().copied().collect();
+    let number = mark.names().cache_number(cache);
+    let is_chosen = |holder: &Holder| {
+        holder.kind == HolderKind::Path && Some(holder.cache) == number && chosen.contains(&holder.hash)
+    };
+    let order: Vec<u32> = (0..).zip(mark.holders()).filter(|(_, holder)| is_chosen(holder)).map(|(at, _)| at).collect();
+    let sums = mark.usage_of(&[&order], 0).pop().unwrap_or_default();
+    let freed = mark.freed_by(is_chosen);
+    let chunks = mark.chunks_of(order.iter().map(|at| &mark.holders()[*at as usize]));
+    let mut sharing: Vec<(u64, &Holder)> = mark
+        .holders()
+        .iter()
+        .filter(|holder| holder.kind == HolderKind::Path && !is_chosen(holder))
+        .filter(|holder| mark.names().caches.get(usize::from(holder.cache)).is_some_and(may_name))
+        .map(|holder| (mark.shared_bytes(&chunks, holder), holder))
+        .filter(|(bytes, _)| *bytes > 0)
+        .collect();
+    sharing.sort_by_key(|(bytes, holder)| (std::cmp::Reverse(*bytes), holder.cache, holder.hash));
+    sharing.truncate(SHARINGS);
+    let mut shares_with = Vec::new();
+    for (stored_bytes, holder) in sharing {
+        let Some(cache) = mark.names().caches.get(usize::from(holder.cache)) else { continue };
+        if let Some(row) = engine.meta().path(cache, &holder.hash)? {
+            shares_with.push(Sharing { path: row.path.base_name(), cache: cache.to_string(), stored_bytes });
+        }
+    }
+    Ok(DiskUse {
+        at: mark.at,
+        paths: sums.paths,
+        logical_bytes: sums.logical_bytes,
+        unique_bytes: sums.unique_bytes,
+        stored_bytes: sums.stored_bytes,
+        exclusive_bytes: freed.stored_bytes,
+        shares_with,
+    })
+}
+
+fn nar_of(engine: &Engine, cache: &CacheName, hash: &StoreHash) -> Result<(PathRow, NarRow)> {
+    let absent = || firn_engine::Error::NotFound { what: format!("the path {hash} in cache '{cache}'") };
+    let row = engine.meta().path(cache, hash)?.ok_or_else(absent)?;
+    let nar = engine.meta().nar(cache, &row.nar_hash)?.ok_or_else(absent)?;
+    Ok((row, nar))
+}
+
+/// Returns what changed from one path of a cache to another.
+///
+/// # Errors
+/// Errors of engine and index; [`firn_engine::Error::NotFound`].
+pub fn difference(engine: &Engine, cache: &CacheName, from: &StoreHash, to: &StoreHash) -> Result<Difference> {
+    let (from, to) = (nar_of(engine, cache, from)?.1, nar_of(engine, cache, to)?.1);
+    difference_of(engine, &from, &to)
+}
+
+fn difference_of(engine: &Engine, from: &NarRow, to: &NarRow) -> Result<Difference> {
+    let found = engine.difference(from, to)?;
+    let mut files: Vec<FileDifference> = found.files.iter().map(file).collect();
+    files.sort_by(|a, b| (b.new_bytes, &a.path).cmp(&(a.new_bytes, &b.path)));
+    files.truncate(MAX_FILES);
+    Ok(Difference { from_bytes: from.nar_size, to_bytes: to.nar_size, new_bytes: found.new_bytes, files })
+}
+
+fn file(found: &firn_engine::FileDifference) -> FileDifference {
+    FileDifference {
+        path: String::from_utf8_lossy(&found.path).into_owned(),
+        change: match (found.from_bytes, found.to_bytes) {
+            (None, _) => FileChange::Added,
+            (Some(_), None) => FileChange::Removed,
+            (Some(_), Some(_)) => FileChange::Changed,
+        },
+        from_bytes: found.from_bytes,
+        to_bytes: found.to_bytes,
+        new_bytes: found.new_bytes,
+    }
+}
+
+fn hash_text(hash: &Sha256) -> String {
+    format!("sha256:{}", hash.to_nix32())
+}
+
+/// Describes a path; who pushed it only `with_pushes`. Which files of another NAR differ is told while that NAR is held: a
+/// day after it was uploaded by Nix; what `firn push` offered is not kept.
+///
+/// # Errors
+/// Errors of engine and index; [`firn_engine::Error::NotFound`].
+pub fn path(engine: &Engine, cache: &CacheName, hash: &StoreHash, with_pushes: bool) -> Result<PathDescription> {
+    let (row, nar) = nar_of(engine, cache, hash)?;
+    let mut conflicts = Vec::new();
+    for conflict in row.conflicts.iter().filter(|_| with_pushes) {
+        let other = engine.meta().nar(cache, &conflict.nar_hash)?;
+        let files = match other {
+            // What can't be read says nothing of the path itself.
+            Some(other) => difference_of(engine, &nar, &other).ok().map(|found| found.files),
+            None => None,
+        };
+        conflicts.push(ConflictDescription {
+            at: conflict.at,
+            builder: conflict.uploader.builder.clone(),
+            nar_hash: hash_text(&conflict.nar_hash),
+            nar_bytes: conflict.nar_size,
+            files,
+        });
+    }
+    let provenance = if with_pushes { engine.meta().provenance(cache, hash)? } else { None };
+    let pushes = provenance.unwrap_or_default().pushes.into_iter().map(|push| PushDescription {
+        at: push.at,
+        builder: push.uploader.builder,
+        token: push.uploader.token.map(|token| token.to_string()),
+        address: push.address,
+        nar_hash: hash_text(&push.nar_hash),
+        signed_by: push.signed_by,
+        outcome: match push.outcome {
+            PushOutcome::Created => "created".to_owned(),
+            PushOutcome::Merged => "merged".to_owned(),
+            PushOutcome::Conflict => "conflict".to_owned(),
+        },
+    });
+    Ok(PathDescription {
+        path: row.path.base_name(),
+        cache: cache.to_string(),
+        nar_hash: hash_text(&row.nar_hash),
+        nar_bytes: row.nar_size,
+        references: row.references.iter().map(firn_nix::StorePath::base_name).collect(),
+        deriver: row.deriver.as_ref().map(firn_nix::StorePath::base_name),
+        ca: row.ca,
+        signatures: row.signatures,
+        committed_at: row.committed_at,
+        builder: if with_pushes { row.uploader.builder } else { String::new() },
+        pushes: pushes.collect(),
+        conflicts,
+    })
+}
+
+/// Finds paths of some caches whose base name holds a text, letter case aside: the newest first. Reads a bounded number of rows.
+///
+/// # Errors
+/// Errors of the index.
+pub fn search(meta: &dyn Meta, caches: &[CacheName], text: &str, most: usize) -> firn_index::Result<Found> {
+    let wanted = text.trim().to_ascii_lowercase();
+    let wanted = wanted.rsplit('/').next().unwrap_or_default();
+    let mut found = Found::default();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    let mut left = SEARCHED_ROWS;
+    for cache in caches {
+        if let Some(row) = wanted.get(..32).and_then(|hash| hash.parse().ok()).map(|hash| meta.path(cache, &hash)) {
+            found.paths.extend(row?.map(|row| found_path(cache, &row)));
+            continue;
+        }
+        let mut after = None;
+        loop {
+            let page = meta.paths(cache, after, PAGE.min(left))?;
+            left -= page.len();
+            let hits = page.iter().filter(|(_, row)| row.path.name().to_ascii_lowercase().contains(wanted));
+            found.paths.extend(hits.map(|(_, row)| found_path(cache, row)));
+            match page.last() {
+                Some((last, _)) if left > 0 => after = Some(*last),
+                _ => break,
+            }
+        }
+        found.is_partial |= left == 0;
+    }
+    found.paths.sort_by(|a, b| (b.committed_at, &a.path).cmp(&(a.committed_at, &b.path)));
+    found.is_partial |= found.paths.len() > most;
+    found.paths.truncate(most);
+    Ok(found)
+}
+
+fn found_path(cache: &CacheName, row: &PathRow) -> FoundPath {
+    FoundPath {
+        path: row.path.base_name(),
+        cache: cache.to_string(),
+        nar_bytes: row.nar_size,
+        committed_at: row.committed_at,
+    }
+}
+
+/// Returns the paths of a cache that refer to one, at most `most`; reads a bounded number of rows.
+///
+/// # Errors
+/// Errors of the index.
+pub fn referrers(
+    meta: &dyn Meta,
+    cache: &CacheName,
+    hash: &StoreHash,
+    most: usize,
+) -> firn_index::Result<Vec<PathRow>> {
+    let (mut found, mut after, mut left) = (Vec::new(), None, SEARCHED_ROWS / 10);
+    while found.len() < most {
+        let page = meta.paths(cache, after, PAGE.min(left))?;
+        left -= page.len();
+        after = page.last().map(|(hash, _)| *hash);
+        let refers = |row: &PathRow| row.path.hash() != *hash && row.references.iter().any(|to| to.hash() == *hash);
+        found.extend(page.into_iter().map(|(_, row)| row).filter(refers));
+        if after.is_none() || left == 0 {
+            break;
+        }
+    }
+    found.truncate(most);
+    Ok(found)
+}

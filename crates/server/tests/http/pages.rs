@@ -1,0 +1,160 @@
+//! Pages for people: they show what there is, to those who may see it, and nothing that a name says is taken for markup.
+
+use firn_index::Verb;
+use firn_testkit::http::{Answer, Request};
+use firn_testkit::nar::Node;
+
+use crate::support::{Package, World};
+
+fn browse(world: &World, target: &str, token: Option<&str>) -> Answer {
+    let request = Request::get(target).header("Accept", "text/html,*/*;q=0.8");
+    world.send(match token {
+        Some(token) => request.header("Cookie", &format!("a=b; firn-token={token}")),
+        None => request,
+    })
+}
+
+const NASTY: &str = "<script>alert('x')</script>\"&";
+
+fn filled() -> (World, String, Package) {
+    let mut world = World::new();
+    let watcher = world.make_token(50, "*", &[Verb::Usage, Verb::Pull], |row| row.builder = NASTY.to_owned());
+    let tree = Node::directory([
+        ("bin", Node::directory([("hello", Node::file("hello"))])),
+        (NASTY, Node::file("x")),
+        ("link", Node::Symlink { target: NASTY.as_bytes().to_vec() }),
+    ]);
+    let package = Package::of(1, &tree);
+    let pusher = world.make_token(52, "*", &[Verb::Push], |row| row.builder = NASTY.to_owned());
+    world.token = pusher;
+    world.put_path("pub", &package);
+    world.put_path("priv", &package);
+    let report = world.send(Request::get("/api/v1/usage?fresh=1").token(&watcher));
+    assert_eq!(report.status, 200, "{}", report.text());
+    (world, watcher, package)
+}
+
+/// All pages that there are, for a path.
+fn pages(package: &Package) -> Vec<String> {
+    let mut pages: Vec<String> =
+        ["", "overview", "caches", "builders", "packages", "state", "search?q=tree", "search", "login"]
+            .iter()
+            .map(|page| format!("/-/{page}"))
+            .collect();
+    pages.extend(["/".to_owned(), "/pub".to_owned(), "/priv".to_owned(), "/-/caches/priv".to_owned()]);
+    pages.push(format!("/-/paths/pub/{}", package.hash()));
+    pages
+}
+
+#[test]
+fn every_page_is_whole_and_lets_nothing_in() {
+    let (world, watcher, package) = filled();
+    let mut pages = pages(&package);
+    pages.push(format!("/-/search?q={}", "%3Cscript%3Ealert(1)%3C/script%3E%22"));
+    pages.push("/-/login?next=%22%3E%3Cscript%3E".to_owned());
+    for page in pages {
+        let answer = browse(&world, &page, Some(&watcher));
+        let text = answer.text();
+        assert_eq!(answer.status, 200, "{page}: {text}");
+        assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>"), "{page}");
+        assert!(!text.contains("<script") && !text.contains(" style=") && !text.contains("onload"), "{page}: {text}");
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{page}");
+        assert!(text.contains("lang=\"en\"") && text.contains("name=\"viewport\""), "{page}");
+        // Every field has a label.
+        for id in text.split("<input id=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(text.contains(&format!("for=\"{id}\"")), "{page}: {id}");
+        }
+    }
+}
+
+#[test]
+fn pages_say_what_is_there() {
+    let (world, watcher, package) = filled();
+    let shown = |page: &str| browse(&world, page, Some(&watcher)).text();
+    assert!(shown("/").contains("What saves how much"));
+    assert!(shown("/-/packages").contains(">tree</a>"));
+    assert!(shown("/-/builders").contains("&lt;script&gt;"));
+    let path = shown(&format!("/-/paths/pub/{}", package.hash()));
+    for part in ["bin/hello", "Who pushed it", "created", "&lt;script&gt;", &package.path.base_name(), "nar.zst"] {
+        assert!(path.contains(part), "{part}: {path}");
+    }
+    // A name's bytes are no URL: what a link leads to is the file.
+    let link = path.split("href=\"").find(|rest| rest.contains("/serve/") && rest.contains("%3Cscript")).unwrap();
+    let file = world.send(Request::get(link.split('"').next().unwrap()));
+    assert_eq!((file.status, file.text().as_str()), (200, "x"));
+    assert!(shown("/-/search?q=tree").contains(&package.path.base_name()));
+    assert!(shown("/pub").contains("extra-substituters"));
+    assert_eq!(browse(&world, "/-/nothing", Some(&watcher)).status, 404);
+    assert_eq!(browse(&world, &format!("/-/paths/pub/{}", "0".repeat(32)), Some(&watcher)).status, 404);
+}
+
+#[test]
+fn nix_and_curl_get_what_they_always_got() {
+    let (world, ..) = filled();
+    for target in ["/", "/pub"] {
+        let answer = world.send(Request::get(target).header("Accept", "*/*"));
+        assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"), "{target}");
+    }
+    let info = world.send(Request::get("/pub/nix-cache-info").header("Accept", "text/html"));
+    assert!(info.text().starts_with("StoreDir: /nix/store"));
+}
+
+#[test]
+fn strangers_see_what_is_public_and_no_more() {
+    let (world, _, package) = filled();
+    let caches = browse(&world, "/", None).text();
+    assert!(caches.contains("/-/caches/pub") && !caches.contains("/-/caches/priv"));
+    for page in ["/-/builders", "/-/packages", "/-/state"] {
+        let answer = browse(&world, page, None);
+        assert_eq!(answer.status, 403, "{page}");
+        assert!(answer.text().contains("name=\"token\""));
+    }
+    let path = browse(&world, &format!("/-/paths/pub/{}", package.hash()), None);
+    assert_eq!(path.status, 200);
+    assert!(!path.text().contains("Who pushed it"));
+    let without_name = |answer: Answer| (answer.status, answer.text());
+    let (private, absent) = (browse(&world, "/priv", None), browse(&world, "/nowhere", None));
+    assert_eq!(without_name(private), without_name(absent));
+    let private = browse(&world, &format!("/-/paths/priv/{}", package.hash()), None);
+    assert_eq!(private.status, 403);
+    assert!(!browse(&world, "/-/search?q=tree", None).text().contains("/-/paths/priv/"));
+}
+
+#[test]
+fn logging_in_sets_a_cookie_that_counts_for_reading_alone() {
+    let (world, watcher, _) = filled();
+    let post = |body: &str, headers: &[(&str, &str)]| {
+        let request = Request::new("POST", "/-/login").body(body);
+        world.send(headers.iter().fold(request, |request, (name, value)| request.header(name, value)))
+    };
+    let answer = post(&format!("token={watcher}&next=/-/state"), &[]);
+    assert_eq!((answer.status, answer.header("location")), (303, Some("/-/state")));
+    let cookie = answer.header("set-cookie").unwrap();
+    for part in [&format!("firn-token={watcher};"), "HttpOnly", "SameSite=Strict", "Path=/", "Max-Age="] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert_eq!(post(&format!("token={watcher}&next=//evil.example"), &[]).header("location"), Some("/-/overview"));
+    for headers in [[("Origin", "https://evil.example")], [("Sec-Fetch-Site", "cross-site")]] {
+        let refused = post(&format!("token={watcher}"), &headers);
+        assert_eq!((refused.status, refused.header("set-cookie")), (403, None));
+    }
+    let wrong = post("token=nonsense", &[]);
+    assert_eq!((wrong.status, wrong.header("set-cookie")), (403, None));
+    assert!(!wrong.text().contains("nonsense"));
+    assert_eq!(post(&"x".repeat(10_000), &[]).status, 400);
+    // The cookie opens private files, and takes no upload.
+    let file = browse(&world, "/priv/nix-cache-info", Some(&watcher));
+    assert_eq!(file.status, 200);
+    let upload = Request::put("/pub/nix-cache-info", "StoreDir: /nix/store\n");
+    let pusher = format!("firn-token={}", world.token);
+    assert_eq!(world.send(upload.header("Cookie", &pusher)).status, 401);
+    let out = world.send(Request::new("POST", "/-/logout"));
+    assert!(out.header("set-cookie").unwrap().contains("Max-Age=0"));
+    // One that counts no more is forgotten, and what is public is shown.
+    let stale = browse(&world, "/-/caches", Some("firn_nonsense"));
+    assert_eq!(stale.status, 200);
+    assert!(stale.header("set-cookie").unwrap().contains("Max-Age=0"));
+}
