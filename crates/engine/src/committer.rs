@@ -24,7 +24,7 @@ use crate::placement::Placement;
 use crate::records::{Record, RecordEncoder};
 use crate::{Error, Result};
 
-pub(crate) use removal::{Removal, Removals};
+pub(crate) use removal::{Removal, Removals, Rescued};
 
 /// Requests that wait at most; whoever sends more waits too.
 pub(crate) const QUEUE: usize = 1024;

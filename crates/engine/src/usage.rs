@@ -124,7 +124,9 @@ impl Mark {
             }
         }
         self.count_rest(groups, &mut counters, &mut recipes);
-        counters.iter_mut().for_each(|counter| counter.group = 0);
+        for counter in &mut counters {
+            counter.group = 0;
+        }
         recipes.restart();
         let sums = groups.iter().zip(1..).map(|(group, number)| {
             let mut sum = self.sum(group, &mut counters, &mut recipes, number, since);

@@ -78,7 +78,9 @@ impl Uses {
         for (cache, uses) in &mut inner.caches {
             let new: Vec<_> = uses.iter().filter(|(_, it)| !it.is_written).map(|(hash, it)| (*hash, it.at)).collect();
             uses.retain(|_, it| it.at / HOUR == now / HOUR);
-            uses.values_mut().for_each(|it| it.is_written = true);
+            for noted in uses.values_mut() {
+                noted.is_written = true;
+            }
             if !new.is_empty() {
                 taken.push((cache.clone(), new));
             }

@@ -195,7 +195,7 @@ fn number(bytes: &[u8], what: impl Display) -> Result<u64> {
 }
 
 /// Reads a text from a key of a family.
-fn text<'a>(bytes: &'a [u8], family: Family) -> Result<&'a str> {
+fn text(bytes: &[u8], family: Family) -> Result<&str> {
     std::str::from_utf8(bytes).map_err(|_| corrupt_key(family.name(), bytes))
 }
 
@@ -559,7 +559,9 @@ impl Meta for RocksMeta {
             sum.add(row);
         }
         let mut staged = Staged::new(self);
-        sums.iter().for_each(|(key, row)| staged.put(Family::Usage, key, row));
+        for (key, row) in &sums {
+            staged.put(Family::Usage, key, row);
+        }
         staged.write()
     }
 

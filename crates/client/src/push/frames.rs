@@ -163,7 +163,9 @@ fn encode(batch: Vec<Outgoing>, level: i32, pulse: &Pulse) -> Option<Ready> {
         }
         Err(error) => {
             let error = Error::Setup { what: "make a frame".to_owned(), detail: error.to_string() };
-            tell.into_iter().for_each(|told| told.failed(&error));
+            for told in tell {
+                told.failed(&error);
+            }
             None
         }
     }

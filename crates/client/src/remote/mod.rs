@@ -123,7 +123,7 @@ impl Remote {
             options: self.options.clone(),
             sessions: Sessions::default(),
             capabilities: self.capabilities.clone(),
-            agreement: self.agreement.clone(),
+            agreement: self.agreement,
         }
     }
 

@@ -26,12 +26,15 @@ pub(crate) enum Removal {
     Recipe(RecipeId),
 }
 
+/// Paths that stay although a sweep wanted them gone.
+pub(crate) type Rescued = HashSet<(CacheName, StoreHash)>;
+
 /// Removals on their way to the committer and back.
 #[derive(Debug)]
 pub(crate) struct Removals {
     pub(crate) items: Vec<Removal>,
     /// Paths that stay because of what was done in an earlier request of the same sweep.
-    pub(crate) rescued: HashSet<(CacheName, StoreHash)>,
+    pub(crate) rescued: Rescued,
     outcome: Mutex<Outcome>,
 }
 
@@ -41,11 +44,11 @@ pub(crate) struct Outcome {
     /// For each item, whether it was removed. What was gone before counts as removed.
     pub(crate) removed: Vec<bool>,
     /// Paths that have to stay, and so whatever they refer to.
-    pub(crate) rescued: HashSet<(CacheName, StoreHash)>,
+    pub(crate) rescued: Rescued,
 }
 
 impl Removals {
-    pub(crate) fn new(items: Vec<Removal>, rescued: HashSet<(CacheName, StoreHash)>) -> Arc<Self> {
+    pub(crate) fn new(items: Vec<Removal>, rescued: Rescued) -> Arc<Self> {
         Arc::new(Self { items, rescued, outcome: Mutex::default() })
     }
 
@@ -66,12 +69,7 @@ impl Group<'_> {
         Ok(())
     }
 
-    fn add_removal(
-        &mut self,
-        commit: &mut Commit,
-        item: &Removal,
-        rescued: &mut HashSet<(CacheName, StoreHash)>,
-    ) -> Result<bool> {
+    fn add_removal(&mut self, commit: &mut Commit, item: &Removal, rescued: &mut Rescued) -> Result<bool> {
         let packs = self.packs;
         match item {
             Removal::Path(cache, hash) => {

@@ -13,7 +13,7 @@ use super::graph::{Graph, Node, ShortId, short, short_nar};
 use super::report::{CacheFates, Fate, SparsePack};
 use super::retention::{Decisions, Reason, Rules, USE_SECONDS, Verdict, decide};
 use crate::Result;
-use crate::committer::{Change, Removal, Removals};
+use crate::committer::{Change, Removal, Removals, Rescued};
 use crate::engine::Shared;
 
 /// Rows read at a time.
@@ -266,11 +266,7 @@ impl Collection<'_> {
 
     /// Lets the committer remove what is still needed by nobody; a dry run takes it as done. Returns what was, and what
     /// has to stay of the paths that come later.
-    fn remove(
-        &self,
-        items: Vec<Removal>,
-        rescued: HashSet<(CacheName, StoreHash)>,
-    ) -> Result<(Vec<bool>, HashSet<(CacheName, StoreHash)>)> {
+    fn remove(&self, items: Vec<Removal>, rescued: Rescued) -> Result<(Vec<bool>, Rescued)> {
         if self.options.dry_run || items.is_empty() {
             return Ok((vec![true; items.len()], rescued));
         }
@@ -370,7 +366,9 @@ impl Shared {
             let page = self.packs.meta.recipes(after, PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
-            page.iter().for_each(|(id, row)| visit(id, row.length, &row.edges));
+            for (id, row) in &page {
+                visit(id, row.length, &row.edges);
+            }
         }
     }
 

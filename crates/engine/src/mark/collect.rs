@@ -85,7 +85,8 @@ impl Rows {
     fn read(meta: &dyn Meta, recipes: &[Row], stop: &dyn Fn() -> bool) -> Result<Option<Self>> {
         let caches: Vec<CacheName> = meta.caches()?.into_iter().map(|(name, _)| name).collect();
         let (mut builders, mut packages) = (Numbering::default(), Numbering::default());
-        (builders.number(UNKNOWN), packages.number(UNKNOWN));
+        builders.number(UNKNOWN);
+        packages.number(UNKNOWN);
         let (mut paths, mut others, mut nars_of_all) = (Vec::new(), Vec::new(), Vec::new());
         for (cache, number) in caches.iter().zip(0..) {
             if stop() {

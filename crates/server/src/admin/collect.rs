@@ -16,7 +16,9 @@ pub fn collect(engine: &Engine, app: Option<&App>, options: &GcOptions) -> firn_
 
 fn forget(app: Option<&App>, cache: &CacheName, paths: &[StoreHash]) {
     if let Some(app) = app {
-        paths.iter().for_each(|hash| app.http.forget_path(cache, hash));
+        for hash in paths {
+            app.http.forget_path(cache, hash);
+        }
     }
 }
 
