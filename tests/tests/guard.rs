@@ -30,7 +30,7 @@ fn flip_middle(path: &PathBuf) {
 /// Pulls a path with its closure into an empty store and compares it with the builder's.
 fn assert_substitutes(nix: &Nix, cache: &Cache, from: &firn_testkit::nix::Store, path: &str) -> Result<()> {
     let client = client(nix, cache)?;
-    client.realise(&[path])?;
+    client.realise(&[path])?.done()?;
     assert_same(from, &client, path)
 }
 
@@ -79,7 +79,7 @@ fn nix_substitutes_from_a_rebuilt_index() -> Result<()> {
     let cache = firnd.cache("main", &["--public"])?;
     let machine = builder(&nix, &cache)?;
     let top = machine.build_one(&closure(1))?;
-    machine.copy_to(&cache.url, &[&top])?;
+    machine.copy_to(&cache.url, &[&top])?.done()?;
     let busy = firnd.run(["rebuild-index"])?;
     assert_eq!(busy.status.code(), Some(4), "a server uses the directory: {}", busy.stderr);
     firnd.kill()?;
@@ -89,7 +89,7 @@ fn nix_substitutes_from_a_rebuilt_index() -> Result<()> {
     assert_substitutes(&nix, &cache, &machine, &top)?;
     // The token is as good as before.
     let second = machine.build_one(&closure(2))?;
-    machine.copy_to(&cache.url, &[&second])?;
+    machine.copy_to(&cache.url, &[&second])?.done()?;
     // Without the index nothing is known but what packs say: the cache is private and has another key.
     assert!(firnd.terminate()?.success());
     fs::remove_dir_all(firnd.data().join("index")).expect("the index");
@@ -112,14 +112,14 @@ fn a_backup_of_a_running_server_comes_back() -> Result<()> {
     let cache = firnd.cache("main", &["--public"])?;
     let machine = builder(&nix, &cache)?;
     let first = machine.build_one(&closure(1))?;
-    machine.copy_to(&cache.url, &[&first])?;
+    machine.copy_to(&cache.url, &[&first])?.done()?;
     let folder = tempfile::tempdir().expect("a folder");
     let place = folder.path().join("backup");
     let to = place.to_str().expect("a plain path");
     let one = firnd.json(&["backup", to])?;
     assert!(one["packs"].as_u64() > Some(0), "{one}");
     let second = machine.build_one(&closure(2))?;
-    machine.copy_to(&cache.url, &[&second])?;
+    machine.copy_to(&cache.url, &[&second])?.done()?;
     firnd.json(&["backup", to])?;
     firnd.json(&["backup", to, "--verify"])?;
     let third = Package::new(9, 100_000);
@@ -149,7 +149,7 @@ fn caches_go_to_files_and_come_back_with_stock_nix() -> Result<()> {
     let machine = builder(&nix, &cache)?;
     let top = machine.build_one(&closure(1))?;
     let other = machine.build_one(&closure(2))?;
-    machine.copy_to(&cache.url, &[&top, &other])?;
+    machine.copy_to(&cache.url, &[&top, &other])?.done()?;
     assert!(firnd.terminate()?.success());
     let folder = tempfile::tempdir().expect("a folder");
     for compression in ["zstd", "xz", "none"] {
@@ -165,7 +165,7 @@ fn caches_go_to_files_and_come_back_with_stock_nix() -> Result<()> {
     // What stock Nix writes, in a cache of its own.
     let place = folder.path().join("nix");
     let url = format!("file://{}?compression=xz", place.display());
-    machine.copy_to(&url, &[&top])?;
+    machine.copy_to(&url, &[&top])?.done()?;
     let from = place.to_str().expect("a plain path");
     let done = firnd.json(&["import", from, "--cache", "second"])?;
     assert_eq!((&done["paths"], &done["refused"]), (&3.into(), &0.into()), "{done}");

@@ -46,7 +46,7 @@ pub(crate) fn prepare_collection(packs: &Packs) -> Result<()> {
         if packs.meta.uses_since()?.is_none() {
             packs.meta.set_uses_since(packs.clock.now())?;
         }
-        packs.meta.end_any_lease(crate::gc::LEASE)
+        packs.meta.end_any_lease(crate::DELETION_LEASE)
     };
     match prepare() {
         Err(firn_index::Error::Full) => {

@@ -32,10 +32,7 @@ use firn_index::{CacheName, UnixSeconds};
 use firn_nix::StoreHash;
 
 use crate::engine::Shared;
-use crate::{Engine, Error, Result};
-
-/// The name of the lease of a collection.
-pub(crate) const LEASE: &str = "gc";
+use crate::{DELETION_LEASE, Engine, Error, Result};
 
 /// How long a lease lasts from each sign of life. A restart ends it.
 const LEASE_SECONDS: u64 = 600;
@@ -69,13 +66,13 @@ impl Engine {
     pub fn collect(&self, options: &GcOptions, removed: &dyn Fn(&CacheName, &[StoreHash])) -> Result<Option<GcReport>> {
         let packs = &self.shared.packs;
         let (holder, now) = (packs.entropy.draw(), packs.clock.now());
-        if !packs.meta.take_lease(LEASE, holder, now, now + LEASE_SECONDS)? {
+        if !packs.meta.take_lease(DELETION_LEASE, holder, now, now + LEASE_SECONDS)? {
             return Ok(None);
         }
         let report = GcReport { dry_run: options.dry_run, started_at: now, ..GcReport::default() };
         let collection = Collection { shared: &self.shared, options, removed, holder, now, report };
         let report = collection.run();
-        packs.meta.end_lease(LEASE, holder)?;
+        packs.meta.end_lease(DELETION_LEASE, holder)?;
         report.map(Some)
     }
 
@@ -118,7 +115,7 @@ impl Collection<'_> {
             return Err(Error::WritesStopped("the store is being closed; the next collection goes on".to_owned()));
         }
         let now = self.shared.packs.clock.now();
-        if self.shared.packs.meta.take_lease(LEASE, self.holder, now, now + LEASE_SECONDS)? {
+        if self.shared.packs.meta.take_lease(DELETION_LEASE, self.holder, now, now + LEASE_SECONDS)? {
             return Ok(());
         }
         Err(Error::Internal("collect garbage: another collection has taken over".to_owned()))

@@ -103,12 +103,10 @@ impl Lasts {
 
     /// Returns whether a record is the last of its key, and its cache was not deleted after it.
     pub(super) fn is_last(&self, record: &Record, rank: Rank) -> bool {
-        let cache = match record {
-            Record::Nar(cache, ..)
-            | Record::Alias(cache, ..)
-            | Record::Path(cache, ..)
-            | Record::Document(cache, ..) => cache,
-            _ => return false,
+        let (Record::Nar(cache, ..) | Record::Alias(cache, ..) | Record::Path(cache, ..) | Record::Document(cache, ..)) =
+            record
+        else {
+            return false;
         };
         self.gone.get(cache).is_none_or(|gone| rank.order > *gone)
             && Key::of(record).is_some_and(|key| self.ranks.get(&key) == Some(&rank))
