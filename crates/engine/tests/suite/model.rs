@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use firn_engine::{Engine, Error, GcOptions, Parts, PathDeletion, rebuild};
 use firn_index::memory::{MemoryChunkIndex, MemoryMeta};
-use firn_index::{Meta, PackState, RetentionRow};
+use firn_index::{PackState, RetentionRow};
 use firn_storage::{Memory, Storage};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;

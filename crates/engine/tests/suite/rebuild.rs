@@ -7,9 +7,7 @@ use std::sync::Arc;
 use firn_chunk::{ChunkId, RecipeId};
 use firn_engine::{DocumentContent, Engine, Parts, PathOutcome, Rebuilt, rebuild};
 use firn_index::memory::{MemoryChunkIndex, MemoryMeta};
-use firn_index::{
-    AliasRow, CacheName, ChunkIndex, DocumentKey, DocumentKind, Meta, PackRow, PackState, TokenId, TokenRow, Totals,
-};
+use firn_index::{AliasRow, CacheName, DocumentKey, DocumentKind, Meta, PackRow, PackState, TokenId, TokenRow, Totals};
 use firn_pack::{Footer, FrameKind};
 use firn_storage::{Memory, Storage};
 

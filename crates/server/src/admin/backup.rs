@@ -38,7 +38,7 @@ impl Admin<'_> {
             });
         }
         let view = BackupView { id: format!("{id:032x}"), index: self.data.backup_index(), taken_at: self.now, until };
-        let copied = self.data.remove_backup_index().and_then(|()| files.checkpoint(&view.index).map_err(Into::into));
+        let copied = self.data.remove_backup_index().and_then(|()| files.checkpoint(&view.index));
         if let Err(error) = copied {
             self.meta.end_lease(firn_engine::DELETION_LEASE, id).map_err(store)?;
             return Err(store(error));
