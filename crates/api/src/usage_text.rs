@@ -73,7 +73,9 @@ impl UsageReport {
                 group.recent_bytes,
             ];
             text.push_str(&field(&group.name));
-            figures.iter().for_each(|figure| text.push_str(&format!(",{figure}")));
+            for figure in figures {
+                text.push_str(&format!(",{figure}"));
+            }
             text.push_str(&format!(",{:.4},{:.4},{}", group.dedup_factor, group.compression_factor, group.last_at));
             let counted = [
                 traffic.pushed_paths,
@@ -85,7 +87,9 @@ impl UsageReport {
                 traffic.errors,
                 traffic.conflicts,
             ];
-            counted.iter().for_each(|figure| text.push_str(&format!(",{figure}")));
+            for figure in counted {
+                text.push_str(&format!(",{figure}"));
+            }
             text.push_str("\r\n");
         }
         text

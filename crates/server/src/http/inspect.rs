@@ -135,7 +135,7 @@ fn blocking(app: &App, call: Call, headers: &HeaderMap, query: &Query) -> Result
         Call::Difference(name) => {
             let cache = admitted(app, &viewer, &name, Viewer::may_pull)?;
             let of = |name| {
-                let hash = query.get(name).and_then(|text| hash_of(text));
+                let hash = query.get(name).and_then(hash_of);
                 hash.ok_or_else(|| bad(format!("'{name}' must be a store path or its hash")))
             };
             let (from, to) = (of("from")?, of("to")?);

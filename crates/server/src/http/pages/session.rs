@@ -143,7 +143,9 @@ mod tests {
     fn forms_of_other_sites_are_told_apart() {
         let headers = |pairs: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
-            pairs.iter().for_each(|(name, value)| _ = headers.insert(*name, HeaderValue::from_static(value)));
+            for (name, value) in pairs {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
             headers
         };
         let host = Some("cache.example:8080");
