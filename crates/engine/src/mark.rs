@@ -290,7 +290,7 @@ impl PackTotals {
     }
 }
 
-/// A bit for each chunk. Denser and four times as fast to fill from scattered spans as a roaring bitmap, at the same size.
+/// A bit for each chunk. A plain one: spans are scattered, and it needs no search to be filled.
 pub(crate) struct Needed(Vec<u64>);
 
 impl Needed {

@@ -2,8 +2,7 @@
 //!
 //! For one kind of group (by cache, builder, package, day, or any sets of paths) two passes over the chunks of all its
 //! groups give exact figures: the first counts by how many groups each chunk is needed, the second adds up. A dense array
-//! of counters is used rather than a set for each group: with 20,000 packages the sets' containers would take more than the
-//! chunks' counters do.
+//! of counters is used rather than a set for each group, so that memory does not grow with the number of groups.
 
 use firn_index::UnixSeconds;
 

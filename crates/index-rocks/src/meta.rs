@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,15 +11,17 @@ use firn_index::{
 };
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
-use rocksdb::{
-    Cache, ColumnFamily, DB, DBPinnableSlice, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
-};
+use rocksdb::{Cache, ColumnFamily, DB, WriteBatch, WriteOptions};
 
 use crate::database;
 use crate::errors::{corrupt_key, failed};
 use crate::keys::{self, Family, single};
 use crate::options::{self, MetaOptions};
 use crate::staged::Staged;
+
+use self::reads::{id, listed, text};
+
+mod reads;
 
 /// The newest format that this code reads, and the one that it writes. Version 2 has the families of retention, garbage
 /// collection and last uses.
@@ -87,58 +88,6 @@ impl RocksMeta {
         database::write(&self.db, &self.families(), batch, durable, "write to the index")
     }
 
-    /// Returns a value's bytes; `what` says which in errors.
-    pub(crate) fn bytes(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<DBPinnableSlice<'_>>> {
-        self.db.get_pinned_cf(self.family(family), key).map_err(failed(format_args!("read {what}")))
-    }
-
-    /// Returns a row; `what` says of what in errors.
-    pub(crate) fn row<R: Row>(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<R>> {
-        let Some(bytes) = self.bytes(family, key, &what)? else { return Ok(None) };
-        R::decode(&bytes).map(Some).map_err(|error| Error::corrupt_row(what, &error))
-    }
-
-    /// Calls `visit` with the entries from key `from` up to before key `to`, until it returns `false`.
-    pub(crate) fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: Option<Vec<u8>>,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool>,
-    ) -> Result<()> {
-        let mut options = ReadOptions::default();
-        if let Some(to) = to {
-            options.set_iterate_upper_bound(to);
-        }
-        let mode = IteratorMode::From(from, Direction::Forward);
-        for entry in self.db.iterator_cf_opt(self.family(family), options, mode) {
-            let (key, value) = entry.map_err(failed(format_args!("list '{}'", family.name())))?;
-            if !visit(&key, &value)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns up to `limit` entries from key `from` up to before key `to`, each as `read` makes it.
-    fn page<T>(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: Option<Vec<u8>>,
-        limit: usize,
-        read: impl Fn(&[u8], &[u8]) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let mut page = Vec::new();
-        if limit > 0 {
-            self.scan(family, from, to, |key, value| {
-                page.push(read(key, value)?);
-                Ok(page.len() < limit)
-            })?;
-        }
-        Ok(page)
-    }
-
     /// Returns whether any recipe has an edge to the pack.
     pub(crate) fn has_edge(&self, pack: PackId) -> Result<bool> {
         Ok(!self.recipes_of_pack(pack, None, 1)?.is_empty())
@@ -149,54 +98,11 @@ impl RocksMeta {
         Ok(self.number(Family::Meta, single::LAST_SEQ, "the last sequence number")?.unwrap_or(0))
     }
 
-    /// Returns a number; `what` says which in errors.
-    fn number(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<u64>> {
-        self.bytes(family, key, &what)?.map(|bytes| number(&bytes, what)).transpose()
-    }
-
-    /// Returns up to `limit` rows of a cache from behind `after`, each as `read` makes it of what follows the cache in
-    /// its key and of its value.
-    fn page_of_cache<T>(
-        &self,
-        family: Family,
-        cache: &CacheName,
-        after: Option<&[u8]>,
-        limit: usize,
-        read: impl Fn(&[u8], &[u8]) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let (first, to) = keys::cache_range(cache);
-        let from = after.map_or(first, |after| keys::after(&keys::of_cache(cache, after)));
-        self.page(family, &from, Some(to), limit, |key, value| {
-            read(keys::in_cache(cache, key).unwrap_or_default(), value)
-        })
-    }
-
     /// Keeps other writers out.
     fn lock(&self) -> MutexGuard<'_, ()> {
         // What a writer that panicked had staged is gone with it.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Reads a row of a page.
-fn listed<R: Row>(bytes: &[u8], what: impl Display) -> Result<R> {
-    R::decode(bytes).map_err(|error| Error::corrupt_row(what, &error))
-}
-
-/// Reads an id from a key or a value of a family.
-fn id<const N: usize>(bytes: &[u8], family: Family) -> Result<[u8; N]> {
-    bytes.try_into().map_err(|_| corrupt_key(family.name(), bytes))
-}
-
-/// Reads a number; `what` says which in errors.
-fn number(bytes: &[u8], what: impl Display) -> Result<u64> {
-    let corrupt = |_| Error::Corrupt { what: what.to_string(), detail: "it has not 8 bytes".to_owned() };
-    bytes.try_into().map(u64::from_le_bytes).map_err(corrupt)
-}
-
-/// Reads a text from a key of a family.
-fn text(bytes: &[u8], family: Family) -> Result<&str> {
-    std::str::from_utf8(bytes).map_err(|_| corrupt_key(family.name(), bytes))
 }
 
 fn lease_key(name: &str) -> Vec<u8> {
