@@ -108,6 +108,6 @@ mod tests {
     fn the_last_minute_counts() {
         let slow_then_fast = |second: u64| if second <= 60 { second } else { 60 + (second - 60) * 8 };
         // 400 bytes are left, at 8 a second.
-        assert_eq!(play((0..=128).map(|second| (1000, slow_then_fast(second) - 4))), about(50));
+        assert_eq!(play((0..=128).map(|second| (1000, slow_then_fast(second).saturating_sub(4)))), about(50));
     }
 }

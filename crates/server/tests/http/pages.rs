@@ -19,9 +19,11 @@ const NASTY: &str = "<script>alert('x')</script>\"&";
 fn filled() -> (World, String, Package) {
     let mut world = World::new();
     let watcher = world.make_token(50, "*", &[Verb::Usage, Verb::Pull], |row| row.builder = NASTY.to_owned());
+    let nasty_name = NASTY.replace('/', "");
     let tree = Node::directory([
         ("bin", Node::directory([("hello", Node::file("hello"))])),
-        (NASTY, Node::file("x")),
+        // A slash is in no file's name.
+        (nasty_name.as_str(), Node::file("x")),
         ("link", Node::Symlink { target: NASTY.as_bytes().to_vec() }),
     ]);
     let package = Package::of(1, &tree);
