@@ -82,7 +82,8 @@ fn ending_ends_what_is_under_way() {
 fn what_is_configured_is_done_without_being_asked() {
     let config = SqueezeConfig {
         enabled: true,
-        every: crate::config::Span(Duration::ZERO),
+        // Long enough to look at what came of a pass before the next begins.
+        every: crate::config::Span(Duration::from_secs(2)),
         min_age: crate::config::Span(Duration::ZERO),
         cpu_percent: 100,
         rate: crate::config::Size(1 << 40),

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use firn_api::{Bitmap, Capabilities, Commit, Endpoint, Limits, PathAnswer, PathStatus, decode_ids};
+use firn_api::{Bitmap, Capabilities, Code, Commit, Endpoint, Limits, PathAnswer, PathStatus, decode_ids};
 use firn_chunk::{ChunkId, ChunkerId, Recipe, RecipeId};
 use firn_nix::StorePath;
 use firn_pack::FrameDecoder;
@@ -87,11 +87,21 @@ impl Contents {
             self.chunks.clear();
         }
         let commit = Commit::decode(&body, &Limits::default()).unwrap();
-        let mut answer = Vec::new();
+        let (mut answer, mut refused) = (Vec::new(), BTreeSet::new());
         for uploaded in commit.paths {
             let item = uploaded.item;
-            let missing_reference = item.references.iter().any(|path| *path != item.path && !self.paths.contains(path));
-            assert!(!missing_reference, "{} was committed before its references", item.path);
+            let missing = |path: &&StorePath| **path != item.path && !self.paths.contains(*path);
+            let missing: Vec<&StorePath> = item.references.iter().filter(missing).collect();
+            // One that came before it in the same commit and was refused takes it along.
+            let is_known = missing.iter().all(|path| refused.contains(*path));
+            assert!(is_known, "{} was committed before its references", item.path);
+            if !missing.is_empty() {
+                let mut line = PathAnswer::new(item.path.clone(), PathStatus::Error);
+                line.code = Some(Code::ReferencesMissing.as_str().to_owned());
+                answer.extend(line.to_line());
+                refused.insert(item.path);
+                continue;
+            }
             if let Some(recipe) = uploaded.recipe {
                 assert_eq!(RecipeId::of(recipe), item.recipe);
                 self.recipes.insert(item.recipe, recipe.to_vec());
@@ -103,6 +113,7 @@ impl Contents {
                 if missing.contains(&true) {
                     line.status = PathStatus::MissingChunks;
                     line.missing = Some(Bitmap::from_bools(&missing).to_base64());
+                    refused.insert(item.path);
                 } else {
                     let is_new = self.paths.insert(item.path);
                     line.status = if is_new { PathStatus::Created } else { PathStatus::Merged };
