@@ -55,6 +55,8 @@ pub use commit::{DocumentContent, PathOutcome, PathUpload};
 pub use difference::{Difference, FileDifference};
 pub use engine::{Delta, Engine, Options, Stats};
 pub use error::{Error, Result};
+/// How reports name packs.
+pub use firn_pack::PackId;
 pub use gc::{Backlog, CacheFates, Explanation, Fate, GcOptions, GcReport, PackSum, PathDeletion, SparsePack};
 pub use ingest::{Ingest, IngestStats, Ingested};
 pub use mark::{ChunkSet, Freed, Holder, HolderKind, Mark, Names, PackBytes, PackTotals};

@@ -1,9 +1,9 @@
 use std::fs;
 use std::path::Path;
 
+use firn_engine::PackId;
 use firn_index::{Meta, StoreInfo};
 use firn_index_rocks::{MetaOptions, RocksMeta};
-use firn_pack::PackId;
 
 use super::*;
 use crate::data_dir::DataDir;
