@@ -6,20 +6,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use firn_chunk::RecipeId;
 use firn_index::{
     AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, LeaseRow, Meta, NarRow, PackRow,
-    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, Row,
-    ScrubRow, SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
+    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, ScrubRow,
+    SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
 };
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
 use rocksdb::{Cache, ColumnFamily, DB, WriteBatch, WriteOptions};
 
 use crate::database;
-use crate::errors::{corrupt_key, failed};
+use crate::errors::corrupt_key;
 use crate::keys::{self, Family, single};
 use crate::options::{self, MetaOptions};
 use crate::staged::Staged;
 
-use self::reads::{id, listed, text};
+use self::reads::{id, listed, number, text};
 
 mod reads;
 

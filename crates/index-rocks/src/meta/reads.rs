@@ -96,7 +96,7 @@ pub(super) fn id<const N: usize>(bytes: &[u8], family: Family) -> Result<[u8; N]
 }
 
 /// Reads a number; `what` says which in errors.
-fn number(bytes: &[u8], what: impl Display) -> Result<u64> {
+pub(super) fn number(bytes: &[u8], what: impl Display) -> Result<u64> {
     let corrupt = |_| Error::Corrupt { what: what.to_string(), detail: "it has not 8 bytes".to_owned() };
     bytes.try_into().map(u64::from_le_bytes).map_err(corrupt)
 }
