@@ -77,24 +77,3 @@ fn ending_ends_what_is_under_way() {
     squeezer.end();
     squeezer.end();
 }
-
-#[test]
-fn what_is_configured_is_done_without_being_asked() {
-    let config = SqueezeConfig {
-        enabled: true,
-        // Long enough to look at what came of a pass before the next begins.
-        every: crate::config::Span(Duration::from_secs(2)),
-        min_age: crate::config::Span(Duration::ZERO),
-        cpu_percent: 100,
-        rate: crate::config::Size(1 << 40),
-        ..SqueezeConfig::default()
-    };
-    let squeezer = Squeezer::start(engine(), &config).unwrap();
-    let mut state = squeezer.control.lock();
-    while state.progress.emptied_packs == 0 {
-        assert_eq!(state.progress.error, None);
-        state = squeezer.control.changed.wait(state).unwrap();
-    }
-    drop(state);
-    squeezer.end();
-}
