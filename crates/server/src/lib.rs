@@ -6,6 +6,7 @@
 //! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
 //! * [`squeeze`] compresses cold packs again, in the background.
+//! * [`binary_cache`] reads other HTTP binary caches.
 //! * [`cli`] is the command line over both, [`config`] the one file that `firnd` reads, [`data_dir`] what lies where.
 //!
 //! ```no_run
@@ -18,6 +19,7 @@ pub mod admin;
 pub mod app;
 pub mod auth;
 pub mod backup;
+pub mod binary_cache;
 pub mod caches;
 pub mod cli;
 pub mod config;
