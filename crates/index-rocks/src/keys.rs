@@ -4,7 +4,7 @@
 //! name and a zero byte, which no name holds.
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, Day, DocumentKey, DocumentKind, SeenId, UsageKey};
+use firn_index::{CacheName, Day, DocumentKey, DocumentKind, SeenId, SourceName, UsageKey};
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 /// A column family of `Meta`'s database.
@@ -44,13 +44,15 @@ pub(crate) enum Family {
     Pin,
     /// Cache, nothing → what the cache keeps.
     Retention,
+    /// A [`SourcePart`], name → settings, state, or names that were seen.
+    Source,
     /// A [`Single`]'s name → its row.
     Meta,
 }
 
 impl Family {
     /// All of them.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Pack,
         Self::Recipe,
         Self::Edge,
@@ -68,6 +70,7 @@ impl Family {
         Self::Use,
         Self::Pin,
         Self::Retention,
+        Self::Source,
         Self::Meta,
     ];
 
@@ -95,6 +98,7 @@ impl Family {
             Self::Use => "use",
             Self::Pin => "pin",
             Self::Retention => "retention",
+            Self::Source => "source",
             Self::Meta => "meta",
         }
     }
@@ -118,6 +122,32 @@ pub(crate) mod single {
     pub(crate) const DELETED_CACHE: &[u8] = b"deleted-cache/";
     /// What the names of leases begin with.
     pub(crate) const LEASE: &[u8] = b"lease/";
+}
+
+/// What is kept of a source: the first byte of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SourcePart {
+    /// Its settings.
+    Row = 1,
+    /// What is remembered between two syncs.
+    State = 2,
+    /// The names that were seen.
+    Seen = 3,
+}
+
+impl SourcePart {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Row, Self::State, Self::Seen];
+}
+
+/// Returns the key of a part of a source.
+pub(crate) fn source(part: SourcePart, name: &SourceName) -> Vec<u8> {
+    [&[part as u8][..], name.as_str().as_bytes()].concat()
+}
+
+/// Returns the first key of sources' settings, and the first one behind them.
+pub(crate) fn source_rows() -> (Vec<u8>, Vec<u8>) {
+    (vec![SourcePart::Row as u8], vec![SourcePart::State as u8])
 }
 
 /// The newest report.

@@ -22,6 +22,7 @@ use crate::staged::Staged;
 use self::reads::{id, listed, number, text};
 
 mod reads;
+mod sources;
 
 /// The newest format that this code reads, and the one that it writes. Version 2 has the families of retention, garbage
 /// collection and last uses.

@@ -30,6 +30,7 @@ mod chunks;
 mod meta;
 mod rows;
 mod sessions;
+mod sources;
 
 pub use chunks::{ChunkIndex, LINEAGE_ROWS, LineageKey, LineageRow, SeenId};
 pub use meta::{Commit, Error, Meta, Op, Refusal, Result, use_of_nar};
@@ -37,7 +38,9 @@ pub use rows::{
     AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, DamagedPath, Day, DocumentKey, DocumentKind,
     DocumentRow, Grant, LeaseRow, NarRow, PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow,
     PushOutcome, PushRecord, RecipeRow, ReferencePolicy, RetentionRow, Row, RowError, ScrubPass, ScrubRow, SessionId,
-    SessionRow, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, Transport, UnixSeconds, Uploader, UsageKey, UsageRow,
-    Verb,
+    SessionRow, SourceCounts, SourceCursor, SourceFilter, SourceName, SourceProblem, SourceRow, SourceStateRow,
+    SourceTrust, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, Transport, UnixSeconds, Uploader, UsageKey,
+    UsageRow, Verb,
 };
 pub use sessions::Sessions;
+pub use sources::Sources;

@@ -2,6 +2,7 @@ use firn_chunk::RecipeId;
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::{FrameLoc, PackId};
 
+use crate::Sources;
 use crate::rows::{
     AliasRow, CacheName, CacheRow, Day, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState, PathRow,
     PinName, PinRow, ProvenanceRow, PushRecord, RecipeRow, RetentionRow, RowError, ScrubRow, SessionId, StoreInfo,
@@ -211,7 +212,7 @@ pub fn use_of_nar(hash: &Sha256) -> StoreHash {
 ///
 /// Every method that writes is durable when it returns, unless it says otherwise, and all-or-nothing.
 /// Implementations serialise writers themselves.
-pub trait Meta: Send + Sync {
+pub trait Meta: Sources + Send + Sync {
     /// Returns the store's identity and fixed parameters, or `None` for a new index.
     fn store_info(&self) -> Result<Option<StoreInfo>>;
     /// Writes the store's identity.

@@ -21,13 +21,18 @@
 //! # }
 //! ```
 
+mod counted;
 mod daemon;
 mod database;
 mod dump;
 mod error;
 mod location;
+mod nar_stream;
 mod path_info;
+mod pattern;
+mod process;
 mod resolve;
+mod serve;
 
 pub use daemon::{Daemon, Names};
 pub use database::{Database, DbIdentity, MAX_PAGE};
@@ -35,4 +40,7 @@ pub use dump::{Dumped, dump};
 pub use error::{Error, Result};
 pub use location::Location;
 pub use path_info::{PathInfo, Selection, UnreadableRow};
+pub use pattern::Pattern;
+pub use process::Process;
 pub use resolve::resolve;
+pub use serve::ServeProtocol;

@@ -1,17 +1,16 @@
 //! Decides what is to be pushed: not what the server has, not what upstreams have, not what somebody excludes.
 
 mod order;
-mod pattern;
 
 use std::collections::{BTreeMap, HashMap};
 
 use firn_api::Proof;
-use firn_nix::{PublicKey, Signature, StoreHash, StorePath};
+use firn_nix::{PublicKey, StoreHash, StorePath};
 use firn_nix_store::PathInfo;
 use tokio::task::spawn_blocking;
 
+pub use firn_nix_store::Pattern;
 pub use order::references_first;
-pub use pattern::Pattern;
 
 use crate::remote::Remote;
 use crate::{Error, Result};
@@ -150,24 +149,15 @@ fn prove(plan: &mut Plan, beside: Vec<PathInfo>, keys: &[PublicKey], store_dir: 
 
 /// Returns that an upstream has a path, if one of its signatures is genuine and by one of the keys.
 pub(crate) fn proof(info: &PathInfo, keys: &[PublicKey], store_dir: &str) -> Option<Proof> {
-    for text in &info.signatures {
-        let Ok(signature) = text.parse::<Signature>() else { continue };
-        if !keys.iter().any(|key| key.name() == signature.key_name()) {
-            continue;
-        }
-        let PathInfo { path, nar_hash, nar_size, references, .. } = info;
-        let proof = Proof {
-            path: path.clone(),
-            nar_hash: *nar_hash,
-            nar_size: *nar_size,
-            references: references.clone(),
-            signature,
-        };
-        if keys.iter().any(|key| proof.is_by(key, store_dir)) {
-            return Some(proof);
-        }
-    }
-    None
+    let signature = info.signature_by(keys, store_dir)?;
+    let PathInfo { path, nar_hash, nar_size, references, .. } = info;
+    Some(Proof {
+        path: path.clone(),
+        nar_hash: *nar_hash,
+        nar_size: *nar_size,
+        references: references.clone(),
+        signature,
+    })
 }
 
 #[cfg(test)]

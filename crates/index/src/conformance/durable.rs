@@ -2,7 +2,8 @@
 
 use super::packs::sealed;
 use super::samples::{
-    cache, cache_row, commit, nar_hash, nar_row, pack, path_row, recipe, recipe_row, store_hash, store_info, token_row,
+    cache, cache_row, commit, nar_hash, nar_row, pack, path_row, recipe, recipe_row, source_name, source_row,
+    source_state, store_hash, store_info, token_row,
 };
 use super::{Open, ok};
 use crate::{Meta, Op, SessionId, TokenId, Totals};
@@ -45,6 +46,13 @@ fn each_write_is_kept(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, end: Open) {
     ok(meta.put_token(&TokenId(1), &token_row(1)));
     meta = end_and_open(meta, open, end);
     assert_eq!(ok(meta.token(&TokenId(1))), Some(token_row(1)), "{end:?}");
+
+    ok(meta.put_source(&source_name(1), &source_row(1)));
+    assert!(ok(meta.put_source_state(&source_name(1), &source_state(1), Some(b"seen"))));
+    meta = end_and_open(meta, open, end);
+    assert_eq!(ok(meta.sources()), vec![(source_name(1), source_row(1))], "{end:?}");
+    assert_eq!(ok(meta.source_state(&source_name(1))), source_state(1), "{end:?}");
+    assert_eq!(ok(meta.source_seen(&source_name(1))), b"seen", "{end:?}");
 
     ok(meta.reserve_pack(pack(1), 5));
     meta = end_and_open(meta, open, end);

@@ -15,6 +15,7 @@ mod moves;
 mod packs;
 pub mod samples;
 mod sessions;
+mod sources;
 mod usage;
 
 pub use chunks::{chunk_index, durable_chunk_index};
@@ -38,9 +39,17 @@ pub enum Open {
 /// # Panics
 /// Where the engine breaks the trait's word.
 pub fn meta(fresh: &dyn Fn() -> Box<dyn Meta>) {
-    for case in
-        [packs::CASES, sessions::CASES, commits::CASES, moves::CASES, contents::CASES, deletions::CASES, usage::CASES]
-            .concat()
+    for case in [
+        packs::CASES,
+        sessions::CASES,
+        commits::CASES,
+        moves::CASES,
+        contents::CASES,
+        deletions::CASES,
+        usage::CASES,
+        sources::CASES,
+    ]
+    .concat()
     {
         case(&*fresh());
     }

@@ -7,6 +7,7 @@ use firn_pack::{ChunkLoc, FrameLoc, PackId};
 use crate::{
     AliasRow, CacheName, CacheRow, Commit, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow,
     Grant, NarRow, Op, PathRow, PinName, PinRow, PushOutcome, PushRecord, RecipeRow, ReferencePolicy, RetentionRow,
+    SourceCounts, SourceCursor, SourceFilter, SourceName, SourceProblem, SourceRow, SourceStateRow, SourceTrust,
     StoreInfo, TokenId, TokenRow, Transport, Uploader, Verb,
 };
 
@@ -198,4 +199,56 @@ pub fn store_info(n: u8) -> StoreInfo {
 /// Returns a commit outside any session.
 pub fn commit(packs: &[u8], ops: Vec<Op>) -> Commit {
     Commit { session: None, packs: packs.iter().copied().map(pack).collect(), ops }
+}
+
+/// Returns a source's name; ordered as `n`.
+///
+/// # Panics
+/// Never.
+pub fn source_name(n: u8) -> SourceName {
+    format!("source-{n:03}").parse().expect("it is a name")
+}
+
+/// Returns a source's settings.
+pub fn source_row(n: u8) -> SourceRow {
+    SourceRow {
+        url: format!("ssh-ng://host-{n}"),
+        cache: cache("a"),
+        builder: "b".to_owned(),
+        trust: if n % 2 == 0 { SourceTrust::Builder } else { SourceTrust::Keys(vec!["k:1".to_owned()]) },
+        filter: SourceFilter {
+            skip_upstream: true,
+            include: vec!["*".to_owned()],
+            exclude: vec![],
+            max_nar_bytes: Some(1 << 40),
+            derivations: false,
+            sources: true,
+        },
+        every_seconds: u64::from(n),
+        parallel: 2,
+        bytes_per_second: None,
+        ssh_key: Some("/key".to_owned()),
+        host_key: None,
+        use_firn: true,
+        new_only: false,
+        paused: n == 7,
+        created_at: 5,
+    }
+}
+
+/// Returns what is remembered of a source.
+pub fn source_state(n: u8) -> SourceStateRow {
+    SourceStateRow {
+        cursor: Some(SourceCursor::Row { database: [n; 32], id: i64::from(n) }),
+        started_at: Some(1),
+        failures: 2,
+        error: Some("no route".to_owned()),
+        last: SourceCounts { paths: 3, ..SourceCounts::default() },
+        problems: vec![SourceProblem {
+            path: StorePath::new(store_hash(n), "x").expect("a name"),
+            why: "unsigned".to_owned(),
+            tries: 1,
+        }],
+        ..SourceStateRow::default()
+    }
 }

@@ -6,10 +6,12 @@ use firn_chunk::RecipeId;
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
 
+use super::sources::Kept;
 use crate::{
     AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, LeaseRow, Meta, NarRow, Op, PackRow,
     PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, ScrubRow,
-    SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow, use_of_nar,
+    SessionId, Sessions, SourceName, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
+    use_of_nar,
 };
 
 /// A [`Meta`] in memory.
@@ -20,7 +22,7 @@ pub struct MemoryMeta {
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     info: Option<StoreInfo>,
     totals: Totals,
     last_seq: PackSeq,
@@ -48,6 +50,7 @@ struct State {
     summaries: BTreeMap<Day, SummaryRow>,
     report: Option<Vec<u8>>,
     scrub: ScrubRow,
+    pub(super) sources: BTreeMap<SourceName, Kept>,
 }
 
 impl State {
@@ -147,7 +150,7 @@ impl MemoryMeta {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Everything is checked before the first change, and no change panics half way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,6 +3,7 @@
 
 mod chunks;
 mod meta;
+mod sources;
 #[cfg(test)]
 mod tests;
 

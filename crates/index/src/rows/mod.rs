@@ -10,6 +10,7 @@ mod contents;
 mod names;
 mod retention;
 mod scrub;
+mod source;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use contents::*;
 pub use names::*;
 pub use retention::*;
 pub use scrub::*;
+pub use source::*;
 pub use store::*;
 pub use usage::*;
 
@@ -68,4 +70,5 @@ rows! {
     ProvenanceRow: "provenance row",
     PinRow: "pin", RetentionRow: "retention", LeaseRow: "lease",
     ScrubRow: "scrub's outcome",
+    SourceRow: "settings", SourceStateRow: "state",
 }

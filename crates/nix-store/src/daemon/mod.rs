@@ -6,7 +6,7 @@
 mod messages;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 use std::io::{BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,10 @@ use std::time::Duration;
 use firn_nix::StorePath;
 
 use self::wire::{ReadError, ReadResult, nonsense};
-use crate::{Error, Location, PathInfo, Result, UnreadableRow};
+use crate::counted::Counted;
+use crate::nar_stream;
+use crate::serve::explain;
+use crate::{Error, Location, PathInfo, Result, Selection, UnreadableRow};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const DAEMON_MAGIC: u64 = 0x6478_696f;
@@ -32,6 +35,9 @@ const WITH_TRUST: u64 = 1 << 8 | 35;
 /// How long the daemon may be silent. It may have to wait for a lock of the garbage collector's.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Questions that are sent before the first answer is waited for: some 8 KB, which every socket takes.
+const PIPELINE: usize = 64;
+
 /// The most valid paths of a store; the largest known ones have a tenth of it.
 const MAX_PATHS: u64 = 10_000_000;
 const MAX_REFERENCES: u64 = 1_000_000;
@@ -43,6 +49,7 @@ enum Operation {
     AddTempRoot = 11,
     QueryAllValidPaths = 23,
     QueryPathInfo = 26,
+    NarFromPath = 38,
 }
 
 /// A connection to the Nix daemon.
@@ -51,7 +58,7 @@ enum Operation {
 /// later calls return as well, connect anew. After [`Error::DaemonRefused`] the connection is as good as before.
 #[derive(Debug)]
 pub struct Daemon {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Counted>,
     store_dir: String,
     protocol: u64,
     nix_version: Option<String>,
@@ -86,9 +93,13 @@ impl Daemon {
         Self::over(stream, &location.store_dir)
     }
 
-    fn over(stream: UnixStream, store_dir: &str) -> Result<Self> {
+    /// Begins to talk to a daemon through a stream, such as one to `ssh HOST nix-daemon --stdio`. The stream's time limits hold for each answer.
+    ///
+    /// # Errors
+    /// [`Error::DaemonVersion`], [`Error::DaemonLost`], [`Error::DaemonRefused`] if it does not serve this user.
+    pub fn over(stream: UnixStream, store_dir: &str) -> Result<Self> {
         let mut daemon = Self {
-            stream: BufReader::new(stream),
+            stream: BufReader::with_capacity(64 << 10, Counted::new(stream)),
             store_dir: store_dir.to_owned(),
             protocol: 0,
             nix_version: None,
@@ -129,6 +140,56 @@ impl Daemon {
         })?;
         let parse = |raw: RawInfo| raw.parse(path, &self.store_dir);
         raw.map(parse).transpose().map_err(|why| Error::DaemonAnswer { what: path.to_absolute(&self.store_dir), why })
+    }
+
+    /// Returns how many bytes came so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.stream.get_ref().received()
+    }
+
+    /// Returns what is known of paths, with id 0; those that are not valid are absent. Asks for up to 64 before it waits for answers, so that a
+    /// far daemon is not waited for once for each path.
+    pub fn infos(&mut self, paths: &[StorePath]) -> Result<Selection> {
+        const DOING: &str = "look up paths";
+        let mut all = Selection::default();
+        for batch in paths.chunks(PIPELINE) {
+            let mut request = Vec::new();
+            for path in batch {
+                wire::put_number(&mut request, Operation::QueryPathInfo as u64);
+                wire::put_text(&mut request, &path.to_absolute(&self.store_dir));
+            }
+            self.send(DOING, &request)?;
+            for path in batch {
+                let raw =
+                    self.answer(DOING, |from| Ok(if wire::truth(from)? { Some(RawInfo::read(from)?) } else { None }));
+                let refused = |why| UnreadableRow { id: 0, path: path.to_absolute(&self.store_dir), why };
+                match raw {
+                    Ok(None) => all.absent.push(path.clone()),
+                    Ok(Some(raw)) => match raw.parse(path, &self.store_dir) {
+                        Ok(info) => all.paths.push(info),
+                        Err(why) => all.unreadable.push(refused(why)),
+                    },
+                    Err(Error::DaemonRefused { message, .. }) => all.unreadable.push(refused(message)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes the NAR of a path, which has to have `size` bytes, to `out`.
+    ///
+    /// # Errors
+    /// [`Error::DaemonRefused`] if there is no such path; [`Error::DaemonLost`] also if the NAR has another length or is none; [`Error::Sink`],
+    /// after which the connection is lost too.
+    pub fn nar(&mut self, path: &StorePath, size: u64, out: &mut dyn std::io::Write) -> Result<()> {
+        const DOING: &str = "get a NAR";
+        self.ask(DOING, Operation::NarFromPath, Some(path), |_| Ok(()))?;
+        nar_stream::copy(&mut self.stream, size, out).map_err(|broken| {
+            self.lost = true;
+            explain(DOING, broken)
+        })
     }
 
     /// Returns all valid paths: tens of megabytes in a large store.
@@ -189,7 +250,7 @@ impl Daemon {
         doing: &'static str,
         operation: Operation,
         path: Option<&StorePath>,
-        read: impl FnOnce(&mut BufReader<UnixStream>) -> ReadResult<T>,
+        read: impl FnOnce(&mut BufReader<Counted>) -> ReadResult<T>,
     ) -> Result<T> {
         let mut request = Vec::new();
         wire::put_number(&mut request, operation as u64);
@@ -203,7 +264,7 @@ impl Daemon {
     fn answer<T>(
         &mut self,
         doing: &'static str,
-        read: impl FnOnce(&mut BufReader<UnixStream>) -> ReadResult<T>,
+        read: impl FnOnce(&mut BufReader<Counted>) -> ReadResult<T>,
     ) -> Result<T> {
         match self.receive(doing, messages::until_answer)? {
             Ok(()) => self.receive(doing, read),
@@ -225,7 +286,7 @@ impl Daemon {
     fn receive<T>(
         &mut self,
         doing: &'static str,
-        read: impl FnOnce(&mut BufReader<UnixStream>) -> ReadResult<T>,
+        read: impl FnOnce(&mut BufReader<Counted>) -> ReadResult<T>,
     ) -> Result<T> {
         read(&mut self.stream).map_err(|error| {
             self.lost = true;
@@ -251,8 +312,8 @@ struct RawInfo {
 }
 
 impl RawInfo {
-    fn read(from: &mut BufReader<UnixStream>) -> ReadResult<Self> {
-        let texts = |from: &mut BufReader<UnixStream>, most| {
+    fn read(from: &mut BufReader<Counted>) -> ReadResult<Self> {
+        let texts = |from: &mut BufReader<Counted>, most| {
             (0..wire::count(from, most)?).map(|_| wire::text(from)).collect::<ReadResult<Vec<_>>>()
         };
         Ok(Self {

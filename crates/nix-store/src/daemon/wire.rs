@@ -3,14 +3,14 @@
 use std::io::{self, Read};
 
 /// The longest text that is kept: names, hashes, signatures are far shorter.
-pub(super) const MAX_TEXT_BYTES: u64 = 64 << 10;
+pub(crate) const MAX_TEXT_BYTES: u64 = 64 << 10;
 
 /// The longest text that is passed over: a line of somebody's build log.
 const MAX_SKIPPED_BYTES: u64 = 64 << 20;
 
 /// Why no answer could be read.
 #[derive(Debug)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     /// The connection failed.
     Io(io::Error),
     /// What came is not the protocol.
@@ -23,22 +23,22 @@ impl From<io::Error> for ReadError {
     }
 }
 
-pub(super) type ReadResult<T> = Result<T, ReadError>;
+pub(crate) type ReadResult<T> = Result<T, ReadError>;
 
 /// Returns an error for something that the protocol does not have.
-pub(super) fn nonsense<T>(what: impl Into<String>) -> ReadResult<T> {
+pub(crate) fn nonsense<T>(what: impl Into<String>) -> ReadResult<T> {
     Err(ReadError::Nonsense(what.into()))
 }
 
 /// Reads one number.
-pub(super) fn number(from: &mut impl Read) -> ReadResult<u64> {
+pub(crate) fn number(from: &mut impl Read) -> ReadResult<u64> {
     let mut bytes = [0; 8];
     from.read_exact(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))
 }
 
 /// Reads a number that says how many things follow.
-pub(super) fn count(from: &mut impl Read, most: u64) -> ReadResult<u64> {
+pub(crate) fn count(from: &mut impl Read, most: u64) -> ReadResult<u64> {
     match number(from)? {
         count if count <= most => Ok(count),
         count => nonsense(format!("{count} entries where at most {most} make sense")),
@@ -46,23 +46,23 @@ pub(super) fn count(from: &mut impl Read, most: u64) -> ReadResult<u64> {
 }
 
 /// Reads a truth value.
-pub(super) fn truth(from: &mut impl Read) -> ReadResult<bool> {
+pub(crate) fn truth(from: &mut impl Read) -> ReadResult<bool> {
     Ok(number(from)? != 0)
 }
 
 /// Reads a text of at most [`MAX_TEXT_BYTES`].
-pub(super) fn text(from: &mut impl Read) -> ReadResult<String> {
+pub(crate) fn text(from: &mut impl Read) -> ReadResult<String> {
     let bytes = begin(from, MAX_TEXT_BYTES)?;
     String::from_utf8(bytes).or_else(|_| nonsense("a text that is not UTF-8"))
 }
 
 /// Reads a text for people, cut to [`MAX_TEXT_BYTES`].
-pub(super) fn message(from: &mut impl Read) -> ReadResult<String> {
+pub(crate) fn message(from: &mut impl Read) -> ReadResult<String> {
     Ok(String::from_utf8_lossy(&begin(from, MAX_SKIPPED_BYTES)?).into_owned())
 }
 
 /// Passes over a text.
-pub(super) fn skip_text(from: &mut impl Read) -> ReadResult<()> {
+pub(crate) fn skip_text(from: &mut impl Read) -> ReadResult<()> {
     begin(from, MAX_SKIPPED_BYTES).map(drop)
 }
 
@@ -85,12 +85,12 @@ fn begin(from: &mut impl Read, most: u64) -> ReadResult<Vec<u8>> {
 }
 
 /// Appends a number.
-pub(super) fn put_number(to: &mut Vec<u8>, number: u64) {
+pub(crate) fn put_number(to: &mut Vec<u8>, number: u64) {
     to.extend_from_slice(&number.to_le_bytes());
 }
 
 /// Appends a text.
-pub(super) fn put_text(to: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(to: &mut Vec<u8>, text: &str) {
     put_number(to, text.len() as u64);
     to.extend_from_slice(text.as_bytes());
     to.resize(to.len().next_multiple_of(8), 0);
