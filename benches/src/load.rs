@@ -3,13 +3,14 @@
 //! The driver is a process of its own, so its CPU does not count; loops are closed and all counts are bounded.
 
 mod client;
-mod latency;
+pub(crate) mod latency;
 mod memory;
 mod transfers;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use firn_nix::StoreHash;
 
 use crate::corpus::{self, Entry};
 use crate::report::{Latencies, Table};
@@ -211,10 +212,11 @@ fn ask_narinfos(
     if arguments.requests == 0 {
         return Ok(());
     }
+    let hashes: Vec<StoreHash> = entries.iter().map(|entry| entry.info.store_path.hash()).collect();
     let mut round = 0;
     for (asked, name) in [(Asked::Known, "known"), (Asked::Unknown, "unknown")] {
         for connections in counts(arguments) {
-            let run = || latency::narinfos(server, CACHES[0], entries, asked, connections, arguments.requests, round);
+            let run = || latency::narinfos(server, CACHES[0], &hashes, asked, connections, arguments.requests, round);
             let (times, cost) = server.measure(&format!("narinfo {name} {connections}"), run)?;
             let each = cost.cpu / latency::sent(connections, arguments.requests) as f64;
             let mut row = vec![name.to_owned(), connections.to_string(), times.count().to_string()];

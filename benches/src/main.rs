@@ -9,6 +9,7 @@ mod process;
 mod push;
 mod pushed;
 mod report;
+mod scale;
 mod server;
 mod store;
 mod synthetic;
@@ -37,6 +38,8 @@ enum Bench {
     Push(push::Arguments),
     /// Push a corpus from a real store with firn push and with nix copy: what each sends and costs
     Against(against::Arguments),
+    /// Run garbage collection and usage reports over a store of a million paths: CPU seconds, memory, narinfos meanwhile
+    Scale(scale::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -45,5 +48,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Load(arguments) => load::run(&arguments),
         Bench::Push(arguments) => push::run(&arguments),
         Bench::Against(arguments) => against::run(&arguments),
+        Bench::Scale(arguments) => scale::run(&arguments),
     }
 }

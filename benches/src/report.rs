@@ -66,6 +66,11 @@ impl Latencies {
         Self { sorted: times }
     }
 
+    /// Returns those of several runs together.
+    pub(crate) fn of_all(runs: Vec<Self>) -> Self {
+        Self::new(runs.into_iter().flat_map(|run| run.sorted).collect())
+    }
+
     /// Returns how many there are.
     pub(crate) fn count(&self) -> usize {
         self.sorted.len()

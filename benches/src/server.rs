@@ -61,10 +61,18 @@ pub(crate) fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 impl<'a> Server<'a> {
     /// Starts a server on a new data directory in `folder`, and makes public caches of the given names.
     pub(crate) fn start(setup: &'a Setup<'a>, folder: &Path, caches: &[&str]) -> anyhow::Result<Self> {
-        let data = folder.join("data");
-        let log_path = folder.join("firnd.log");
-        let log = File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
-        let mut command = command(setup, &data);
+        let mut server = Self::start_on(setup, &folder.join("data"), &folder.join("firnd.log"))?;
+        for cache in caches {
+            server.admin(&["cache", "create", cache, "--public"])?;
+        }
+        server.token = server.admin(&["token", "create", "--grant", "*:pull,push", "--name", "bench"])?;
+        Ok(server)
+    }
+
+    /// Starts a server on a data directory, as it is, without a token; what it logs goes to a file.
+    pub(crate) fn start_on(setup: &'a Setup<'a>, data: &Path, log_path: &Path) -> anyhow::Result<Self> {
+        let log = File::create(log_path).with_context(|| format!("create {}", log_path.display()))?;
+        let mut command = command(setup, data);
         command.args(["serve", "--listen", "127.0.0.1:0", "--json"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().with_context(|| format!("start {}", setup.firnd.display()))?;
@@ -76,15 +84,25 @@ impl<'a> Server<'a> {
         let Ok(Some(address)) = listening else {
             let _ = child.kill();
             let _ = child.wait();
-            bail!("firnd did not start: {}", std::fs::read_to_string(&log_path).unwrap_or_default().trim());
+            bail!("firnd did not start: {}", std::fs::read_to_string(log_path).unwrap_or_default().trim());
         };
         // From here on the process ends with this value.
-        let mut server = Self { setup, data, child, address, token: String::new() };
-        for cache in caches {
-            admin(setup, &server.data, &["cache", "create", cache, "--public"])?;
-        }
-        server.token = admin(setup, &server.data, &["token", "create", "--grant", "*:pull,push", "--name", "bench"])?;
-        Ok(server)
+        Ok(Self { setup, data: data.to_owned(), child, address, token: String::new() })
+    }
+
+    /// Runs a command of its administrator and returns what that prints.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        admin(self.setup, &self.data, arguments)
+    }
+
+    /// Returns the CPU seconds, user and system, that it took so far.
+    pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
+        cpu_seconds(&self.id())
+    }
+
+    /// Returns the largest resident set so far, in bytes.
+    pub(crate) fn peak(&self) -> anyhow::Result<u64> {
+        peak_bytes(&self.id())
     }
 
     /// Runs a phase and returns what it cost the server, work in the background included.

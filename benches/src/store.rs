@@ -52,7 +52,8 @@ pub(crate) struct Arguments {
     no_restore: bool,
 }
 
-struct Random;
+/// Draws from the kernel.
+pub(crate) struct Random;
 
 impl Entropy for Random {
     fn draw(&self) -> u128 {

@@ -16,7 +16,7 @@ use crate::server::Server;
 /// Which narinfos are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// Those of the corpus, one after the other, again and again.
+    /// Those that are known, one after the other, again and again.
     Known,
     /// Each one another that no cache has.
     Unknown,
@@ -31,7 +31,7 @@ const READ_BYTES: u64 = 4 << 20;
 pub(crate) fn narinfos(
     server: &Server<'_>,
     cache: &str,
-    entries: &[Entry],
+    known: &[StoreHash],
     asked: Asked,
     connections: usize,
     requests: usize,
@@ -45,7 +45,7 @@ pub(crate) fn narinfos(
     each(server, &workers, connections, |connection, _| {
         let mut times = Vec::with_capacity(per_connection);
         for request in 0..warm_up + per_connection {
-            let (hash, status) = path(entries, asked, number.fetch_add(1, Ordering::Relaxed), round)?;
+            let (hash, status) = path(known, asked, number.fetch_add(1, Ordering::Relaxed), round)?;
             let target = format!("/{cache}/{hash}.narinfo");
             let started = connection.get(&target)?;
             connection.body(started.framing, &mut |_| Ok(()))?;
@@ -66,11 +66,11 @@ pub(crate) fn sent(connections: usize, requests: usize) -> usize {
     (per_connection + per_connection / 10) * connections
 }
 
-fn path(entries: &[Entry], asked: Asked, number: usize, round: u64) -> anyhow::Result<(StoreHash, u16)> {
+fn path(known: &[StoreHash], asked: Asked, number: usize, round: u64) -> anyhow::Result<(StoreHash, u16)> {
     match asked {
         Asked::Known => {
-            let entry = entries.get(number % entries.len().max(1)).context("the corpus is empty")?;
-            Ok((entry.info.store_path.hash(), 200))
+            let hash = known.get(number % known.len().max(1)).context("the corpus is empty")?;
+            Ok((*hash, 200))
         }
         Asked::Unknown => {
             let hash = Sha256::of(format!("unknown {round} {number}").as_bytes());
