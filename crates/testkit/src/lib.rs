@@ -27,6 +27,7 @@ mod process;
 mod program;
 pub mod proxy;
 pub mod random;
+pub mod sshd;
 pub mod strategy;
 
 pub use error::{Error, Result};

@@ -1,5 +1,8 @@
 use std::fmt::Write as _;
+use std::fs;
 use std::process::{Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{Doing, Error, Result};
 
@@ -71,4 +74,34 @@ pub(crate) fn describe(command: &Command) -> String {
         let _ = write!(line, " {}", argument.to_string_lossy());
     }
     line
+}
+
+/// Returns the processes that still run and that a process started, or these, and so on.
+pub(crate) fn descendants(ancestor: u32) -> Vec<Pid> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let with_parents: Vec<(i32, i32)> = ids
+        .filter_map(|id| {
+            // The name, which may hold anything, is in parentheses; then state and parent.
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+            let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
+            Some((id, parent))
+        })
+        .collect();
+    let (mut found, mut next) = (Vec::new(), vec![i32::try_from(ancestor).unwrap_or_default()]);
+    while let Some(process) = next.pop() {
+        let children = with_parents.iter().filter(|(id, parent)| *parent == process && !found.contains(id));
+        let children: Vec<i32> = children.map(|(id, _)| *id).collect();
+        next.extend(&children);
+        found.extend(children);
+    }
+    found.into_iter().filter_map(Pid::from_raw).collect()
+}
+
+/// Ends processes with SIGKILL.
+pub(crate) fn kill_all(processes: Vec<Pid>) {
+    for process in processes {
+        // It may have ended by itself.
+        let _ = kill_process(process, Signal::KILL);
+    }
 }

@@ -5,11 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::Store;
 use crate::error::{Doing, Error, Result};
-use crate::process::describe;
+use crate::process::{descendants, describe, kill_all};
 
 /// How long a start may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,12 +42,9 @@ impl Daemon {
     /// Ends the daemon with SIGKILL, and so all connections to it.
     pub fn kill(&mut self) -> Result<()> {
         // Each connection has a process of its own, which would live on.
-        let serving = children(self.child.id());
+        let serving = descendants(self.child.id());
         self.child.kill().and_then(|()| self.child.wait()).doing(|| "kill the Nix daemon".to_owned())?;
-        for process in serving {
-            // It may have ended by itself.
-            let _ = kill_process(process, Signal::KILL);
-        }
+        kill_all(serving);
         Ok(())
     }
 
@@ -72,18 +67,4 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.kill();
     }
-}
-
-/// Returns the processes that a process started and that still run.
-fn children(parent: u32) -> Vec<Pid> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    ids.filter(|id| {
-        // The name, which may hold anything, is in parentheses; then state and parent.
-        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        after_name.split_ascii_whitespace().nth(1) == Some(&parent.to_string())
-    })
-    .filter_map(Pid::from_raw)
-    .collect()
 }

@@ -1,10 +1,12 @@
 //! Real Nix, in the versions that firn promises to serve.
 //!
 //! [`Nix`] is an installation that `scripts/nix-for-tests` made. A [`Store`] is one simulated machine that uses it: its
-//! own store, database, configuration, credentials and caches, in a temporary directory. Nothing touches `/nix` or the
+//! own store, database, configuration, credentials and caches, in a temporary directory; a [`Host`] has a root of its own
+//! besides, so that others can log in. Nothing touches `/nix` or the
 //! user's own Nix. Builds run in Nix's own sandbox, which needs root or user namespaces.
 
 mod daemon;
+mod host;
 mod store;
 
 use std::env;
@@ -15,6 +17,7 @@ use std::process::Command;
 use std::thread;
 
 pub use daemon::Daemon;
+pub use host::{Host, MACHINE};
 pub use store::{NAR_COMPRESSIONS, Settings, Store};
 
 use crate::error::{Error, Result};

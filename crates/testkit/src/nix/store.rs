@@ -17,7 +17,7 @@ pub const NAR_COMPRESSIONS: [&str; 10] =
 
 /// What is in scope of every expression that [`Store::build`] takes: `build { name, script, … }` is a derivation of a
 /// shell script, in which further attributes are variables.
-const PRELUDE: &str = r#"let build = attributes: derivation ({
+pub(super) const PRELUDE: &str = r#"let build = attributes: derivation ({
     system = builtins.currentSystem;
     builder = "/bin/sh";
     PATH = "/usr/bin:/bin";
