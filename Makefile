@@ -17,6 +17,10 @@ setup: ## Check for (as root: install) the system packages that the build needs
 nix: setup ## Unpack the Nix versions that the tests and the demo use
 	@scripts/nix-for-tests
 
+.PHONY: setup-tests
+setup-tests: # What the tests need beside that: a browser
+	@scripts/setup --tests
+
 build: setup ## Build both programs, firnd and firn
 	$(CARGO) build --release --locked --package firn-server --bin firnd --package firn-cli --bin firn
 
@@ -27,7 +31,7 @@ lint: setup
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
-unit: nix build
+unit: setup-tests nix build
 	FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/release/firn $(CARGO) test --release --locked --workspace --no-fail-fast
 
 demo: build ## Show the whole path with real Nix: build, upload, substitute, verify, sizes

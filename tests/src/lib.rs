@@ -2,6 +2,7 @@
 //!
 //! The tests start the real `firnd` and talk to it with real Nix, or with a client that does what no proper client does.
 
+pub mod browser;
 pub mod builder;
 pub mod shipped;
 

@@ -167,6 +167,25 @@ pub struct UsageReport {
     /// Chunks that are needed and were not found: damage, or deleted while the count was made.
     #[serde(default)]
     pub missing_chunks: u64,
+    /// The newest paths that were offered with another NAR than the one that is there, at most 100; only for those who may
+    /// see all caches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<ConflictNote>,
+}
+
+/// A path that was offered with another NAR than the one that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictNote {
+    /// When that happened last, in seconds since 1970.
+    pub at: u64,
+    /// Its base name.
+    pub path: String,
+    /// Its cache.
+    pub cache: String,
+    /// Who pushed it first.
+    pub builder: String,
+    /// Who offered the other one.
+    pub other_builder: String,
 }
 
 /// A day of a store's life.

@@ -145,6 +145,7 @@ mod tests {
             groups_total: 1,
             groups: names.iter().map(group).collect(),
             missing_chunks: 0,
+            conflicts: Vec::new(),
         }
     }
 

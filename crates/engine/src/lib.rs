@@ -59,7 +59,9 @@ pub use error::{Error, Result};
 pub use firn_pack::PackId;
 pub use gc::{Backlog, CacheFates, Explanation, Fate, GcOptions, GcReport, PackSum, PathDeletion, SparsePack};
 pub use ingest::{Ingest, IngestStats, Ingested};
-pub use mark::{ChunkSet, Freed, Holder, HolderKind, Mark, Names, PackBytes, PackTotals};
+pub use mark::{
+    ChunkSet, Freed, Holder, HolderKind, MAX_CONFLICTS, Mark, MarkedConflict, Names, PackBytes, PackTotals,
+};
 pub use push::{Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, Scope};
 pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;

@@ -70,9 +70,24 @@ pub struct Mark {
     pub(crate) table: ChunkTable,
     pub(crate) names: Names,
     pub(crate) holders: Vec<Holder>,
+    pub(crate) conflicts: Vec<MarkedConflict>,
     /// In order of their ids.
     pub(crate) recipes: Vec<MarkedRecipe>,
     pub(crate) spans: Vec<Span>,
+}
+
+/// Conflicts that a pass takes note of.
+pub const MAX_CONFLICTS: usize = 100_000;
+
+/// A path that was offered with another NAR than the one that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MarkedConflict {
+    /// Number of its cache in [`Names::caches`].
+    pub cache: u16,
+    /// Its store hash.
+    pub hash: StoreHash,
+    /// When that happened last.
+    pub at: UnixSeconds,
 }
 
 /// What would come back if some paths were not there.
@@ -95,6 +110,12 @@ impl Mark {
     /// Returns all that holds recipes: paths, in order of cache and hash, then NARs that no path names, then documents.
     pub fn holders(&self) -> &[Holder] {
         &self.holders
+    }
+
+    /// Returns the paths that were offered with another NAR than the one that is there, in order of cache and hash; at most
+    /// [`MAX_CONFLICTS`].
+    pub fn conflicts(&self) -> &[MarkedConflict] {
+        &self.conflicts
     }
 
     /// Returns the names that holders refer to by number.

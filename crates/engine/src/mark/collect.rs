@@ -7,7 +7,7 @@ use firn_pack::{Footer, FrameKind, FrameLoc, PackId};
 
 use super::chunks::BaseIds;
 use super::holders::{Holder, HolderKind, NO_RECIPE, Names, Numbering};
-use super::{ChunkTable, Mark, MarkedRecipe, Span};
+use super::{ChunkTable, MAX_CONFLICTS, Mark, MarkedConflict, MarkedRecipe, Span};
 use crate::engine::Shared;
 use crate::packs::object_name;
 use crate::placement::Placement;
@@ -46,6 +46,7 @@ pub(crate) fn collect(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<Option
         distinct_nar_bytes: rows.distinct_nar_bytes,
         names: rows.names,
         holders: rows.holders,
+        conflicts: rows.conflicts,
         recipes,
         spans: spans_of,
         table,
@@ -68,7 +69,17 @@ fn recipe_rows(meta: &dyn Meta) -> Result<Vec<Row>> {
 struct Rows {
     names: Names,
     holders: Vec<Holder>,
+    conflicts: Vec<MarkedConflict>,
     distinct_nar_bytes: u64,
+}
+
+/// Paths as they are read, and the names met meanwhile.
+#[derive(Default)]
+struct Paths {
+    paths: Vec<Holder>,
+    conflicts: Vec<MarkedConflict>,
+    builders: Numbering,
+    packages: Numbering,
 }
 
 /// A NAR of a cache: its hash, the number of its recipe, and what a holder needs to know should no path name it.
@@ -84,16 +95,16 @@ struct MarkedNar {
 impl Rows {
     fn read(meta: &dyn Meta, recipes: &[Row], stop: &dyn Fn() -> bool) -> Result<Option<Self>> {
         let caches: Vec<CacheName> = meta.caches()?.into_iter().map(|(name, _)| name).collect();
-        let (mut builders, mut packages) = (Numbering::default(), Numbering::default());
-        builders.number(UNKNOWN);
-        packages.number(UNKNOWN);
-        let (mut paths, mut others, mut nars_of_all) = (Vec::new(), Vec::new(), Vec::new());
+        let mut found = Paths::default();
+        found.builders.number(UNKNOWN);
+        found.packages.number(UNKNOWN);
+        let (mut others, mut nars_of_all) = (Vec::new(), Vec::new());
         for (cache, number) in caches.iter().zip(0..) {
             if stop() {
                 return Ok(None);
             }
             let mut nars = nars(meta, cache, recipes)?;
-            read_paths(meta, cache, number, &mut nars, &mut paths, &mut builders, &mut packages)?;
+            found.read(meta, cache, number, &mut nars)?;
             nars_of_all.extend(nars.iter().map(|nar| (*nar.hash.0.first_chunk::<16>().expect("16 of 32"), nar.bytes)));
             others.extend(nars.iter().filter(|nar| !nar.is_named).map(|nar| Holder {
                 kind: HolderKind::Nar,
@@ -106,15 +117,17 @@ impl Rows {
                 lease_until: nar.lease_until,
                 recipe: nar.recipe,
             }));
-            read_documents(meta, cache, number, recipes, &mut others, &mut builders)?;
+            read_documents(meta, cache, number, recipes, &mut others, &mut found.builders)?;
         }
         others.sort_by_key(|holder| holder.kind);
+        let Paths { mut paths, conflicts, builders, packages } = found;
         paths.append(&mut others);
         nars_of_all.sort_unstable();
         nars_of_all.dedup_by_key(|(hash, _)| *hash);
         Ok(Some(Self {
             names: Names { caches, builders: builders.into_names(), packages: packages.into_names() },
             holders: paths,
+            conflicts,
             distinct_nar_bytes: nars_of_all.iter().map(|(_, bytes)| bytes).sum(),
         }))
     }
@@ -153,40 +166,39 @@ fn nars(meta: &dyn Meta, cache: &CacheName, recipes: &[Row]) -> Result<Vec<Marke
     }
 }
 
-fn read_paths(
-    meta: &dyn Meta,
-    cache: &CacheName,
-    number: u16,
-    nars: &mut [MarkedNar],
-    paths: &mut Vec<Holder>,
-    builders: &mut Numbering,
-    packages: &mut Numbering,
-) -> Result<()> {
-    let mut after = None;
-    loop {
-        let page = meta.paths(cache, after, PAGE)?;
-        for (hash, row) in &page {
-            let nar = nars.binary_search_by_key(&row.nar_hash, |nar| nar.hash).ok();
-            let nar = nar.and_then(|at| nars.get_mut(at));
-            let recipe = nar.map_or(NO_RECIPE, |nar| {
-                nar.is_named = true;
-                nar.recipe
-            });
-            paths.push(Holder {
-                kind: HolderKind::Path,
-                hash: *hash,
-                cache: number,
-                builder: builders.number(&row.uploader.builder),
-                package: packages.number(row.path.package()),
-                bytes: row.nar_size,
-                at: row.committed_at,
-                lease_until: 0,
-                recipe,
-            });
-        }
-        match page.last() {
-            Some((last, _)) if page.len() == PAGE => after = Some(*last),
-            _ => return Ok(()),
+impl Paths {
+    /// Reads the paths of a cache; marks the NARs that they name.
+    fn read(&mut self, meta: &dyn Meta, cache: &CacheName, number: u16, nars: &mut [MarkedNar]) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = meta.paths(cache, after, PAGE)?;
+            for (hash, row) in &page {
+                let nar = nars.binary_search_by_key(&row.nar_hash, |nar| nar.hash).ok();
+                let nar = nar.and_then(|at| nars.get_mut(at));
+                let recipe = nar.map_or(NO_RECIPE, |nar| {
+                    nar.is_named = true;
+                    nar.recipe
+                });
+                self.paths.push(Holder {
+                    kind: HolderKind::Path,
+                    hash: *hash,
+                    cache: number,
+                    builder: self.builders.number(&row.uploader.builder),
+                    package: self.packages.number(row.path.package()),
+                    bytes: row.nar_size,
+                    at: row.committed_at,
+                    lease_until: 0,
+                    recipe,
+                });
+                let last = row.conflicts.iter().map(|conflict| conflict.at).max();
+                if let Some(at) = last.filter(|_| self.conflicts.len() < MAX_CONFLICTS) {
+                    self.conflicts.push(MarkedConflict { cache: number, hash: *hash, at });
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE => after = Some(*last),
+                _ => return Ok(()),
+            }
         }
     }
 }

@@ -115,9 +115,8 @@ fn blocking(app: &App, call: Call, headers: &HeaderMap, query: &Query) -> Result
             if !viewer.sees_all(app) {
                 return Err(denied(&viewer));
             }
-            app.usage.counters.flush(app.engine.meta(), now).map_err(index)?;
             let from = counters::day_of(since(query, now)?.unwrap_or(0));
-            Ok(json(&report::history(app.engine.meta(), from).map_err(index)?))
+            Ok(json(&report::history(&app.usage, app.engine.meta(), now, from).map_err(index)?))
         }
         Call::Search => {
             let caches: Vec<CacheName> = viewer.caches(app).into_iter().map(|cache| cache.name.clone()).collect();

@@ -12,6 +12,7 @@ mod overview;
 mod path;
 mod session;
 mod state;
+mod table;
 
 use std::sync::Arc;
 
@@ -51,6 +52,7 @@ pub(super) enum Page {
     Path(CacheName, StoreHash),
     Search,
     State,
+    Conflicts,
     Login,
     Logout,
     Nothing,
@@ -73,6 +75,7 @@ pub(super) fn route(path: &str) -> Option<Page> {
         ["paths", name, hash] => name.parse().ok().zip(hash.parse().ok()).map(|(cache, hash)| Page::Path(cache, hash)),
         ["search"] => Some(Page::Search),
         ["state"] => Some(Page::State),
+        ["conflicts"] => Some(Page::Conflicts),
         ["login"] => Some(Page::Login),
         ["logout"] => Some(Page::Logout),
         _ => None,
@@ -210,7 +213,8 @@ fn of_page(call: &Call, page: &Page) -> Made {
         Page::Packages => groups::packages(call),
         Page::Path(cache, hash) => path::page(call, cache, hash),
         Page::Search => path::search(call),
-        Page::State => overview::state(call),
+        Page::State => state::page(call),
+        Page::Conflicts => overview::conflicts(call),
         Page::Login | Page::Logout => Ok(session::form(call)),
         Page::Style | Page::Nothing => Ok(Answer::Missing("This page")),
     }

@@ -123,19 +123,31 @@ impl Counters {
     pub fn flush(&self, meta: &dyn Meta, now: UnixSeconds) -> firn_index::Result<()> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let day = day_of(now);
-        let mut more = Vec::new();
         let rows = self.rows();
-        for (cache, builder, row) in &rows {
-            let before = written.get(&(cache.clone(), builder.clone())).copied().unwrap_or_default();
-            if *row != before {
-                let key = UsageKey { day, cache: cache.clone(), builder: builder.clone() };
-                more.push((key, since(row, &before)));
-            }
-        }
+        let more: Vec<_> =
+            more(&rows, &written).map(|(cache, builder, row)| (UsageKey { day, cache, builder }, row)).collect();
         meta.add_usage(&more)?;
         written.extend(rows.into_iter().map(|(cache, builder, row)| ((cache, builder), row)));
         Ok(())
     }
+
+    /// Calls with what the index does not have yet; nothing is written meanwhile.
+    pub(super) fn unwritten<T>(&self, call: impl FnOnce(Vec<(CacheName, String, UsageRow)>) -> T) -> T {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.rows();
+        call(more(&rows, &written).collect())
+    }
+}
+
+/// Returns what was counted since it was written.
+fn more(
+    rows: &[(CacheName, String, UsageRow)],
+    written: &HashMap<Pair, UsageRow>,
+) -> impl Iterator<Item = (CacheName, String, UsageRow)> {
+    rows.iter().filter_map(|(cache, builder, row)| {
+        let before = written.get(&(cache.clone(), builder.clone())).copied().unwrap_or_default();
+        (*row != before).then(|| (cache.clone(), builder.clone(), since(row, &before)))
+    })
 }
 
 fn since(row: &UsageRow, before: &UsageRow) -> UsageRow {

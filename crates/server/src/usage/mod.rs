@@ -6,6 +6,7 @@
 
 pub mod counters;
 pub mod report;
+pub mod traffic;
 pub mod view;
 pub mod viewer;
 
@@ -41,6 +42,7 @@ pub struct Usage {
     pub index: OnceLock<PathBuf>,
     latest: RwLock<Option<Arc<StoredReport>>>,
     kept: Mutex<Option<Arc<Mark>>>,
+    past: Mutex<Option<Arc<traffic::Past>>>,
     /// Held while a pass runs.
     making: Mutex<()>,
     stop: AtomicBool,

@@ -1,22 +1,23 @@
 //! Reports: made of a mark pass, kept in the index, cut to what was asked for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use firn_api::usage::{GroupBy, StoreUsage, Traffic, UsageDay, UsageGroup, UsageHistory, UsageReport};
+use firn_api::usage::{ConflictNote, GroupBy, StoreUsage, UsageDay, UsageGroup, UsageHistory, UsageReport};
 use firn_engine::{Dimension, Engine, Mark, Usage as Sums, day_name};
-use firn_index::{Day, Meta, SummaryRow, UnixSeconds, UsageKey, UsageRow};
+use firn_index::{Day, Meta, SummaryRow, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use super::counters::day_of;
+use super::traffic::told;
 use super::{HISTORY_DAYS, RECENT_DAYS, Usage};
 
 /// Groups of a kind that a stored report keeps: the largest by exclusive bytes.
 pub const STORED_GROUPS: usize = 1000;
 
-/// Rows of counters that are read at a time.
-const PAGE: usize = 1000;
+/// Conflicts that a stored report keeps: the newest.
+const STORED_CONFLICTS: usize = 100;
 
 /// A report as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,12 @@ pub struct StoredReport {
     pub store: StoreUsage,
     /// Its groups by each thing.
     pub by: BTreeMap<GroupBy, StoredGroups>,
+    /// How many paths were offered with another NAR than the one that is there.
+    #[serde(default)]
+    pub conflicts_total: u64,
+    /// The newest of these.
+    #[serde(default)]
+    pub conflicts: Vec<ConflictNote>,
 }
 
 /// The groups of one kind.
@@ -108,6 +115,8 @@ impl Usage {
             missing_chunks: mark.missing_chunks,
             store: store_usage(&mark, index_bytes),
             by,
+            conflicts_total: mark.conflicts().len() as u64,
+            conflicts: conflicts(&mark, meta)?,
         };
         let bytes = serde_json::to_vec(&report).expect("numbers and texts are JSON");
         meta.put_summary(day_of(now), &summary(&report), &bytes)?;
@@ -116,6 +125,26 @@ impl Usage {
         self.keep(Arc::clone(&report));
         Ok(report)
     }
+}
+
+/// Returns the newest paths that were offered with several NARs.
+fn conflicts(mark: &Mark, meta: &dyn Meta) -> firn_index::Result<Vec<ConflictNote>> {
+    let mut newest: Vec<_> = mark.conflicts().iter().collect();
+    newest.sort_by_key(|conflict| (std::cmp::Reverse(conflict.at), conflict.cache, conflict.hash));
+    let mut notes = Vec::new();
+    for conflict in newest.into_iter().take(STORED_CONFLICTS) {
+        let Some(cache) = mark.names().caches.get(usize::from(conflict.cache)) else { continue };
+        let Some(row) = meta.path(cache, &conflict.hash)? else { continue };
+        let Some(other) = row.conflicts.iter().max_by_key(|other| other.at) else { continue };
+        notes.push(ConflictNote {
+            at: other.at,
+            path: row.path.base_name(),
+            cache: cache.to_string(),
+            builder: row.uploader.builder.clone(),
+            other_builder: other.uploader.builder.clone(),
+        });
+    }
+    Ok(notes)
 }
 
 fn store_usage(mark: &Mark, index_bytes: u64) -> StoreUsage {
@@ -219,14 +248,14 @@ pub fn report(
         groups.groups.retain(|group| may_see(&group.name));
         groups.total = groups.groups.len() as u64;
     }
-    let traffic = traffic(engine.meta(), asked.since.map_or(0, day_of), |key| match asked.by {
+    let traffic = usage.traffic_since(engine.meta(), now, asked.since.map_or(0, day_of), |key| match asked.by {
         GroupBy::Cache => Some(key.cache.to_string()),
         GroupBy::Builder => Some(key.builder.clone()),
         GroupBy::Day => Some(day_name(u64::from(key.day) * 86_400)),
         GroupBy::Package | GroupBy::Pin => None,
     })?;
     for group in &mut groups.groups {
-        group.traffic = traffic.get(&group.name).map(traffic_of);
+        group.traffic = traffic.get(&group.name).map(told);
     }
     groups.groups.truncate(asked.top);
     Ok(UsageReport {
@@ -238,63 +267,22 @@ pub fn report(
         groups_total: groups.total,
         groups: groups.groups,
         missing_chunks: stored.missing_chunks,
+        conflicts: if sees_all { stored.conflicts.clone() } else { Vec::new() },
     })
-}
-
-/// Adds the counters up that `name` gives the same name.
-///
-/// # Errors
-/// Errors of the index.
-pub fn traffic(
-    meta: &dyn Meta,
-    from: Day,
-    name: impl Fn(&UsageKey) -> Option<String>,
-) -> firn_index::Result<HashMap<String, UsageRow>> {
-    let (mut sums, mut after): (HashMap<String, UsageRow>, Option<UsageKey>) = (HashMap::new(), None);
-    loop {
-        let page = meta.usage(from, after.as_ref(), PAGE)?;
-        for (key, row) in &page {
-            if let Some(name) = name(key) {
-                sums.entry(name).or_default().add(row);
-            }
-        }
-        let is_full = page.len() == PAGE;
-        match page.into_iter().last() {
-            Some((last, _)) if is_full => after = Some(last),
-            _ => return Ok(sums),
-        }
-    }
-}
-
-/// Returns counters as they are told.
-pub fn traffic_of(row: &UsageRow) -> Traffic {
-    Traffic {
-        pushes: row.pushes,
-        pushed_paths: row.paths,
-        pushed_logical_bytes: row.logical_bytes,
-        received_bytes: row.received_bytes,
-        saved_bytes: row.logical_bytes.saturating_sub(row.received_bytes),
-        served_bytes: row.served_bytes,
-        hits: row.hits,
-        misses: row.misses,
-        errors: row.errors,
-        conflicts: row.conflicts,
-        last_seen_at: row.last_at,
-    }
 }
 
 /// Returns the days from one on.
 ///
 /// # Errors
 /// Errors of the index.
-pub fn history(meta: &dyn Meta, from: Day) -> firn_index::Result<UsageHistory> {
+pub fn history(usage: &Usage, meta: &dyn Meta, now: UnixSeconds, from: Day) -> firn_index::Result<UsageHistory> {
     let mut history = UsageHistory::default();
     for (day, row) in meta.summaries(from)? {
         history.days.entry(day_name(u64::from(day) * 86_400)).or_default().store = of_summary(&row);
     }
-    let by_day = traffic(meta, from, |key| Some(day_name(u64::from(key.day) * 86_400)))?;
-    for (day, row) in by_day {
-        history.days.entry(day).or_insert_with(UsageDay::default).traffic = traffic_of(&row);
+    for (day, row) in usage.traffic_by_day(meta, now, from)? {
+        let day = day_name(u64::from(day) * 86_400);
+        history.days.entry(day).or_insert_with(UsageDay::default).traffic = told(&row);
     }
     Ok(history)
 }

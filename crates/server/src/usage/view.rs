@@ -18,6 +18,9 @@ const PAGE: usize = 1000;
 /// Rows that a search reads at most: about a second's work.
 const SEARCHED_ROWS: usize = 300_000;
 
+/// Rows that are read at most to find out who refers to a path.
+const LOOKED_AT_ROWS: usize = 30_000;
+
 /// Paths of a closure that are followed at most.
 const MAX_CLOSURE: usize = 200_000;
 
@@ -285,7 +288,8 @@ fn found_path(cache: &CacheName, row: &PathRow) -> FoundPath {
     }
 }
 
-/// Returns the paths of a cache that refer to one, at most `most`; reads a bounded number of rows.
+/// Returns the paths of a cache that refer to one, at most `most`, and whether the whole cache was looked through; reads a
+/// bounded number of rows.
 ///
 /// # Errors
 /// Errors of the index.
@@ -294,8 +298,8 @@ pub fn referrers(
     cache: &CacheName,
     hash: &StoreHash,
     most: usize,
-) -> firn_index::Result<Vec<PathRow>> {
-    let (mut found, mut after, mut left) = (Vec::new(), None, SEARCHED_ROWS / 10);
+) -> firn_index::Result<(Vec<PathRow>, bool)> {
+    let (mut found, mut after, mut left) = (Vec::new(), None, LOOKED_AT_ROWS);
     while found.len() < most {
         let page = meta.paths(cache, after, PAGE.min(left))?;
         left -= page.len();
@@ -306,6 +310,7 @@ pub fn referrers(
             break;
         }
     }
+    let is_whole = after.is_none();
     found.truncate(most);
-    Ok(found)
+    Ok((found, is_whole))
 }

@@ -64,7 +64,7 @@ impl Shell<'_> {
                         }
                     }
                     main id="content" { (content) }
-                    footer { "Served by firn " (env!("CARGO_PKG_VERSION")) }
+                    footer { "firn " (env!("CARGO_PKG_VERSION")) ". Times are UTC. Sizes are in powers of 1024." }
                 }
             }
         }
@@ -113,6 +113,53 @@ pub(super) fn factor(factor: f64) -> String {
     format!("{factor:.2}×")
 }
 
+/// Returns a day as its number since 1970, for charts.
+pub(super) fn day_number(name: &str) -> Option<i64> {
+    let date: jiff::civil::Date = name.parse().ok()?;
+    let midnight = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+    Some(midnight.as_second() / 86_400)
+}
+
+/// Returns how long ago a time was, roughly, after the time itself.
+pub(super) fn age(at: UnixSeconds, now: UnixSeconds) -> String {
+    let seconds = now.saturating_sub(at);
+    let of = |n: u64, unit: &str| format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" });
+    match seconds {
+        0..60 => "just now".to_owned(),
+        60..3600 => of(seconds / 60, "minute"),
+        3600..172_800 => of(seconds / 3600, "hour"),
+        _ => of(seconds / 86_400, "day"),
+    }
+}
+
+/// Returns a duration as people read it.
+pub(super) fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Writes a store path's base name with its hash apart, as it stands above a page.
+pub(super) fn path_title(base_name: &str) -> Markup {
+    html! {
+        h1 class="path" {
+            @match base_name.split_at_checked(33) {
+                Some((hash, name)) if !name.is_empty() => { span class="hash" { (hash) } (name) },
+                _ => (base_name),
+            }
+        }
+    }
+}
+
+/// Writes a link to a path's page.
+pub(super) fn path_link(cache: &str, base_name: &str) -> Markup {
+    let hash = base_name.get(..32).unwrap_or_default();
+    html! { a class="path" href=(format!("/-/paths/{cache}/{hash}")) { (base_name) } }
+}
+
 /// Returns a figure with its name, for the row of figures above a page.
 pub(super) fn figure(name: &str, value: &str, note: &str) -> Markup {
     html! {
@@ -132,6 +179,12 @@ mod tests {
         assert_eq!(count(1_234_567), "1\u{202f}234\u{202f}567");
         assert_eq!((count(0), count(999)), ("0".to_owned(), "999".to_owned()));
         assert_eq!((percent(1, 3), percent(5, 0)), ("33.3 %".to_owned(), "–".to_owned()));
+        assert_eq!(
+            (age(100, 130), age(0, 3600), age(0, 200_000)),
+            ("just now".into(), "1 hour ago".into(), "2 days ago".into())
+        );
+        assert_eq!((duration(90), duration(90 * 86_400)), ("90 s".to_owned(), "90 days".to_owned()));
+        assert_eq!((day_number("1970-01-02"), day_number("nonsense")), (Some(1), None));
         assert_eq!(time(0).into_string(), "<span class=\"quiet\">never</span>");
         assert!(time(1_795_824_000).into_string().contains("2026-11-28 00:00"));
     }

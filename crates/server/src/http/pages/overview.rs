@@ -1,64 +1,158 @@
-//! The first page: what the store takes and why it takes no more. And how the server is.
+//! The first page: what the store takes, why it takes no more, and what is wrong.
 
-use firn_api::usage::{StoreUsage, UsageHistory};
+use firn_api::usage::{ConflictNote, StoreUsage, UsageHistory};
 use maud::{Markup, html};
 
-use super::charts::{Bar, Series, bars, lines};
-use super::layout::{bytes, count, figure, percent, time};
+use super::charts::{Bar, Lines, Series, bars};
+use super::layout::{age, bytes, count, day_number, figure, path_link, percent, time};
+use super::table::{Column, cell, table};
 use super::{Answer, Call, Made, caches};
 use crate::usage::counters::day_of;
-use crate::usage::report;
+use crate::usage::{RECENT_DAYS, StoredReport, report};
 
 /// Days that charts show.
 const DAYS: u32 = 90;
+
+/// Conflicts that the first page shows.
+const CONFLICTS: usize = 5;
 
 pub(super) fn page(call: &Call) -> Made {
     if !call.viewer.sees_all(&call.app) {
         return caches::list(call);
     }
-    let meta = call.app.engine.meta();
-    let history = report::history(meta, day_of(call.app.now()).saturating_sub(DAYS)).map_err(|e| call.index(e))?;
-    let totals = call.app.engine.stats().map_err(|error| call.engine(error))?.totals;
-    let latest = call.app.usage.latest();
+    let (app, now) = (&call.app, call.app.now());
+    let history = report::history(&app.usage, app.engine.meta(), now, day_of(now).saturating_sub(DAYS));
+    let history = history.map_err(|error| call.index(error))?;
+    let totals = app.engine.stats().map_err(|error| call.engine(error))?.totals;
+    let latest = app.usage.latest();
     let content = html! {
         h1 { "Overview" }
         dl class="figures" {
             (figure("Logical", &bytes(totals.logical_bytes), "NAR bytes of all paths"))
-            (figure("Stored", &bytes(totals.stored_bytes), "in packs, now"))
+            (figure("Stored", &bytes(totals.stored_bytes), "in packs"))
             (figure("Smaller by", &times(totals.logical_bytes, totals.stored_bytes), "logical to stored"))
-            (figure("Paths", &count(totals.paths), ""))
+            (figure("Paths", &count(totals.paths), &format!("in {} caches", app.caches.all().len())))
         }
+        @if let Some(latest) = &latest { (alarms(latest)) }
+        (over_time(&history))
+        (week(&history, day_of(now)))
         @match &latest {
             Some(latest) => {
-                (savings(&latest.store))
+                (savings(&latest.store, totals.logical_bytes))
                 (parts(&latest.store))
-                @if latest.missing_chunks > 0 {
-                    p class="alarm" role="alert" {
-                        (count(latest.missing_chunks)) " chunks are needed and were not found: see the server's log, and upload again what is damaged."
-                    }
-                }
+                p class="quiet" { "Counted " (age(latest.at, now)) ", " (time(latest.at)) ", in " (count(latest.took_ms)) " ms." }
             }
             None => p { "The store has not been counted yet. The first report is made a minute after the server started." },
         }
-        (over_time(&history))
-        @if let Some(latest) = &latest {
-            p class="quiet" { "Counted " (time(latest.at)) " UTC in " (count(latest.took_ms)) " ms." }
-        }
     };
     Ok(call.shell("Overview", "overview", content))
+}
+
+/// What somebody has to do something about.
+fn alarms(latest: &StoredReport) -> Markup {
+    html! {
+        @if latest.missing_chunks > 0 {
+            p class="alarm" role="alert" {
+                (count(latest.missing_chunks)) " chunks are needed and were not found: see the server's log, and upload again what is damaged."
+            }
+        }
+        @if !latest.conflicts.is_empty() {
+            section class="alarm" aria-label="Conflicts" {
+                h2 { "Other NARs were offered for " (count(latest.conflicts_total)) @if latest.conflicts_total == 1 { " path" } @else { " paths" } }
+                p { "The first one stayed. A build that is not reproducible does this, and so would a builder that can't be trusted." }
+                (conflict_table(&latest.conflicts, CONFLICTS))
+                @if latest.conflicts.len() > CONFLICTS { p { a href="/-/conflicts" { "All conflicts" } } }
+            }
+        }
+    }
+}
+
+fn conflict_table(conflicts: &[ConflictNote], most: usize) -> Markup {
+    let columns = [
+        Column::text("Path"),
+        Column::text("Cache"),
+        Column::text("First from"),
+        Column::text("Another from"),
+        Column::text("When"),
+    ];
+    let rows = conflicts.iter().take(most).map(|one| {
+        vec![
+            path_link(&one.cache, &one.path),
+            cell(&one.cache),
+            cell(&one.builder),
+            cell(&one.other_builder),
+            time(one.at),
+        ]
+    });
+    table("Paths that were offered with another NAR", &columns, rows)
+}
+
+/// All conflicts that the newest report knows.
+pub(super) fn conflicts(call: &Call) -> Made {
+    if !call.viewer.sees_all(&call.app) {
+        return Ok(Answer::Private);
+    }
+    let latest = call.app.usage.latest();
+    let content = html! {
+        h1 { "Conflicts" }
+        p { "Paths that were offered with another NAR than the one that is there. The first one stays." }
+        @match latest.as_ref().filter(|latest| !latest.conflicts.is_empty()) {
+            Some(latest) => {
+                (conflict_table(&latest.conflicts, usize::MAX))
+                p class="quiet" { (count(latest.conflicts.len() as u64)) " of " (count(latest.conflicts_total)) ", counted " (age(latest.at, call.app.now())) "." }
+            }
+            None => p { "There were none when the store was counted last." },
+        }
+    };
+    Ok(call.shell("Conflicts", "overview", content))
 }
 
 fn times(of: u64, to: u64) -> String {
     if to == 0 { "–".to_owned() } else { format!("{:.1}×", of as f64 / to as f64) }
 }
 
+/// What happened in the last days.
+fn week(history: &UsageHistory, today: u32) -> Markup {
+    let from = i64::from(today) - RECENT_DAYS as i64 + 1;
+    let mut sum = firn_api::usage::Traffic::default();
+    for (_, day) in history.days.iter().filter(|(name, _)| day_number(name).is_some_and(|day| day >= from)) {
+        let one = &day.traffic;
+        sum.pushed_paths += one.pushed_paths;
+        sum.pushed_logical_bytes += one.pushed_logical_bytes;
+        sum.received_bytes += one.received_bytes;
+        sum.saved_bytes += one.saved_bytes;
+        sum.served_bytes += one.served_bytes;
+        sum.hits += one.hits;
+        sum.misses += one.misses;
+        sum.errors += one.errors;
+    }
+    html! {
+        section {
+            h2 { "The last " (RECENT_DAYS) " days" }
+            dl class="figures" {
+                (figure("Pushed", &bytes(sum.pushed_logical_bytes), &format!("{} paths", count(sum.pushed_paths))))
+                (figure("Received", &bytes(sum.received_bytes), &format!("{} not sent", percent(sum.saved_bytes, sum.pushed_logical_bytes))))
+                (figure("Served", &bytes(sum.served_bytes), &format!("{} of what was asked for was there", percent(sum.hits, sum.hits + sum.misses))))
+                (figure("Errors", &count(sum.errors), "refused or failed"))
+            }
+        }
+    }
+}
+
 /// From what whole NARs would take down to what is on the disk, and which idea saves what.
-fn savings(store: &StoreUsage) -> Markup {
+fn savings(store: &StoreUsage, logical_bytes: u64) -> Markup {
     let plain = store.chunk_bytes.saturating_add(store.delta_saved_bytes);
     let step = |before: u64, after: u64| percent(before.saturating_sub(after), store.logical_bytes);
-    let bar = |name: &str, value, note: String, class| Bar { name: name.to_owned(), value, note, class };
+    let bar = |name: &str, value, note: String, class| Bar { name: cell(name), value, note, class };
+    // NARs that no path names yet, and documents, are stored too.
+    let unnamed = store.logical_bytes.saturating_sub(logical_bytes);
+    let note = if unnamed > store.logical_bytes / 100 {
+        format!("{} of them without a path", bytes(unnamed))
+    } else {
+        String::new()
+    };
     let all = [
-        bar("All NARs", store.logical_bytes, String::new(), "one"),
+        bar("All NARs", store.logical_bytes, note, "one"),
         bar(
             "… each NAR once",
             store.distinct_nar_bytes,
@@ -88,7 +182,7 @@ fn savings(store: &StoreUsage) -> Markup {
     html! {
         section {
             h2 { "What saves how much" }
-            (bars("From whole NARs down to what their chunks take; the part of all NAR bytes that each idea saves", &all))
+            (bars("From whole NARs down to what their chunks take, and the part of all NAR bytes that each idea saves", &all))
             p class="quiet" {
                 "Normalisation counts here where a whole NAR differs in nothing but store hashes; where more differs, what it saves is in the chunks."
             }
@@ -98,12 +192,8 @@ fn savings(store: &StoreUsage) -> Markup {
 
 /// What the bytes on the disk are.
 fn parts(store: &StoreUsage) -> Markup {
-    let bar = |name: &str, value, class| Bar {
-        name: name.to_owned(),
-        value,
-        note: percent(value, store.disk_bytes()),
-        class,
-    };
+    let bar =
+        |name: &str, value, class| Bar { name: cell(name), value, note: percent(value, store.disk_bytes()), class };
     let all = [
         bar("Chunks that are needed", store.chunk_bytes, "one"),
         bar("Chunks that nothing needs", store.dead_bytes, "three"),
@@ -122,73 +212,38 @@ fn parts(store: &StoreUsage) -> Markup {
 
 fn over_time(history: &UsageHistory) -> Markup {
     let days: Vec<_> = history.days.iter().filter(|(_, day)| day.store.stored_bytes > 0).collect();
-    let labels: Vec<String> = days.iter().map(|(name, _)| (*name).clone()).collect();
+    let names: Vec<_> = days.iter().filter_map(|(name, _)| Some((day_number(name)?, (*name).clone()))).collect();
     let of = |field: fn(&StoreUsage) -> u64| days.iter().map(|(_, day)| field(&day.store)).collect();
     let series = [
         Series { name: "logical", class: "one", values: of(|store| store.logical_bytes) },
         Series { name: "unique", class: "two", values: of(|store| store.unique_bytes) },
         Series { name: "on the disk", class: "three", values: of(StoreUsage::disk_bytes) },
     ];
+    let lines = Lines { id: "over-time", title: "Stored against logical bytes, by day", days: &names, series: &series };
+    let columns = [
+        Column::text("Day"),
+        Column::number("Paths"),
+        Column::number("Logical"),
+        Column::number("Unique"),
+        Column::number("On the disk"),
+    ];
+    let rows = days.iter().rev().map(|(name, day)| {
+        let store = &day.store;
+        vec![
+            cell(name),
+            cell(count(store.paths)),
+            cell(bytes(store.logical_bytes)),
+            cell(bytes(store.unique_bytes)),
+            cell(bytes(store.disk_bytes())),
+        ]
+    });
     html! {
         @if !days.is_empty() {
             section {
                 h2 { "Over time" }
-                (lines("over-time", "Stored against logical bytes, by day", &labels, &series))
-                details {
-                    summary { "The figures" }
-                    div class="wide" { table {
-                        thead { tr {
-                            th scope="col" { "Day" }
-                            th scope="col" class="number" { "Paths" }
-                            th scope="col" class="number" { "Logical" }
-                            th scope="col" class="number" { "Unique" }
-                            th scope="col" class="number" { "On the disk" }
-                        } }
-                        tbody {
-                            @for (name, day) in days.iter().rev() {
-                                tr {
-                                    th scope="row" { (name) }
-                                    td class="number" { (count(day.store.paths)) }
-                                    td class="number" { (bytes(day.store.logical_bytes)) }
-                                    td class="number" { (bytes(day.store.unique_bytes)) }
-                                    td class="number" { (bytes(day.store.disk_bytes())) }
-                                }
-                            }
-                        }
-                    } }
-                }
+                (lines.draw())
+                details { summary { "The figures" } (table("The store by day", &columns, rows)) }
             }
         }
     }
-}
-
-/// How the server is: work in progress, collection, scrubbing.
-pub(super) fn state(call: &Call) -> Made {
-    if !call.viewer.sees_all(&call.app) {
-        return Ok(Answer::Private);
-    }
-    let app = &call.app;
-    let stats = app.engine.stats().map_err(|error| call.engine(error))?;
-    let config = &app.config.server;
-    let busy = |most: usize, free: usize| format!("{} of {most}", most.saturating_sub(free));
-    let room = app.engine.check_room();
-    let rows = [
-        ("Uploads in progress", busy(config.max_uploads, app.uploads.available_permits())),
-        ("Downloads in progress", busy(config.max_downloads, app.downloads.available_permits())),
-        ("Chunks on their way to the disk", count(stats.chunks_in_flight as u64)),
-        ("Chunks known to the index", count(stats.chunks)),
-        ("Decoded frames in memory", bytes(stats.frame_cache_bytes)),
-        ("Takes uploads", room.map_or_else(|error| format!("no: {error}"), |()| "yes".to_owned())),
-    ];
-    let content = html! {
-        h1 { "State" }
-        section {
-            h2 { "Now" }
-            table class="facts" { tbody {
-                @for (name, value) in rows { tr { th scope="row" { (name) } td { (value) } } }
-            } }
-        }
-        (super::state::maintenance(call)?)
-    };
-    Ok(call.shell("State", "state", content))
 }

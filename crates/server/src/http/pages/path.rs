@@ -1,13 +1,15 @@
 //! A path: what it is, what is in it, who refers to it, where it came from. And how to find one.
 
 use firn_api::usage::{FileChange, FileDifference, PathDescription};
-use firn_index::CacheName;
+use firn_index::{CacheName, DocumentKey, DocumentKind, UnixSeconds};
 use firn_nix::StoreHash;
 use firn_nix::nar::{Listing, Node};
 use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
-use super::layout::{bytes, count, figure, time};
+use super::caches::snippet;
+use super::layout::{bytes, count, figure, path_link, path_title, time};
+use super::table::{Column, cell, facts, table};
 use super::{Answer, Call, Made};
 use crate::caches::Cache;
 use crate::usage::view;
@@ -17,6 +19,9 @@ const FILES: usize = 500;
 
 /// Paths that a list on a page has.
 const PATHS: usize = 50;
+
+/// Paths that a search shows.
+const FOUND: usize = 200;
 
 /// Files of a difference that a page lists.
 const CHANGES: usize = 50;
@@ -30,87 +35,128 @@ pub(super) fn page(call: &Call, name: &CacheName, hash: &StoreHash) -> Made {
         Err(error) => return Err(call.engine(error)),
     };
     let meta = call.app.engine.meta();
-    let referrers = view::referrers(meta, name, hash, PATHS).map_err(|error| call.index(error))?;
+    let (referrers, is_whole) = view::referrers(meta, name, hash, PATHS).map_err(|error| call.index(error))?;
+    let asked_at = meta.last_use(name, hash).map_err(|error| call.index(error))?;
+    let used_at = asked_at.unwrap_or(0).max(found.committed_at);
+    let own = found.path.as_str();
+    let from: Vec<String> = referrers.iter().map(|row| row.path.base_name()).collect();
     let content = html! {
-        h1 class="path" { (found.path) }
-        p { "In cache " a href=(format!("/-/caches/{name}")) { (name) } ", since " (time(found.committed_at)) " UTC." }
+        (path_title(&found.path))
+        p { "In cache " a href=(format!("/-/caches/{name}")) { (name) } ", since " (time(found.committed_at)) "." }
         @if !found.conflicts.is_empty() { (conflicts(&found)) }
-        (narinfo(name, hash, &found))
-        (cost(call, &cache, hash, sees_usage)?)
-        (references("Refers to", name, found.references.iter().map(String::as_str)))
-        @let from: Vec<String> = referrers.iter().map(|row| row.path.base_name()).collect();
+        (cost(call, &cache, hash, &found, sees_usage)?)
+        (narinfo(call, &cache, hash, &found, asked_at)?)
+        (references("Refers to", name, found.references.iter().map(String::as_str).filter(|path| *path != own)))
         (references("Referred to by", name, from.iter().map(String::as_str)))
+        @if !is_whole { p class="quiet" { "There may be more: not the whole cache was looked through." } }
         (files(call, name, hash)?)
-        @if sees_usage { (pushes(&found)) (super::state::why_kept(call, name, hash)?) }
+        @if sees_usage { (pushes(&found)) (super::state::why_kept(call, name, hash, used_at)?) }
     };
     Ok(call.shell(&found.path, "caches", content))
 }
 
-fn narinfo(cache: &CacheName, hash: &StoreHash, found: &PathDescription) -> Markup {
+fn narinfo(
+    call: &Call,
+    cache: &Cache,
+    hash: &StoreHash,
+    found: &PathDescription,
+    asked_at: Option<UnixSeconds>,
+) -> Result<Markup, super::Problem> {
     let stem = found.nar_hash.trim_start_matches("sha256:");
-    html! {
-        section {
-            h2 { "Narinfo" }
-            table class="facts" { tbody {
-                tr { th scope="row" { "NAR hash" } td { code { (found.nar_hash) } } }
-                tr { th scope="row" { "NAR size" } td { (bytes(found.nar_bytes)) } }
-                @if let Some(deriver) = &found.deriver {
-                    tr { th scope="row" { "Deriver" } td { code { (deriver) } " " (log(cache, deriver)) } }
-                }
-                @if let Some(ca) = &found.ca { tr { th scope="row" { "Content address" } td { code { (ca) } } } }
-                tr { th scope="row" { "Signed by" } td {
-                    @for signature in &found.signatures { code { (signature.split(':').next().unwrap_or_default()) } " " }
-                    @if found.signatures.is_empty() { span class="quiet" { "nobody" } }
-                } }
-                tr { th scope="row" { "Get it" } td {
-                    a href=(format!("/{cache}/{hash}.narinfo")) { "narinfo" } " · "
-                    a href=(format!("/{cache}/{hash}.ls")) { "listing" } " · "
-                    a href=(format!("/{cache}/nar/{stem}.nar")) { "NAR" } " · "
-                    a href=(format!("/{cache}/nar/{stem}.nar.zst")) { "NAR as zstd" }
-                } }
-            } }
+    let name = &cache.name;
+    let mut rows = vec![("NAR hash", html! { code { (found.nar_hash) } }), ("NAR size", cell(exact(found.nar_bytes)))];
+    if let Some(deriver) = &found.deriver {
+        rows.push(("Deriver", html! { code { (deriver) } }));
+        if let Some(hash) = log(call, name, deriver)? {
+            rows.push(("Build log", html! { a href=(format!("/{name}/log/{hash}")) { "log" } }));
         }
     }
-}
-
-fn log(cache: &CacheName, deriver: &str) -> Markup {
-    let hash = deriver.get(..32).unwrap_or_default();
-    html! { a href=(format!("/{cache}/log/{hash}")) { "log" } }
-}
-
-fn cost(call: &Call, cache: &Cache, hash: &StoreHash, sees_usage: bool) -> Result<Markup, super::Problem> {
-    // From the kept pass only: a page never waits for a count of the store.
-    let Some(mark) = call.app.usage.kept().filter(|_| sees_usage) else { return Ok(html! {}) };
-    if mark.path(&cache.name, hash).is_none() {
-        return Ok(html! {});
+    if let Some(ca) = &found.ca {
+        rows.push(("Content address", html! { code { (ca) } }));
     }
-    let may_name = |name: &CacheName| call.cache(name).is_some();
-    let app = &call.app;
-    let found = view::disk_use_in(&mark, &app.engine, &cache.name, &[*hash], &may_name);
-    let found = found.map_err(|error| call.engine(error))?;
+    let signers = found.signatures.iter().map(|signature| signature.split(':').next().unwrap_or_default());
+    let signed = signers.collect::<Vec<_>>().join(", ");
+    rows.push((
+        "Signed by",
+        if signed.is_empty() {
+            cell("nobody")
+        } else {
+            html! { code { (signed) } }
+        },
+    ));
+    rows.push(("Asked for last", asked_at.map_or_else(|| cell("never"), time)));
+    rows.push((
+        "Get it",
+        html! {
+            a href=(format!("/{name}/{hash}.narinfo")) { "narinfo" } " · "
+            a href=(format!("/{name}/{hash}.ls")) { "listing" } " · "
+            a href=(format!("/{name}/nar/{stem}.nar")) { "NAR" } " · "
+            a href=(format!("/{name}/nar/{stem}.nar.zst")) { "NAR as zstd" }
+        },
+    ));
+    let path = format!("{}/{}", cache.row.store_dir, found.path);
     Ok(html! {
         section {
-            h2 { "What it costs" }
-            dl class="figures" {
-                (figure("Unique", &bytes(found.unique_bytes), ""))
-                (figure("Stored", &bytes(found.stored_bytes), ""))
-                (figure("Exclusive", &bytes(found.exclusive_bytes), "comes back when it goes"))
-            }
-            @if !found.shares_with.is_empty() {
-                h3 { "Shares most with" }
-                ul class="paths" {
-                    @for one in &found.shares_with {
-                        li { (link(&one.cache, &one.path)) " " span class="quiet" { (bytes(one.stored_bytes)) } }
-                    }
-                }
-            }
+            h2 { "Narinfo" }
+            (facts("What the narinfo says", rows))
+            (snippet("Command to fetch the path", &format!("nix copy --from {}/{name} {path}", call.base)))
         }
     })
 }
 
-fn link(cache: &str, base_name: &str) -> Markup {
-    let hash = base_name.get(..32).unwrap_or_default();
-    html! { a href=(format!("/-/paths/{cache}/{hash}")) { (base_name) } }
+/// Writes a size, with all digits.
+fn exact(size: u64) -> String {
+    if size < 1024 { bytes(size) } else { format!("{} ({} bytes)", bytes(size), count(size)) }
+}
+
+/// Returns by what hash the build log of a derivation is found, if there is one.
+fn log(call: &Call, cache: &CacheName, deriver: &str) -> Result<Option<String>, super::Problem> {
+    let Some(hash) = deriver.get(..32) else { return Ok(None) };
+    let key = DocumentKey { kind: DocumentKind::Log, name: hash.to_owned() };
+    let found = call.app.engine.meta().document(cache, &key).map_err(|error| call.index(error))?;
+    Ok(found.map(|_| hash.to_owned()))
+}
+
+fn cost(
+    call: &Call,
+    cache: &Cache,
+    hash: &StoreHash,
+    found: &PathDescription,
+    sees_usage: bool,
+) -> Result<Markup, super::Problem> {
+    // From the kept pass only: a page never waits for a count of the store.
+    let mark = call.app.usage.kept().filter(|mark| sees_usage && mark.path(&cache.name, hash).is_some());
+    let Some(mark) = mark else {
+        return Ok(html! {
+            dl class="figures" { (figure("NAR", &bytes(found.nar_bytes), "logical bytes")) }
+            @if sees_usage {
+                p class="quiet" { "What it costs and shares is shown for a while after a count; now: " code { "firn du /nix/store/" (found.path) } }
+            }
+        });
+    };
+    let may_name = |name: &CacheName| call.cache(name).is_some();
+    let app = &call.app;
+    let used = view::disk_use_in(&mark, &app.engine, &cache.name, &[*hash], &may_name);
+    let used = used.map_err(|error| call.engine(error))?;
+    let columns = [Column::text("Path"), Column::text("Cache"), Column::number("Shared")];
+    let rows = used
+        .shares_with
+        .iter()
+        .map(|one| vec![path_link(&one.cache, &one.path), cell(&one.cache), cell(bytes(one.stored_bytes))]);
+    Ok(html! {
+        dl class="figures" {
+            (figure("NAR", &bytes(found.nar_bytes), "logical bytes"))
+            (figure("Unique", &bytes(used.unique_bytes), "its chunks, uncompressed"))
+            (figure("Stored", &bytes(used.stored_bytes), "what these take in packs"))
+            (figure("Exclusive", &bytes(used.exclusive_bytes), "comes back when it goes"))
+        }
+        @if !used.shares_with.is_empty() {
+            details {
+                summary { "Shares chunks with " (used.shares_with.len()) @if used.shares_with.len() == 1 { " path" } @else { " paths" } }
+                (table("Paths that share most with it", &columns, rows))
+            }
+        }
+    })
 }
 
 fn references<'a>(title: &str, cache: &CacheName, paths: impl Iterator<Item = &'a str>) -> Markup {
@@ -119,7 +165,7 @@ fn references<'a>(title: &str, cache: &CacheName, paths: impl Iterator<Item = &'
         @if !paths.is_empty() {
             section {
                 h2 { (title) }
-                ul class="paths" { @for path in paths.iter().take(PATHS) { li { (link(cache.as_str(), path)) } } }
+                ul class="paths" { @for path in paths.iter().take(PATHS) { li { (path_link(cache.as_str(), path)) } } }
                 @if paths.len() > PATHS { p class="quiet" { "and " (count((paths.len() - PATHS) as u64)) " more" } }
             }
         }
@@ -140,38 +186,33 @@ fn files(call: &Call, cache: &CacheName, hash: &StoreHash) -> Result<Markup, sup
         return Ok(html! { p class="alarm" role="alert" { "Its NAR can't be read: upload it again." } });
     };
     let all = walk(&listing);
+    let columns = [Column::text("Name"), Column::text("Type"), Column::number("Size")];
+    let rows = all.iter().take(FILES).map(|(names, node)| {
+        let shown = names.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>().join("/");
+        match node {
+            Node::Directory(_) => vec![cell(format!("{shown}/")), cell("empty directory"), cell("")],
+            Node::Symlink { target } => {
+                vec![cell(shown), cell(format!("→ {}", String::from_utf8_lossy(target))), cell("")]
+            }
+            Node::Regular { executable, size, .. } => {
+                let url = names.iter().map(|name| encoded(name)).collect::<Vec<_>>().join("/");
+                let shown = if shown.is_empty() { "(the file)" } else { shown.as_str() };
+                let link = html! { a href=(format!("/{cache}/serve/{hash}/{url}")) download { (shown) } };
+                vec![link, cell(if *executable { "program" } else { "file" }), cell(bytes(*size))]
+            }
+        }
+    });
     Ok(html! {
         section {
             h2 { "Files" }
-            div class="wide" { table {
-                caption class="hidden" { "Files in the path" }
-                thead { tr { th scope="col" { "Name" } th scope="col" { "Type" } th scope="col" class="number" { "Size" } } }
-                tbody {
-                    @for (names, node) in all.iter().take(FILES) {
-                        @let shown = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect::<Vec<_>>().join("/");
-                        @let url = names.iter().map(|name| encoded(name)).collect::<Vec<_>>().join("/");
-                        tr {
-                            @match node {
-                                Node::Directory(_) => { td { (shown) "/" } td { "directory" } td {} },
-                                Node::Symlink { target } => {
-                                    td { (shown) } td { "→ " (String::from_utf8_lossy(target)) } td {}
-                                },
-                                Node::Regular { executable, size, .. } => {
-                                    td { a href=(format!("/{cache}/serve/{hash}/{url}")) download { @if shown.is_empty() { "(the file)" } @else { (shown) } } }
-                                    td { @if *executable { "program" } @else { "file" } }
-                                    td class="number" { (bytes(*size)) }
-                                },
-                            }
-                        }
-                    }
-                }
-            } }
-            @if all.len() > FILES { p class="quiet" { "There are more: the listing has them all." } }
+            @if all.is_empty() { p { "None." } } @else { (table("Files in the path", &columns, rows)) }
+            @if all.len() > FILES { p class="quiet" { "The first " (FILES) ": the listing has them all." } }
         }
     })
 }
 
-/// Returns the first entries of a listing with their names, in its order; one more than a page shows.
+/// Returns the first entries of a listing with their names, in its order; one more than a page shows. Of directories only
+/// empty ones: the others are in the names of what is in them.
 fn walk(listing: &Listing) -> Vec<(Vec<&[u8]>, Node<'_>)> {
     let (mut all, mut open) = (Vec::new(), vec![(Vec::new(), listing.root())]);
     while let Some((names, node)) = open.pop() {
@@ -188,7 +229,8 @@ fn walk(listing: &Listing) -> Vec<(Vec<&[u8]>, Node<'_>)> {
             below.reverse();
             open.append(&mut below);
         }
-        if !(names.is_empty() && matches!(node, Node::Directory(_))) {
+        let is_full = matches!(node, Node::Directory(directory) if directory.entries().next().is_some());
+        if !is_full {
             all.push((names, node));
         }
         if all.len() > FILES {
@@ -199,41 +241,47 @@ fn walk(listing: &Listing) -> Vec<(Vec<&[u8]>, Node<'_>)> {
 }
 
 fn pushes(found: &PathDescription) -> Markup {
+    let columns = [
+        Column::text("When"),
+        Column::text("Builder"),
+        Column::text("Outcome"),
+        Column::text("Token"),
+        Column::text("Address"),
+        Column::text("Signed by"),
+    ];
+    let rows = found.pushes.iter().map(|push| {
+        let outcome = match push.outcome.as_str() {
+            "conflict" => html! { strong class="alarm" { "conflict" } },
+            other => cell(other),
+        };
+        vec![
+            time(push.at),
+            cell(&push.builder),
+            outcome,
+            html! { code { (push.token.as_deref().unwrap_or("–")) } },
+            cell(push.address.as_deref().unwrap_or("–")),
+            cell(push.signed_by.join(" ")),
+        ]
+    });
     html! {
         section {
             h2 { "Who pushed it" }
-            @if found.pushes.is_empty() {
-                p { (found.builder) ", before the server kept records of pushes." }
-            } @else {
-                div class="wide" { table {
-                    thead { tr {
-                        th scope="col" { "When" } th scope="col" { "Builder" } th scope="col" { "Token" }
-                        th scope="col" { "Address" } th scope="col" { "Signed by" } th scope="col" { "Outcome" }
-                    } }
-                    tbody { @for push in &found.pushes { tr {
-                        td { (time(push.at)) }
-                        td { (push.builder) }
-                        td { code { (push.token.as_deref().unwrap_or("–")) } }
-                        td { (push.address.as_deref().unwrap_or("–")) }
-                        td { (push.signed_by.join(" ")) }
-                        td { (push.outcome) }
-                    } } }
-                } }
-            }
+            @if found.pushes.is_empty() { p { (found.builder) ", before the server kept records of pushes." } }
+            @else { (table("Pushes that changed something", &columns, rows)) }
         }
     }
 }
 
 fn conflicts(found: &PathDescription) -> Markup {
     html! {
-        section class="alarm" role="alert" {
+        section class="alarm" aria-label="Conflicts" {
             h2 { "Other NARs were offered for this path" }
             p { "The first one stays. The build is not reproducible, or one of the builders is not to be trusted." }
             @for conflict in &found.conflicts {
                 h3 { (conflict.builder) ", " (time(conflict.at)) }
                 p { code { (conflict.nar_hash) } ", " (bytes(conflict.nar_bytes)) }
                 @match &conflict.files {
-                    None => p class="quiet" { "That NAR is not held: which files differ can't be told any more." },
+                    None => p { "Which files differ was not recorded, and that NAR is not held any more." },
                     Some(files) => (differences(files)),
                 }
             }
@@ -242,30 +290,42 @@ fn conflicts(found: &PathDescription) -> Markup {
 }
 
 fn differences(files: &[FileDifference]) -> Markup {
-    let length = |bytes_of: Option<u64>| bytes_of.map_or_else(|| "–".to_owned(), bytes);
+    let length = |bytes_of: Option<u64>| cell(bytes_of.map_or_else(|| "–".to_owned(), bytes));
+    let columns = [
+        Column::text("File"),
+        Column::text("Change"),
+        Column::number("Here"),
+        Column::number("There"),
+        Column::number("New bytes"),
+    ];
+    let rows = files.iter().take(CHANGES).map(|file| {
+        let change = match file.change {
+            FileChange::Added => "added",
+            FileChange::Removed => "removed",
+            FileChange::Changed => "changed",
+        };
+        vec![
+            cell(&file.path),
+            cell(change),
+            length(file.from_bytes),
+            length(file.to_bytes),
+            cell(bytes(file.new_bytes)),
+        ]
+    });
     html! {
-        div class="wide" { table {
-            caption class="hidden" { "Files that differ" }
-            thead { tr {
-                th scope="col" { "File" } th scope="col" { "Change" } th scope="col" class="number" { "Here" }
-                th scope="col" class="number" { "There" } th scope="col" class="number" { "New bytes" }
-            } }
-            tbody { @for file in files.iter().take(CHANGES) { tr {
-                td { (file.path) }
-                td { @match file.change { FileChange::Added => "added", FileChange::Removed => "removed", FileChange::Changed => "changed" } }
-                td class="number" { (length(file.from_bytes)) }
-                td class="number" { (length(file.to_bytes)) }
-                td class="number" { (bytes(file.new_bytes)) }
-            } } }
-        } }
-        @if files.len() > CHANGES { p class="quiet" { "and " (count((files.len() - CHANGES) as u64)) " more" } }
+        (table("Files that differ", &columns, rows))
+        @if files.len() > CHANGES { p { "and " (count((files.len() - CHANGES) as u64)) " more" } }
     }
 }
 
 pub(super) fn search(call: &Call) -> Made {
     let text = call.query.get("q").unwrap_or_default();
     let caches: Vec<CacheName> = call.viewer.caches(&call.app).iter().map(|cache| cache.name.clone()).collect();
-    let found = view::search(call.app.engine.meta(), &caches, text, 200).map_err(|error| call.index(error))?;
+    let found = view::search(call.app.engine.meta(), &caches, text, FOUND).map_err(|error| call.index(error))?;
+    let columns = [Column::text("Path"), Column::text("Cache"), Column::number("NAR"), Column::text("Since")];
+    let rows = found.paths.iter().map(|one| {
+        vec![path_link(&one.cache, &one.path), cell(&one.cache), cell(bytes(one.nar_bytes)), time(one.committed_at)]
+    });
     let content = html! {
         h1 { "Search" }
         form action="/-/search" method="get" class="search" {
@@ -276,20 +336,10 @@ pub(super) fn search(call: &Call) -> Made {
         @if !text.is_empty() {
             p role="status" {
                 @if found.paths.is_empty() { "Nothing that you may see has this name." }
-                @else { (count(found.paths.len() as u64)) @if found.paths.len() == 1 { " path" } @else { " paths" } }
-                @if found.is_partial { "; not everything was looked at: be more exact, or give the hash" }
+                @else { (count(found.paths.len() as u64)) @if found.paths.len() == 1 { " path" } @else { " paths, the newest first" } }
+                @if found.is_partial { ". There may be more: be more exact, or give the hash." }
             }
-            @if !found.paths.is_empty() {
-                div class="wide" { table {
-                    thead { tr { th scope="col" { "Path" } th scope="col" { "Cache" } th scope="col" class="number" { "Size" } th scope="col" { "Since" } } }
-                    tbody { @for one in &found.paths { tr {
-                        td class="path" { (link(&one.cache, &one.path)) }
-                        td { (one.cache) }
-                        td class="number" { (bytes(one.nar_bytes)) }
-                        td { (time(one.committed_at)) }
-                    } } }
-                } }
-            }
+            @if !found.paths.is_empty() { (table("Paths that were found", &columns, rows)) }
         }
     };
     Ok(call.shell("Search", "search", content))

@@ -33,6 +33,8 @@ fn fields(next: &str, problem: &str) -> Markup {
         @if !problem.is_empty() { p class="alarm" role="alert" { (problem) } }
         form action="/-/login" method="post" class="login" {
             label for="token" { "Token" }
+            // Password managers keep a token under a name.
+            input class="hidden" name="username" type="text" value="firn" autocomplete="username" tabindex="-1" aria-hidden="true" readonly;
             input id="token" name="token" type="password" autocomplete="current-password" required maxlength="200";
             input name="next" type="hidden" value=(next);
             button type="submit" { "Log in" }
