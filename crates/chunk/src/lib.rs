@@ -21,6 +21,7 @@
 //! # Ok::<(), firn_chunk::Error>(())
 //! ```
 
+mod bare;
 mod chunker;
 mod error;
 mod features;
@@ -34,6 +35,7 @@ mod patches;
 mod recipe;
 mod varint;
 
+pub use bare::BareRecipe;
 pub use chunker::{Chunk, Chunker, Cut};
 pub use error::{Error, Result};
 pub use features::features;

@@ -19,10 +19,10 @@
 
 use crate::{ChunkId, ChunkerId, Error, Input, MAX_CHUNKS, Patches, RecipeId, Result, varint};
 
-const MAGIC: [u8; 4] = *b"FRCP";
+pub(crate) const MAGIC: [u8; 4] = *b"FRCP";
 const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 32;
-const ID_BYTES: usize = 32;
+pub(crate) const HEADER_BYTES: usize = 32;
+pub(crate) const ID_BYTES: usize = 32;
 
 /// A chunk of a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

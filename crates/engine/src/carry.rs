@@ -5,12 +5,12 @@
 //! more. Records keep the numbers of their frames: a copy never outranks what was written after the first.
 
 use firn_index::{CacheName, PackState};
-use firn_pack::{Footer, FrameKind, FrameLoc, PackId};
+use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PackId};
 
 use crate::committer::Change;
 use crate::engine::Shared;
 use crate::packs::{Packs, object_name};
-use crate::records::Record;
+use crate::records::{Record, records_of};
 use crate::{Error, Result};
 
 /// Records that are handed to the committer at once, at most.
@@ -33,18 +33,15 @@ impl Shared {
         let keep_gone = self.packs.has_older(pack)?;
         let mut carried = 0;
         let (mut batch, mut bytes): (Vec<(u64, Record)>, usize) = (Vec::new(), 0);
+        let mut chain = Chain::default();
         for (offset, entry) in footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Record) {
-            let frame = self.frames.read_record(FrameLoc { pack, offset: *offset, len: entry.len })?;
-            let mut order = 0;
-            for item in frame.items() {
-                let damaged = |detail| Error::damaged(format!("a record at byte {offset} of pack {pack}"), detail);
-                match Record::decode(item).map_err(damaged)? {
-                    Record::Order(number) => order = number,
-                    record if self.packs.is_current(&record, keep_gone)? => {
-                        bytes += item.len();
-                        batch.push((order, record));
-                    }
-                    _ => {}
+            let loc = FrameLoc { pack, offset: *offset, len: entry.len };
+            let (_, frame) = self.frames.read_anew(loc, &mut chain)?;
+            let damaged = |detail| Error::damaged(format!("a record at byte {offset} of pack {pack}"), detail);
+            for numbered in records_of(&frame).map_err(damaged)? {
+                if self.packs.is_current(&numbered.record, keep_gone)? {
+                    bytes += numbered.bytes;
+                    batch.push((numbered.order, numbered.record));
                 }
             }
             if batch.len() >= BATCH || bytes >= BATCH_BYTES {
@@ -67,14 +64,14 @@ impl Shared {
         if bytes_of(true) < bytes_of(false) {
             return Ok(false);
         }
-        let (mut current, mut all) = (0, 0);
+        let (mut current, mut all, mut chain) = (0, 0, Chain::default());
         for (offset, entry) in footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Record) {
-            let frame = self.frames.read_record(FrameLoc { pack, offset: *offset, len: entry.len })?;
-            for item in frame.items() {
-                all += item.len();
-                let record = Record::decode(item);
-                if record.is_ok_and(|record| self.packs.is_current(&record, true).unwrap_or(true)) {
-                    current += item.len();
+            let loc = FrameLoc { pack, offset: *offset, len: entry.len };
+            let (_, frame) = self.frames.read_anew(loc, &mut chain)?;
+            all += frame.data.len();
+            for numbered in records_of(&frame).unwrap_or_default() {
+                if self.packs.is_current(&numbered.record, true).unwrap_or(true) {
+                    current += numbered.bytes;
                 }
             }
         }

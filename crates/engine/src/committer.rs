@@ -226,8 +226,7 @@ impl Writer {
         };
         self.order = Some(last + 1);
         let order = Record::Order(last + 1).encode();
-        packs.append(Lane::Ingest, &self.encoder.records(std::iter::once(&order).chain(records))?)?;
-        Ok(())
+        packs.append_records(&mut self.encoder, std::iter::once(&order).chain(records))
     }
 }
 
@@ -301,7 +300,7 @@ impl<'a> Group<'a> {
             items.push(record);
         }
         if !items.is_empty() {
-            self.packs.append(Lane::Ingest, &self.writer.encoder.records(items.iter())?)?;
+            self.packs.append_records(&mut self.writer.encoder, items.iter())?;
         }
         Ok(())
     }

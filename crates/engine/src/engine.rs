@@ -148,6 +148,7 @@ impl Engine {
             watch: Default::default(),
             uses: Default::default(),
             in_use: Default::default(),
+            unreadable: Default::default(),
             interrupted: Default::default(),
             opened_at: clock.now(),
             encoders: Pool::new(|| FrameEncoder::new().map_err(|error| Error::Internal(error.to_string()))),

@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use firn_chunk::ChunkId;
-use firn_pack::{DecodedFrame, FrameDecoder, FrameLoc, MAX_BASE_BYTES, frame_bases};
+use firn_pack::{Chain, DecodedFrame, FrameDecoder, FrameHead, FrameLoc, MAX_BASE_BYTES, frame_bases};
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
+use crate::pack_chunks::ListedChunks;
 use crate::packs::{Packs, object_name};
+use crate::placement::{Placement, Run};
 use crate::pool::Pool;
 use crate::{Error, Result};
 
@@ -116,6 +118,7 @@ pub(crate) struct Frames {
     packs: Arc<Packs>,
     memory: Cache<(FrameLoc,), Arc<CheckedFrame>, Weight>,
     decoders: Pool<FrameDecoder>,
+    listed: ListedChunks,
 }
 
 /// Frames that one read brought: the wanted one, and those behind it.
@@ -134,7 +137,7 @@ impl Frames {
             .build()
             .expect("both capacities are set");
         let memory = Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default());
-        Self { packs, memory, decoders }
+        Self { packs, memory, decoders, listed: ListedChunks::new() }
     }
 
     /// Returns the bytes of decoded frames in memory.
@@ -203,22 +206,66 @@ impl Frames {
         self.read(loc, u64::from(loc.len))
     }
 
-    /// Returns the items of a record frame, past the memory.
+    /// Returns the ids of the chunks of a placement, in order: from footers, or, where these can't be read, from the chunks.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when a chunk is not to be had from where it is placed.
+    pub(crate) fn chunks_of(&self, placement: &Placement) -> Result<Vec<ChunkId>> {
+        let mut ids = Vec::new();
+        for run in &placement.runs {
+            let listed = self.listed.with_frame(&self.packs, run.frame.pack, run.frame.offset)?;
+            let items = usize::from(run.first)..usize::from(run.first) + run.count as usize;
+            match listed.as_ref().and_then(|listed| listed.frame(run.frame.offset)?.get(items)) {
+                Some(listed) => ids.extend_from_slice(listed),
+                None => self.hash_chunks(run, &placement.bases, &mut ids).inspect_err(|error| {
+                    if error.is_damage() {
+                        self.packs.note_unreadable(run.frame);
+                    }
+                })?,
+            }
+        }
+        Ok(ids)
+    }
+
+    fn hash_chunks(&self, run: &Run, bases: &[FrameLoc], ids: &mut Vec<ChunkId>) -> Result<()> {
+        let fetched = self.get(run.frame, bases, &mut std::iter::empty())?;
+        let (_, frame) = fetched.first().ok_or_else(|| Error::Internal("a read brought no frame".to_owned()))?;
+        for index in (run.first..=u16::MAX).take(run.count as usize) {
+            let chunk = frame.range_of_item(index).and_then(|range| frame.data().get(range));
+            let chunk = chunk.ok_or_else(|| Error::damaged(describe(&run.frame), "it has fewer chunks"))?;
+            ids.push(ChunkId::of(chunk));
+        }
+        Ok(())
+    }
+
+    /// Returns the items of a recipe's frame, past the memory.
     pub(crate) fn read_record(&self, loc: FrameLoc) -> Result<DecodedFrame> {
         let bytes = self.read(loc, u64::from(loc.len))?;
         self.decode(&loc, &bytes, &[])
     }
 
     /// Returns a frame's bytes and its items, read from the storage whatever is in memory; its bases may come from there.
+    /// `chain` has seen the record frames before it in the pack, and sees this one.
     ///
     /// # Errors
     /// As [`Frames::get`].
-    pub(crate) fn read_anew(&self, loc: FrameLoc) -> Result<(Bytes, DecodedFrame)> {
+    pub(crate) fn read_anew(&self, loc: FrameLoc, chain: &mut Chain) -> Result<(Bytes, DecodedFrame)> {
+        let read = self.read_behind(loc, chain);
+        if read.is_err() {
+            chain.tear();
+        }
+        read
+    }
+
+    fn read_behind(&self, loc: FrameLoc, chain: &mut Chain) -> Result<(Bytes, DecodedFrame)> {
         let bytes = self.read(loc, u64::from(loc.len))?;
         let damaged = |error: firn_pack::Error| Error::damaged(describe(&loc), error);
+        let head = FrameHead::read(&bytes).map_err(damaged)?;
         let ids: Vec<ChunkId> = frame_bases(&bytes).map_err(damaged)?.into_iter().map(ChunkId).collect();
         let (prefix, _) = self.prefix(&loc, &ids, &[], BASE_STEPS)?;
-        let frame = self.decode(&loc, &bytes, &prefix)?;
+        let prefix = if ids.is_empty() { chain.prefix_of(head.codec) } else { &prefix };
+        let frame = self.decode(&loc, &bytes, prefix)?;
+        chain.pass(head.kind, head.codec, Some(&frame.data));
         Ok((bytes, frame))
     }
 

@@ -28,6 +28,7 @@ mod in_flight;
 mod in_use;
 mod ingest;
 mod mark;
+mod pack_chunks;
 mod packs;
 mod placement;
 mod pool;

@@ -5,20 +5,28 @@
 //! live. The order of its life is what a crash relies on: reserved in the index, then created, then written; synced,
 //! then leaned on by a commit; footer synced, then sealed in the index.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
 use firn_index::{ChunkIndex, Commit, Meta, Op, UnixSeconds};
-use firn_pack::{ChunkLoc, Frame, FrameEncoder, FrameEntry, FrameKind, FrameLoc, PackBuilder, PackId};
+use firn_pack::{Chain, ChunkLoc, Footer, Frame, FrameEncoder, FrameEntry, FrameKind, FrameLoc, PackBuilder, PackId};
 use firn_storage::{ObjectWriter, Storage};
 
 use crate::in_flight::InFlight;
 use crate::in_use::InUse;
 use crate::pool::Pool;
+use crate::records::{self, RecordEncoder};
 use crate::uses::Uses;
 use crate::watch::Watch;
 use crate::{Clock, Entropy, Error, Result};
+
+/// The header of a frame of one item.
+const RECORD_HEADER_BYTES: u64 = 44;
+
+/// Frames that are remembered to be unreadable.
+const MAX_UNREADABLE: usize = 4096;
 
 /// What one call of the chunk index takes at most.
 pub(crate) const LOOKUP_IDS: usize = 4096;
@@ -56,6 +64,9 @@ pub(crate) struct Packs {
     pub(crate) watch: Watch,
     pub(crate) uses: Uses,
     pub(crate) in_use: Arc<InUse>,
+    /// Frames that can't be read, and of which nobody knows what they hold: whoever asks for a chunk of theirs by its id
+    /// makes it forgotten. At most [`MAX_UNREADABLE`].
+    pub(crate) unreadable: Mutex<BTreeSet<FrameLoc>>,
     /// Whether collections of this process are to end.
     pub(crate) interrupted: AtomicBool,
     /// When this process opened the store.
@@ -82,6 +93,8 @@ pub(crate) struct State {
 struct Open {
     lane: Lane,
     builder: PackBuilder,
+    /// The record frames so far, as far as the next one may be linked to them.
+    chain: Chain,
     writer: Box<dyn ObjectWriter>,
     /// Whether it holds bytes that the index was not told of.
     is_new: bool,
@@ -118,6 +131,22 @@ pub(crate) struct OpenFooter {
     pub(crate) footer: Vec<u8>,
 }
 
+impl OpenFooter {
+    /// Returns the list of frames.
+    pub(crate) fn list(&self) -> Result<Footer> {
+        // Nothing but the footer is read; what lies before is not looked at.
+        let read = |offset: u64, count: usize| {
+            let before = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(count);
+            let skip = usize::try_from(offset.saturating_sub(self.len)).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; before];
+            let rest = self.footer.get(skip..).and_then(|rest| rest.get(..count - before));
+            bytes.extend_from_slice(rest.unwrap_or_default());
+            Ok(bytes)
+        };
+        Footer::open(read, self.len + self.footer.len() as u64).map_err(|error| Error::Internal(error.to_string()))
+    }
+}
+
 impl Packs {
     /// Appends a frame to an open pack and returns where it lies. Not durable until [`Packs::sync`].
     pub(crate) fn append(&self, lane: Lane, frame: &Frame) -> Result<FrameLoc> {
@@ -127,21 +156,44 @@ impl Packs {
     /// Does as [`Packs::append`] with a frame whose bytes are somebody else's.
     pub(crate) fn append_parts(&self, lane: Lane, bytes: &[u8], entry: &FrameEntry) -> Result<FrameLoc> {
         let mut state = self.usable()?;
-        self.tell_index(&mut state)?;
-        let len = u64::from(entry.len);
-        let is_full = |open: &Open| open.builder.frames() > 0 && open.builder.sealed_len() + len > self.pack_bytes;
-        if state.open(lane).as_ref().is_some_and(|open| is_full(open) || open.lane != lane) {
-            self.seal(&mut state, lane)?;
-        }
-        if state.open(lane).is_none() {
-            *state.open(lane) = Some(self.start(lane)?);
-        }
+        self.make_room(&mut state, lane, u64::from(entry.len))?;
         let open = state.write(lane, bytes)?;
         let loc = open.builder.push(entry);
         if entry.kind == FrameKind::Chunks {
             open.fresh.extend(entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
         }
         Ok(loc)
+    }
+
+    /// Appends a frame of records to the open pack of what comes in, linked to those before it there. Not durable until
+    /// [`Packs::sync`].
+    pub(crate) fn append_records<'a>(
+        &self,
+        encoder: &mut RecordEncoder,
+        records: impl Iterator<Item = &'a Vec<u8>>,
+    ) -> Result<()> {
+        let group = records::group(records);
+        let mut state = self.usable()?;
+        // A frame is at most its header longer than the items.
+        let open = self.make_room(&mut state, Lane::Ingest, group.len() as u64 + RECORD_HEADER_BYTES)?;
+        let frame = encoder.records(&group, &open.chain)?;
+        let open = state.write(Lane::Ingest, &frame.bytes)?;
+        open.builder.push(&frame.entry);
+        open.chain.push(frame.entry.codec, &group);
+        Ok(())
+    }
+
+    /// Returns the open pack that a frame of this length goes to.
+    fn make_room<'a>(&self, state: &'a mut State, lane: Lane, len: u64) -> Result<&'a Open> {
+        self.tell_index(state)?;
+        let is_full = |open: &Open| open.builder.frames() > 0 && open.builder.sealed_len() + len > self.pack_bytes;
+        if state.open(lane).as_ref().is_some_and(|open| is_full(open) || open.lane != lane) {
+            self.seal(state, lane)?;
+        }
+        if state.open(lane).is_none() {
+            *state.open(lane) = Some(self.start(lane)?);
+        }
+        Ok(state.open(lane).as_ref().expect("it was opened above"))
     }
 
     /// Makes every frame appended so far durable, and tells the chunk index of them. Returns the open packs that grew.
@@ -203,7 +255,7 @@ impl Packs {
 
     /// Returns where a chunk lies, if the chunk index knows.
     pub(crate) fn lookup(&self, id: &ChunkId) -> Result<Option<ChunkLoc>> {
-        Ok(self.chunks.lookup(std::slice::from_ref(id))?.into_iter().next().flatten())
+        Ok(self.lookup_all(std::slice::from_ref(id))?.into_iter().next().flatten())
     }
 
     /// Returns where each chunk lies, as far as the chunk index knows.
@@ -212,7 +264,29 @@ impl Packs {
         for batch in ids.chunks(LOOKUP_IDS) {
             found.append(&mut self.chunks.lookup(batch)?);
         }
+        self.forget_unreadable(ids, &mut found)?;
         Ok(found)
+    }
+
+    /// Takes note of a frame that can't be read while nobody knows which chunks it holds.
+    pub(crate) fn note_unreadable(&self, frame: FrameLoc) {
+        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if unreadable.len() < MAX_UNREADABLE {
+            unreadable.insert(frame);
+        }
+    }
+
+    /// Forgets those of the chunks that were found in frames that can't be read.
+    fn forget_unreadable(&self, ids: &[ChunkId], found: &mut [Option<ChunkLoc>]) -> Result<()> {
+        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if unreadable.is_empty() {
+            return Ok(());
+        }
+        let mut forgotten = Vec::new();
+        for (id, place) in ids.iter().zip(found) {
+            forgotten.extend(place.take_if(|loc| unreadable.contains(&loc.frame)).map(|loc| (*id, loc)));
+        }
+        if forgotten.is_empty() { Ok(()) } else { self.forget_chunks(&forgotten) }
     }
 
     /// Returns where each chunk lies, also if it is not durable yet.
@@ -262,7 +336,7 @@ impl Packs {
             Ok(writer)
         });
         match opened {
-            Ok(writer) => Ok(Open { lane, builder, writer, is_new: true, fresh: Vec::new() }),
+            Ok(writer) => Ok(Open { lane, builder, chain: Chain::default(), writer, is_new: true, fresh: Vec::new() }),
             Err(error) => {
                 // Only tidiness: recovery forgets a pack that was reserved and never written.
                 let _ = self.storage.delete(&object_name(pack)).map(|()| self.meta.forget_pack(pack));

@@ -146,7 +146,8 @@ impl Placement {
     }
 }
 
-fn put(out: &mut Vec<u8>, mut n: u64) {
+/// Writes a LEB128 number.
+pub(crate) fn put(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push((n as u8) | 0x80);
         n >>= 7;
@@ -154,7 +155,8 @@ fn put(out: &mut Vec<u8>, mut n: u64) {
     out.push(n as u8);
 }
 
-fn take(bytes: &mut &[u8]) -> Option<u64> {
+/// Reads a LEB128 number from the front of some bytes; `None` when there is none.
+pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
     let mut n = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;

@@ -94,6 +94,7 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
         watch: Default::default(),
         uses: Default::default(),
         in_use: Default::default(),
+        unreadable: Default::default(),
         interrupted: Default::default(),
         opened_at: parts.clock.now(),
         encoders: Pool::new(|| FrameEncoder::new().map_err(|error| Error::Internal(error.to_string()))),

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use firn_chunk::{Recipe, RecipeId};
+use firn_chunk::{BareRecipe, Recipe, RecipeId};
 use firn_index::RecipeRow;
-use firn_pack::{FrameKind, FrameLoc, PackId};
+use firn_pack::{DecodedFrame, FrameKind, FrameLoc, PackId};
 use quick_cache::sync::Cache;
 
 use crate::frames::Frames;
@@ -32,13 +32,7 @@ impl StoredRecipe {
         if placement.chunks() != recipe.chunks.len() as u64 {
             return None;
         }
-        let mut needs: Vec<(PackId, u64)> = Vec::new();
-        for pack in placement.packs() {
-            let frames = placement.frames().filter(|frame| frame.pack == pack);
-            let end = frames.map(|frame| frame.offset.saturating_add(u64::from(frame.len))).max();
-            needs.push((pack, end.unwrap_or(0)));
-        }
-        Some(Self { recipe, placement, needs })
+        Some(Self { recipe, needs: needs_of(&placement), placement })
     }
 
     fn weight(&self) -> u64 {
@@ -87,13 +81,57 @@ impl Recipes {
 fn read(frames: &Frames, id: &RecipeId, row: &RecipeRow) -> Result<StoredRecipe> {
     let damaged = |detail: &str| Error::damaged(format!("the recipe {id}"), detail);
     let frame = frames.read_record(row.record)?;
-    let (Some(encoded), Some(placement), FrameKind::Recipe) = (frame.item(0), frame.item(1), frame.kind) else {
+    let (Some(_), Some(placement), FrameKind::Recipe) = (frame.item(0), frame.item(1), frame.kind) else {
         return Err(damaged("its record is of another kind"));
     };
-    if RecipeId::of(encoded) != *id {
+    if id_of(&frame) != Some(*id) {
         return Err(damaged("its record holds another recipe"));
     }
-    let recipe = Recipe::decode(encoded).map_err(|error| damaged(&error.to_string()))?;
     let placement = Placement::decode(placement).ok_or_else(|| damaged("its placement does not decode"))?;
+    let recipe = recipe_of(frames, &frame, &placement).map_err(|error| match error {
+        Error::Damaged { detail, .. } => damaged(&detail),
+        other => other,
+    })?;
     StoredRecipe::new(recipe, placement).ok_or_else(|| damaged("its placement is another recipe's"))
+}
+
+/// Returns each pack that a placement needs, with the end of its last frame there.
+pub(crate) fn needs_of(placement: &Placement) -> Vec<(PackId, u64)> {
+    let end_in = |pack: PackId| {
+        let frames = placement.frames().filter(|frame| frame.pack == pack);
+        frames.map(|frame| frame.offset.saturating_add(u64::from(frame.len))).max().unwrap_or(0)
+    };
+    placement.packs().into_iter().map(|pack| (pack, end_in(pack))).collect()
+}
+
+/// Returns the length of what a frame's recipe rebuilds, the number of its chunks and where they lie, as far as the frame
+/// alone can tell; `None` when it holds no recipe and placement that belong together.
+pub(crate) fn outline(frame: &DecodedFrame) -> Option<(u64, u64, Placement)> {
+    let placement = frame.item(1).filter(|_| frame.kind == FrameKind::Recipe).and_then(Placement::decode)?;
+    let encoded = frame.item(0)?;
+    let (length, chunks) = match BareRecipe::read(encoded) {
+        Some(bare) => (bare.length(), bare.chunks()),
+        None => Recipe::decode(encoded).ok().map(|recipe| (recipe.length, recipe.chunks.len()))?,
+    };
+    (chunks as u64 == placement.chunks()).then_some((length, chunks as u64, placement))
+}
+
+/// Returns the id of the recipe that a frame holds, with the ids of its chunks or without; `None` if it holds none.
+pub(crate) fn id_of(frame: &DecodedFrame) -> Option<RecipeId> {
+    let encoded = frame.item(0)?;
+    let bare = BareRecipe::read(encoded).map(|bare| bare.id());
+    Some(bare.unwrap_or_else(|| RecipeId::of(encoded)))
+}
+
+/// Returns the recipe that a frame holds, with the ids of its chunks from where the placement says that they lie.
+///
+/// # Errors
+/// [`Error::Damaged`] when it does not decode, or the ids are not to be had.
+pub(crate) fn recipe_of(frames: &Frames, frame: &DecodedFrame, placement: &Placement) -> Result<Recipe> {
+    let encoded = frame.item(0).unwrap_or_default();
+    let recipe = match BareRecipe::read(encoded) {
+        Some(bare) => bare.fill(&frames.chunks_of(placement)?),
+        None => Recipe::decode(encoded),
+    };
+    recipe.map_err(|error| Error::damaged("a recipe", error))
 }

@@ -1,10 +1,11 @@
 //! What packs hold beside chunks, so that a store can be rebuilt from its packs alone.
 
+use firn_chunk::BareRecipe;
 use firn_index::{AliasRow, CacheName, DocumentKey, DocumentKind, DocumentRow, NarRow, PathRow, Row, RowError};
 use firn_nix::{Sha256, StoreHash};
-use firn_pack::{Frame, FrameEncoder, FrameKind};
+use firn_pack::{Chain, DecodedFrame, Frame, FrameEncoder, FrameKind};
 
-use crate::placement::Placement;
+use crate::placement::{self, Placement};
 use crate::{Error, Result};
 
 /// The zstd level of records: they are few and small.
@@ -29,6 +30,52 @@ pub(crate) enum Record {
 
 /// The version of the rows of records that have none in the index.
 const ROW_VERSION: u8 = 1;
+
+/// Begins an item that holds several records, each behind its length: kind 10, no cache, no key, version 1.
+const GROUP: [u8; 5] = [10, 0, 0, 0, ROW_VERSION];
+
+/// A record as it was read.
+pub(crate) struct Numbered {
+    /// The number of its frame, or that which an [order](Record::Order) before it gave.
+    pub(crate) order: u64,
+    /// Its length in bytes.
+    pub(crate) bytes: usize,
+    pub(crate) record: Record,
+}
+
+/// Returns all records of a frame but for the orders.
+///
+/// # Errors
+/// What is wrong with the first one that does not decode.
+pub(crate) fn records_of(frame: &DecodedFrame) -> std::result::Result<Vec<Numbered>, String> {
+    let (mut order, mut records) = (0, Vec::new());
+    let mut add = |item: &[u8]| -> std::result::Result<(), String> {
+        match Record::decode(item)? {
+            Record::Order(number) => order = number,
+            record => records.push(Numbered { order, bytes: item.len(), record }),
+        }
+        Ok(())
+    };
+    for item in frame.items() {
+        match item.strip_prefix(&GROUP) {
+            Some(group) => members(group)?.into_iter().try_for_each(&mut add)?,
+            None => add(item)?,
+        }
+    }
+    Ok(records)
+}
+
+fn members(mut group: &[u8]) -> std::result::Result<Vec<&[u8]>, String> {
+    let mut members = Vec::new();
+    while !group.is_empty() {
+        let len = placement::take(&mut group).and_then(|len| usize::try_from(len).ok());
+        let member = len.and_then(|len| group.split_at_checked(len));
+        let (member, rest) = member.ok_or_else(|| "a group of records ends early".to_owned())?;
+        members.push(member);
+        group = rest;
+    }
+    Ok(members)
+}
 
 impl Record {
     /// Returns the record's bytes: kind, cache, key, then the row as the index encodes it.
@@ -113,23 +160,40 @@ impl RecordEncoder {
         FrameEncoder::new().map(Self).map_err(|error| Error::Internal(error.to_string()))
     }
 
-    /// Returns the frame of a recipe: the recipe itself, then its placement.
+    /// Returns the frame of a recipe: the recipe without the ids of its chunks, which are where the placement says, then
+    /// the placement.
     pub(crate) fn recipe(&mut self, encoded: &[u8], placement: &Placement) -> Result<Frame> {
-        self.frame(FrameKind::Recipe, &[encoded, &placement.encode()])
+        let (bare, placement) = (BareRecipe::encode(encoded)?, placement.encode());
+        let data = [&bare[..], &placement].concat();
+        let (lens, ids) = ([len(&bare), len(&placement)], [&bare, &placement].map(|item| firn_pack::item_id(item)));
+        self.0.encode(FrameKind::Recipe, &data, &lens, &ids, LEVEL).map_err(internal)
     }
 
-    /// Returns one frame with all the records, of which the first is a [`Record::Order`].
-    pub(crate) fn records<'a>(&mut self, records: impl Iterator<Item = &'a Vec<u8>>) -> Result<Frame> {
-        let items: Vec<&[u8]> = records.map(Vec::as_slice).collect();
-        self.frame(FrameKind::Record, &items)
+    /// Returns the frame of a [group](group) of records, which goes behind those that the chain has seen.
+    pub(crate) fn records(&mut self, group: &[u8], chain: &Chain) -> Result<Frame> {
+        let id = firn_pack::item_id(group);
+        self.0.encode_linked(group, &[len(group)], &[id], chain, LEVEL).map_err(internal)
     }
+}
 
-    fn frame(&mut self, kind: FrameKind, items: &[&[u8]]) -> Result<Frame> {
-        let data = items.concat();
-        let lens: Vec<u32> = items.iter().map(|item| u32::try_from(item.len()).unwrap_or(u32::MAX)).collect();
-        let ids: Vec<[u8; 32]> = items.iter().map(|item| firn_pack::item_id(item)).collect();
-        self.0.encode(kind, &data, &lens, &ids, LEVEL).map_err(|error| Error::Internal(error.to_string()))
+/// Returns one item with all the records, of which the first is a [`Record::Order`].
+///
+/// One item, because each takes an id in the pack's footer, and nobody looks for a record by an id.
+pub(crate) fn group<'a>(records: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
+    let mut group = GROUP.to_vec();
+    for record in records {
+        placement::put(&mut group, record.len() as u64);
+        group.extend_from_slice(record);
     }
+    group
+}
+
+fn len(item: &[u8]) -> u32 {
+    u32::try_from(item.len()).unwrap_or(u32::MAX)
+}
+
+fn internal(error: firn_pack::Error) -> Error {
+    Error::Internal(error.to_string())
 }
 
 #[cfg(test)]
@@ -165,8 +229,39 @@ mod tests {
             }
             assert!(Record::decode(&[&bytes[..], &[0]].concat()).is_err(), "{record:?} with a byte too many");
         }
-        let unknown = [&[10_u8, 1, b'a', 0, 0][..], &[1]].concat();
-        assert!(Record::decode(&unknown).expect_err("kind 10").contains("newer firn"));
+        let unknown = [&[11_u8, 1, b'a', 0, 0][..], &[1]].concat();
+        assert!(Record::decode(&unknown).expect_err("kind 11").contains("newer firn"));
+    }
+
+    fn decoded(items: &[Vec<u8>]) -> DecodedFrame {
+        let ends = items.iter().scan(0, |end, item| {
+            *end += len(item);
+            Some(*end)
+        });
+        DecodedFrame { kind: FrameKind::Record, data: items.concat(), ends: ends.collect(), bases: Vec::new() }
+    }
+
+    #[test]
+    fn a_frame_gives_its_records_in_groups_or_not() {
+        let all: Vec<Vec<u8>> = all().iter().map(Record::encode).collect();
+        let orders = |frame: &DecodedFrame| -> Vec<u64> {
+            records_of(frame).unwrap().iter().map(|numbered| numbered.order).collect()
+        };
+        let expected = [0, 0, 0, 0, 300, 300, 300, 300];
+        assert_eq!(orders(&decoded(&all)), expected, "as it was written before there were groups");
+        assert_eq!(orders(&decoded(&[group(all.iter())])), expected);
+        assert_eq!(orders(&decoded(&[group(all[..5].iter()), group(all[5..].iter())])), expected);
+        let whole = group(all.iter());
+        for end in 0..whole.len() {
+            let records = records_of(&decoded(&[whole[..end].to_vec()]));
+            assert!(records.is_err() || records.is_ok_and(|records| records.len() < all.len() - 1), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn groups_stay() {
+        let order = Record::Order(1).encode();
+        assert_eq!(group(std::iter::once(&order)), [&[10, 0, 0, 0, 1, 13][..], &order].concat());
     }
 
     /// What was written stays readable.

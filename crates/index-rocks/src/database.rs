@@ -15,7 +15,8 @@ use crate::errors::{failed, failed_io};
 const FORMAT_KEY: &[u8] = b"format";
 
 /// Opens a database in a folder, or makes one; refuses one of a newer format than `version` and one that another process
-/// has open. One of an older format has this one afterwards: between them only column families were added. `default` are the settings of the default column family, `family` those of the others.
+/// has open. One of an older format has this one afterwards: between them only column families
+/// were added, and what packs may hold. `default` are the settings of the default column family, `family` those of the others.
 pub(crate) fn open(
     folder: &Path,
     version: u32,

@@ -26,7 +26,7 @@ mod sources;
 
 /// The newest format that this code reads, and the one that it writes. Version 2 has the families of retention, garbage
 /// collection and last uses.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 
 /// [`Meta`] in a RocksDB database of its own.
 ///

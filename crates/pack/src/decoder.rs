@@ -60,19 +60,20 @@ impl FrameDecoder {
         Ok(Self { zstd: Decompressor::new().map_err(Error::Zstd)? })
     }
 
-    /// Decompresses exactly one whole frame that has no bases.
+    /// Decompresses exactly one whole frame that has no bases and is not linked.
     ///
     /// Checks the header, both checksums and every length before it allocates the items' bytes, at most
     /// [`MAX_FRAME_RAW`](crate::MAX_FRAME_RAW). It does *not* check ids: the frame does not hold them.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when the bytes are not one whole frame as written; [`Error::Unsupported`] for a
-    /// whole frame of a kind or codec of a newer firn; [`Error::NeedsBases`] for one that has bases.
+    /// whole frame of a kind or codec of a newer firn; [`Error::NeedsBases`] for one that has bases or is linked.
     pub fn decode(&mut self, bytes: &[u8]) -> Result<DecodedFrame> {
         self.decode_delta(bytes, &[])
     }
 
-    /// Decompresses exactly one whole frame, given the bytes of its [bases](crate::frame_bases), one behind the other.
+    /// Decompresses exactly one whole frame, given the bytes of its [bases](crate::frame_bases), one behind the other, or the
+    /// [prefix](crate::Chain::prefix) of a linked one.
     ///
     /// Checks what [`decode`](Self::decode) does. With the bytes of other chunks it returns an error or other items:
     /// only the ids of the items can tell. Takes the items' bytes; the prefix is not copied.
@@ -91,8 +92,8 @@ impl FrameDecoder {
         let data = match header.codec {
             Codec::Raw => payload.to_vec(),
             Codec::Zstd => self.decompress(payload, header.raw_len)?,
-            Codec::Delta if bases.is_empty() => return Err(Error::NeedsBases),
-            Codec::Delta => decompress_delta(payload, header.raw_len, bases)?,
+            Codec::Delta | Codec::Linked if bases.is_empty() => return Err(Error::NeedsBases),
+            Codec::Delta | Codec::Linked => decompress_delta(payload, header.raw_len, bases)?,
         };
         let ends = header
             .lens

@@ -8,7 +8,7 @@ use zstd::zstd_safe::{CCtx, CParameter, SafeResult, get_error_name};
 
 use crate::frame::{Header, check_shape, header_len};
 use crate::layout::{ID_LEN, MAX_BASE_BYTES, MAX_BASES, MAX_FRAME_RAW, checksum, position, size};
-use crate::{Codec, Error, Frame, FrameEntry, FrameKind, Item, Result};
+use crate::{Chain, Codec, Error, Frame, FrameEntry, FrameKind, Item, Result};
 
 /// Compresses runs of items to frames; keeps zstd's memory from one to the next.
 pub struct FrameEncoder {
@@ -100,6 +100,35 @@ impl FrameEncoder {
         let limit = limit.min(data.len());
         let Some(bytes) = compress_delta(data, bases.data, head, limit, level)? else { return Ok(None) };
         Ok(Some(finish(bytes, FrameKind::Chunks, Codec::Delta, raw_len, lens, ids, bases.ids.to_vec())))
+    }
+
+    /// Compresses records as [`encode`](Self::encode) does, with those before them in the pack where that is shorter.
+    ///
+    /// The frame may be read only at its place: behind the frames that the chain has seen.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_linked(
+        &mut self,
+        data: &[u8],
+        lens: &[u32],
+        ids: &[[u8; 32]],
+        chain: &Chain,
+        level: i32,
+    ) -> Result<Frame> {
+        let alone = self.encode(FrameKind::Record, data, lens, ids, level)?;
+        let head = header_len(lens.len(), 0);
+        let linked = match chain.prefix() {
+            prefix if chain.has_room() && !prefix.is_empty() => {
+                compress_delta(data, prefix, head, alone.bytes.len().saturating_sub(head), level.max(OWN_TABLES_LEVEL))?
+            }
+            _ => None,
+        };
+        let raw_len = alone.entry.raw_len;
+        Ok(match linked {
+            Some(bytes) => finish(bytes, FrameKind::Record, Codec::Linked, raw_len, lens, ids, Vec::new()),
+            None => alone,
+        })
     }
 
     fn set_level(&mut self, level: i32) -> Result<()> {

@@ -53,6 +53,8 @@ pub enum Codec {
     Zstd,
     /// The same with the bytes of the frame's bases, one behind the other, as zstd's prefix.
     Delta,
+    /// The same with the items of the record frames before it in the pack as zstd's prefix: see [`Chain`](crate::Chain).
+    Linked,
 }
 
 impl Codec {
@@ -61,6 +63,7 @@ impl Codec {
             Self::Raw => 0,
             Self::Zstd => 1,
             Self::Delta => 2,
+            Self::Linked => 3,
         }
     }
 
@@ -69,6 +72,7 @@ impl Codec {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
             2 => Ok(Self::Delta),
+            3 => Ok(Self::Linked),
             _ => Err(Error::Unsupported { what, field: "codec", found: code.into() }),
         }
     }
@@ -151,8 +155,11 @@ pub(crate) fn header_len(items: usize, bases: usize) -> usize {
 /// Checks that a frame has as many bases as its codec wants, and is of a kind that may have them.
 pub(crate) fn check_codec(kind: FrameKind, codec: Codec, bases: usize) -> std::result::Result<(), String> {
     match codec {
-        Codec::Raw | Codec::Zstd if bases != 0 => Err(format!("it names {bases} bases, and its codec uses none")),
+        Codec::Raw | Codec::Zstd | Codec::Linked if bases != 0 => {
+            Err(format!("it names {bases} bases, and its codec uses none"))
+        }
         Codec::Delta if kind != FrameKind::Chunks => Err("it has bases, and its items are no chunks".to_owned()),
+        Codec::Linked if kind != FrameKind::Record => Err("it is linked, and its items are no records".to_owned()),
         Codec::Delta if !(1..=MAX_BASES).contains(&bases) => {
             Err(format!("it names {bases} bases, and its codec uses 1 to {MAX_BASES}"))
         }
@@ -180,7 +187,7 @@ pub(crate) fn check_shape(
     }
     let good = match codec {
         Codec::Raw => payload_len == Some(raw_len),
-        Codec::Zstd | Codec::Delta => payload_len.is_some_and(|len| len < raw_len),
+        Codec::Zstd | Codec::Delta | Codec::Linked => payload_len.is_some_and(|len| len < raw_len),
     };
     if !good {
         return Err(format!("its length does not suit {raw_len} bytes of items"));

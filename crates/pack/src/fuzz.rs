@@ -9,7 +9,7 @@ use std::io;
 use crate::layout::{
     FRAME_FIXED_LEN, FRAME_MAGIC, PACK_HEADER_LEN, PACK_VERSION, TRAILER_LEN, TRAILER_MAGIC, checksum, position, size,
 };
-use crate::{Footer, FrameDecoder, MAX_FRAME_RAW, PackBuilder, PackId, item_id, recover};
+use crate::{Chain, Footer, FrameDecoder, MAX_FRAME_RAW, PackBuilder, PackId, item_id, recover};
 
 /// What the targets give for every base.
 const BASE: &[u8] = b"a base that delta frames of the corpus have, with some words of theirs";
@@ -42,6 +42,7 @@ pub fn pack_open(bytes: &[u8]) {
         let footer = Footer::open(read(&sealed), position(sealed.len())).expect("what was recovered can be sealed");
         assert_eq!(footer.frames.len(), size(frames));
         let mut decoder = FrameDecoder::new().expect("there is memory for zstd");
+        let mut chain = Chain::default();
         for (offset, entry) in footer.frames {
             let bytes = read(&sealed)(offset, size(entry.len)).expect("frames lie in the pack");
             let mut bases = Vec::new();
@@ -51,7 +52,9 @@ pub fn pack_open(bytes: &[u8]) {
             if bases.len() != entry.bases.len() * BASE.len() {
                 continue;
             }
-            let frame = decoder.decode_delta(&bytes, &bases).expect("a recovered frame is whole");
+            let prefix = if bases.is_empty() { chain.prefix_of(entry.codec) } else { &bases };
+            let frame = decoder.decode_delta(&bytes, prefix).expect("a recovered frame is whole");
+            chain.pass(entry.kind, entry.codec, Some(&frame.data));
             assert!(frame.items().map(item_id).eq(entry.items.iter().map(|item| item.id)));
         }
     }

@@ -29,6 +29,7 @@
 //! ```
 
 mod builder;
+mod chain;
 mod decoder;
 mod encoder;
 mod error;
@@ -41,6 +42,7 @@ mod location;
 mod recover;
 
 pub use builder::PackBuilder;
+pub use chain::{Chain, MAX_CHAIN_BYTES, MAX_LINKS};
 pub use decoder::{DecodedFrame, FrameDecoder};
 pub use encoder::{Bases, FrameEncoder};
 pub use error::{Error, Result};

@@ -10,7 +10,10 @@ use crate::frame::Header;
 use crate::layout::{
     FRAME_FIXED_LEN, Fields, MAX_BASE_BYTES, PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, checksum, position,
 };
-use crate::{DecodedFrame, Error, FrameDecoder, FrameEntry, FrameKind, PackBuilder, PackId, Result, frame_bases};
+use crate::{
+    Chain, DecodedFrame, Error, FrameDecoder, FrameEntry, FrameHead, FrameKind, PackBuilder, PackId, Result,
+    frame_bases,
+};
 
 /// Returns the bytes of a chunk, given its id, or `None` if it can't be had.
 pub type ChunkSource<'a> = dyn FnMut(&[u8; 32]) -> io::Result<Option<Vec<u8>>> + 'a;
@@ -29,7 +32,7 @@ pub struct Recovered {
 /// Scans the frames of a pack that has no footer, decompresses each, and computes the ids of its items.
 ///
 /// Ends at the first place where no frame header is: there the crash (or the footer) was. A frame whose
-/// header is right and whose payload is damaged is skipped, and so is one whose bases can't be had: they are looked for
+/// header is right and whose payload is damaged is skipped, and so is one that is linked to such a one, or whose bases can't be had: they are looked for
 /// in the pack itself, then asked of `chunk`, which returns the bytes of a chunk of another pack. Damage is for the caller to judge: when
 /// `valid_len` is less than what was made durable, or `lost` is not empty, it was not the crash.
 /// Reads the object once, a frame (at most about [`MAX_FRAME_RAW`](crate::MAX_FRAME_RAW)) at a time, and frames that hold
@@ -47,13 +50,18 @@ pub fn recover<B: AsRef<[u8]>>(
     let (mut builder, _) = PackBuilder::new(read_header(&read, object_len)?);
     let mut decoder = FrameDecoder::new()?;
     let mut bases = BaseSource { plain: HashMap::new(), last: None, chunk };
+    let mut chain = Chain::default();
     let mut offset = builder.len();
     let (mut lost, mut damaged) = (Vec::new(), Vec::new());
     while let Some(bytes) = read_frame(&read, offset, object_len)? {
         let bytes = bytes.as_ref();
         let end = offset + position(bytes.len());
+        let head = FrameHead::read(bytes)?;
         let prefix = bases.prefix(&read, &mut decoder, bytes)?;
-        match decoder.decode_delta(bytes, &prefix) {
+        let prefix = if head.bases == 0 { chain.prefix_of(head.codec) } else { &prefix };
+        let decoded = decoder.decode_delta(bytes, prefix);
+        chain.pass(head.kind, head.codec, decoded.as_ref().ok().map(|frame| frame.data.as_slice()));
+        match decoded {
             Ok(frame) => {
                 lost.append(&mut damaged);
                 let entry = FrameEntry::of(bytes, &frame)?;

@@ -1,9 +1,9 @@
 //! The pass itself: rows, then packs, then recipes.
 
-use firn_chunk::{ChunkId, Recipe, RecipeId};
+use firn_chunk::{ChunkId, RecipeId};
 use firn_index::{CacheName, Content, Meta, NarRow, PackState, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
-use firn_pack::{Footer, FrameKind, FrameLoc, PackId};
+use firn_pack::{DecodedFrame, Footer, FrameKind, FrameLoc, PackId};
 
 use super::chunks::BaseIds;
 use super::holders::{Holder, HolderKind, NO_RECIPE, Names, Numbering};
@@ -11,6 +11,7 @@ use super::{ChunkTable, MAX_CONFLICTS, Mark, MarkedConflict, MarkedRecipe, Span}
 use crate::engine::Shared;
 use crate::packs::object_name;
 use crate::placement::Placement;
+use crate::recipes::recipe_of;
 use crate::{Error, Result};
 
 /// Rows read at a time.
@@ -284,17 +285,7 @@ fn footer(shared: &Shared, pack: PackId, state: PackState) -> Result<Listed> {
     if state == PackState::Writing
         && let Some(open) = shared.packs.open_footer(pack)
     {
-        let (len, tail) = (open.len, open.footer);
-        // Nothing but the footer is read; what lies before is not looked at.
-        let read = |offset: u64, count: usize| {
-            let before = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX).min(count);
-            let skip = usize::try_from(offset.saturating_sub(len)).unwrap_or(usize::MAX);
-            let mut bytes = vec![0; before];
-            bytes.extend_from_slice(tail.get(skip..).and_then(|rest| rest.get(..count - before)).unwrap_or_default());
-            Ok(bytes)
-        };
-        let footer = Footer::open(read, len + tail.len() as u64).map_err(|error| Error::Internal(error.to_string()))?;
-        return Ok(Listed::Frames(footer, len));
+        return Ok(Listed::Frames(open.list()?, open.len));
     }
     let name = object_name(pack);
     let len = match shared.packs.storage.len(&name) {
@@ -368,11 +359,8 @@ impl Spans<'_> {
             }
             Err(error) => return Err(error),
         };
-        let (Some(encoded), Some(placement), FrameKind::Recipe) = (frame.item(0), frame.item(1), frame.kind) else {
-            self.missing_recipes += 1;
-            return Ok(0);
-        };
-        let Some(placement) = Placement::decode(placement) else {
+        let placement = frame.item(1).filter(|_| frame.kind == FrameKind::Recipe).and_then(Placement::decode);
+        let Some(placement) = placement else {
             self.missing_recipes += 1;
             return Ok(0);
         };
@@ -397,7 +385,7 @@ impl Spans<'_> {
             chunk += run.count as usize;
         }
         if !stale.is_empty() {
-            self.find_by_id(encoded, &stale, &mut own, &mut bases)?;
+            self.find_by_id(&frame, &placement, &stale, &mut own, &mut bases)?;
         }
         merge(&mut own);
         merge(&mut bases);
@@ -412,14 +400,19 @@ impl Spans<'_> {
     /// Looks chunks up that are not where the placement says: they were written anew elsewhere.
     fn find_by_id(
         &mut self,
-        encoded: &[u8],
+        frame: &DecodedFrame,
+        placement: &Placement,
         stale: &[std::ops::Range<usize>],
         own: &mut Vec<Span>,
         bases: &mut Vec<Span>,
     ) -> Result<()> {
-        let Ok(recipe) = Recipe::decode(encoded) else {
-            self.missing_recipes += 1;
-            return Ok(());
+        let recipe = match recipe_of(&self.shared.frames, frame, placement) {
+            Ok(recipe) => recipe,
+            Err(error) if error.is_damage() => {
+                self.missing_recipes += 1;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         };
         let chunks = stale.iter().flat_map(|range| recipe.chunks.get(range.clone()).unwrap_or_default());
         let ids: Vec<ChunkId> = chunks.map(|chunk| chunk.id).collect();

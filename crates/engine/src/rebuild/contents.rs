@@ -2,24 +2,24 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use firn_chunk::{Recipe, RecipeId};
+use firn_chunk::RecipeId;
 use firn_index::{CacheName, Content, DocumentKey, Op, RecipeRow};
 use firn_nix::Sha256;
-use firn_pack::{FrameKind, FrameLoc};
+use firn_pack::{Chain, DecodedFrame, FrameKind, FrameLoc};
 
 use super::last::Rank;
 use super::packs::FoundPack;
 use super::{PAGE, Rebuild};
 use crate::packs::object_name;
 use crate::placement::Placement;
-use crate::recipes::StoredRecipe;
-use crate::records::Record;
+use crate::recipes::{needs_of, outline};
+use crate::records::{Record, records_of};
 use crate::{Error, Result};
 
 impl Rebuild {
     /// Takes note of the records of a frame, and returns its greatest number. A damaged frame is counted.
-    pub(super) fn note_records(&mut self, loc: FrameLoc, old_number: Option<u64>) -> Result<u64> {
-        let (mut greatest, records) = (0, self.records(loc, old_number)?);
+    pub(super) fn note_records(&mut self, loc: FrameLoc, old_number: Option<u64>, chain: &mut Chain) -> Result<u64> {
+        let (mut greatest, records) = (0, self.records(loc, old_number, chain)?);
         for (record, rank) in records.into_iter().flatten() {
             greatest = greatest.max(rank.order);
             self.lasts.add(&record, rank);
@@ -28,9 +28,14 @@ impl Rebuild {
     }
 
     /// Returns the records of a frame with their ranks; `None` if it is damaged.
-    fn records(&mut self, loc: FrameLoc, old_number: Option<u64>) -> Result<Option<Vec<(Record, Rank)>>> {
-        let frame = match self.frames.read_record(loc) {
-            Ok(frame) => frame,
+    fn records(
+        &mut self,
+        loc: FrameLoc,
+        old_number: Option<u64>,
+        chain: &mut Chain,
+    ) -> Result<Option<Vec<(Record, Rank)>>> {
+        let frame = match self.frames.read_anew(loc, chain) {
+            Ok((_, frame)) => frame,
             Err(error) if error.is_damage() => {
                 tracing::error!(pack = %loc.pack, offset = loc.offset, %error, "rebuild: records are damaged");
                 self.report.damaged_frames += 1;
@@ -38,24 +43,16 @@ impl Rebuild {
             }
             Err(error) => return Err(error),
         };
-        let (mut order, mut records) = (0, Vec::new());
-        for (item, nth) in frame.items().zip(0..) {
-            match Record::decode(item) {
-                Ok(Record::Order(number)) => order = number,
-                Ok(record) => {
-                    let rank = Rank::of(&record, order, old_number, loc, nth);
-                    records.push((record, rank));
-                }
-                // The frame is whole: a newer firn wrote what this one does not know.
-                Err(detail) => {
-                    return Err(Error::Unusable(format!(
-                        "a record at byte {} of pack {} does not decode: {detail}",
-                        loc.offset, loc.pack
-                    )));
-                }
-            }
-        }
-        Ok(Some(records))
+        // The frame is whole: a newer firn wrote what this one does not know.
+        let newer = |detail| {
+            let (offset, pack) = (loc.offset, loc.pack);
+            Error::Unusable(format!("a record at byte {offset} of pack {pack} does not decode: {detail}"))
+        };
+        let records = records_of(&frame).map_err(newer)?.into_iter().zip(0..).map(|(numbered, nth)| {
+            let rank = Rank::of(&numbered.record, numbered.order, old_number, loc, nth);
+            (numbered.record, rank)
+        });
+        Ok(Some(records.collect()))
     }
 
     /// Writes the last record of each key, and returns the recipes that these need.
@@ -63,10 +60,10 @@ impl Rebuild {
         let caches = self.known_caches()?;
         let mut needed = BTreeSet::new();
         for pack in found {
-            let old_number = self.old_number(pack.id)?;
+            let (old_number, mut chain) = (self.old_number(pack.id)?, Chain::default());
             for loc in &pack.records {
                 let damaged_frames = self.report.damaged_frames;
-                let records = self.records(*loc, old_number)?;
+                let records = self.records(*loc, old_number, &mut chain)?;
                 // It was counted before.
                 self.report.damaged_frames = damaged_frames;
                 for (record, rank) in records.into_iter().flatten() {
@@ -146,8 +143,8 @@ impl Rebuild {
         };
         let mut best = None;
         for record in self.lasts.places(id) {
-            let Some((mut row, stored)) = self.read_recipe(id, record)? else { continue };
-            if self.has_all(&stored)? {
+            let Some((mut row, placement)) = self.read_recipe(id, record)? else { continue };
+            if self.has_all(&placement)? {
                 row.damaged_at = old.filter(|old| old.record == record).and_then(|old| old.damaged_at);
                 return Ok(Some(row));
             }
@@ -159,39 +156,35 @@ impl Rebuild {
         Ok(best)
     }
 
-    fn read_recipe(&mut self, id: &RecipeId, record: FrameLoc) -> Result<Option<(RecipeRow, StoredRecipe)>> {
-        let frame = match self.frames.read_record(record) {
-            Ok(frame) => frame,
-            Err(error) if error.is_damage() => {
-                tracing::error!(pack = %record.pack, offset = record.offset, %error, "rebuild: a recipe is damaged");
-                self.report.damaged_frames += 1;
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        let (Some(encoded), Some(placement), FrameKind::Recipe) = (frame.item(0), frame.item(1), frame.kind) else {
-            return Ok(None);
-        };
-        let newer = |what: &str| Error::Unusable(format!("the {what} of {id} does not decode: upgrade firn"));
-        if RecipeId::of(encoded) != *id {
-            return Ok(None);
-        }
+    fn read_recipe(&mut self, id: &RecipeId, record: FrameLoc) -> Result<Option<(RecipeRow, Placement)>> {
+        let Some(frame) = self.recipe_frame(record)? else { return Ok(None) };
         // What is whole and does not decode was written by a newer firn.
-        let recipe = Recipe::decode(encoded).map_err(|_| newer("recipe"))?;
-        let placement = Placement::decode(placement).ok_or_else(|| newer("placement"))?;
+        let newer = || Error::Unusable(format!("the recipe {id} or its placement does not decode: upgrade firn"));
+        let (length, chunks, placement) = outline(&frame).ok_or_else(newer)?;
         let mut edges = placement.packs();
         edges.push(record.pack);
         edges.sort_unstable();
         edges.dedup();
-        let (length, chunks) = (recipe.length, recipe.chunks.len() as u64);
-        let row = RecipeRow { record, length, chunks, edges, damaged_at: None };
-        Ok(StoredRecipe::new(recipe, placement).map(|stored| (row, stored)))
+        Ok(Some((RecipeRow { record, length, chunks, edges, damaged_at: None }, placement)))
+    }
+
+    /// Returns a frame that should hold a recipe. A damaged one is counted.
+    pub(super) fn recipe_frame(&mut self, record: FrameLoc) -> Result<Option<DecodedFrame>> {
+        match self.frames.read_record(record) {
+            Ok(frame) => Ok(Some(frame).filter(|frame| frame.kind == FrameKind::Recipe)),
+            Err(error) if error.is_damage() => {
+                tracing::error!(pack = %record.pack, offset = record.offset, %error, "rebuild: a recipe is damaged");
+                self.report.damaged_frames += 1;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns whether every pack that a recipe needs is there and long enough.
-    fn has_all(&self, stored: &StoredRecipe) -> Result<bool> {
-        for (pack, end) in &stored.needs {
-            if !self.lasts.has_pack(*pack) || self.packs.storage.len(&object_name(*pack))? < *end {
+    fn has_all(&self, placement: &Placement) -> Result<bool> {
+        for (pack, end) in needs_of(placement) {
+            if !self.lasts.has_pack(pack) || self.packs.storage.len(&object_name(pack))? < end {
                 return Ok(false);
             }
         }

@@ -1,10 +1,11 @@
 //! The packs: which there are, what they hold, and in which order they were written.
 
-use firn_chunk::{ChunkId, RecipeId};
-use firn_pack::{Footer, FrameEntry, FrameKind, FrameLoc, PackId};
+use firn_chunk::ChunkId;
+use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PackId};
 
 use super::{PAGE, Rebuild};
 use crate::packs::object_name;
+use crate::recipes::id_of;
 use crate::{Error, Result, recovery};
 
 /// Where packs lie in a storage.
@@ -119,7 +120,7 @@ impl Rebuild {
         let old_number = self.old_number(id)?;
         let mut pack =
             FoundPack { id, stored_bytes: len, unique_bytes: 0, records: Vec::new(), last_order: 0, old_number };
-        let mut chunks = Vec::new();
+        let (mut chunks, mut chain) = (Vec::new(), Chain::default());
         for (offset, entry) in &footer.frames {
             let loc = FrameLoc { pack: id, offset: *offset, len: entry.len };
             match entry.kind {
@@ -127,10 +128,10 @@ impl Rebuild {
                     pack.unique_bytes += u64::from(entry.raw_len);
                     chunks.extend(entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)));
                 }
-                FrameKind::Recipe => self.note_recipe(entry, loc),
+                FrameKind::Recipe => self.note_recipe(loc)?,
                 FrameKind::Record => {
                     pack.records.push(loc);
-                    let order = self.note_records(loc, old_number)?;
+                    let order = self.note_records(loc, old_number, &mut chain)?;
                     pack.last_order = pack.last_order.max(order);
                 }
             }
@@ -139,10 +140,11 @@ impl Rebuild {
         Ok(pack)
     }
 
-    fn note_recipe(&mut self, entry: &FrameEntry, loc: FrameLoc) {
-        if let Some(item) = entry.items.first() {
-            self.lasts.add_recipe(RecipeId(item.id), loc);
+    fn note_recipe(&mut self, loc: FrameLoc) -> Result<()> {
+        if let Some(id) = self.recipe_frame(loc)?.as_ref().and_then(id_of) {
+            self.lasts.add_recipe(id, loc);
         }
+        Ok(())
     }
 
     /// Writes the packs' rows, in their order, and says that the chunk index knows all of them.

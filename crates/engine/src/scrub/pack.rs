@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use firn_chunk::{ChunkId, Recipe};
+use firn_chunk::ChunkId;
 use firn_index::{PackRow, PackState};
-use firn_pack::{DecodedFrame, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
+use firn_pack::{Chain, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 
 use crate::engine::Shared;
 use crate::packs::object_name;
-use crate::placement::Placement;
-use crate::recipes::StoredRecipe;
+use crate::recipes::outline;
 use crate::{Error, Result};
 
 /// What a step did.
@@ -31,6 +30,8 @@ pub(super) struct PackCheck {
     is_hiding: bool,
     is_pack_damaged: bool,
     was_there: bool,
+    /// The record frames so far.
+    chain: Chain,
 }
 
 /// How the next frame is found.
@@ -43,7 +44,15 @@ enum Frames {
 
 impl PackCheck {
     pub(super) fn new(pack: PackId) -> Self {
-        Self { pack, frames: None, bad: BTreeSet::new(), is_hiding: false, is_pack_damaged: false, was_there: false }
+        Self {
+            pack,
+            frames: None,
+            bad: BTreeSet::new(),
+            is_hiding: false,
+            is_pack_damaged: false,
+            was_there: false,
+            chain: Chain::default(),
+        }
     }
 
     pub(super) fn id(&self) -> PackId {
@@ -100,7 +109,7 @@ impl PackCheck {
             }
             Frames::Walked(..) => return Ok(Checked::End),
         };
-        if let Err(error) = check_frame(shared, loc, listed.as_ref()) {
+        if let Err(error) = check_frame(shared, loc, listed.as_ref(), &mut self.chain) {
             match error {
                 Error::Damaged { detail, .. } => self.lose(shared, loc, listed.as_ref(), &detail)?,
                 other => return Err(other),
@@ -220,8 +229,8 @@ fn walk(shared: &Shared, pack: PackId, offset: u64, end: u64) -> Result<Option<u
 }
 
 /// Checks a frame: its bytes, the ids of its items against the footer, and what recipes say.
-fn check_frame(shared: &Shared, loc: FrameLoc, listed: Option<&FrameEntry>) -> Result<()> {
-    let (bytes, frame) = shared.frames.read_anew(loc)?;
+fn check_frame(shared: &Shared, loc: FrameLoc, listed: Option<&FrameEntry>, chain: &mut Chain) -> Result<()> {
+    let (bytes, frame) = shared.frames.read_anew(loc, chain)?;
     let damaged =
         |detail: &str| Error::damaged(format!("the frame at byte {} of pack {}", loc.offset, loc.pack), detail);
     let entry = FrameEntry::of(&bytes, &frame).map_err(|error| damaged(&error.to_string()))?;
@@ -229,13 +238,7 @@ fn check_frame(shared: &Shared, loc: FrameLoc, listed: Option<&FrameEntry>) -> R
         return Err(damaged("it is not the frame of which the footer tells"));
     }
     match frame.kind {
-        FrameKind::Recipe if !is_recipe(&frame) => Err(damaged("its recipe or its placement does not decode")),
+        FrameKind::Recipe if outline(&frame).is_none() => Err(damaged("its recipe or its placement does not decode")),
         FrameKind::Recipe | FrameKind::Chunks | FrameKind::Record => Ok(()),
     }
-}
-
-fn is_recipe(frame: &DecodedFrame) -> bool {
-    let recipe = frame.item(0).and_then(|encoded| Recipe::decode(encoded).ok());
-    let placement = frame.item(1).and_then(Placement::decode);
-    recipe.zip(placement).is_some_and(|(recipe, placement)| StoredRecipe::new(recipe, placement).is_some())
 }

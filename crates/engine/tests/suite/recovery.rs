@@ -186,8 +186,10 @@ fn damage_in_an_open_pack_costs_only_what_is_damaged() {
     assert!(memory.len(&name).unwrap() >= before);
     engine.close().unwrap();
     let engine = fixture.open();
+    // Nobody knows any more what the damaged frame held, so that an upload has to find out.
     for pushed in &pushed {
-        push(&engine, &pushed.bytes).unwrap().check(&engine).unwrap();
+        crate::fixture::upload_again(&engine, &pushed.bytes);
+        pushed.check(&engine).unwrap();
     }
 }
 

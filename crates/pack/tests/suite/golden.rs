@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use firn_pack::{
-    Codec, Footer, Frame, FrameDecoder, FrameEncoder, FrameKind, PackBuilder, frame_bases, item_id, recover,
+    Chain, Codec, Footer, Frame, FrameDecoder, FrameEncoder, FrameKind, PackBuilder, frame_bases, item_id, recover,
 };
 
 use crate::sample::{ID, base_and_rebuilt, encode, encode_delta, frames, noise, pack, reader};
@@ -35,6 +35,21 @@ fn delta_frames() -> Vec<Frame> {
         encode_delta(&[&rebuilt, b"small"], &[&base]),
         encode_delta(&[&[&elsewhere[..], b"and more"].concat()], &[&elsewhere, &base]),
     ]
+}
+
+#[test]
+fn linked_frames_are_read() {
+    let golden = open("pack-v1-linked.bin", || crate::linked::frames(3));
+    let footer = Footer::open(reader(&golden), golden.len() as u64).unwrap();
+    let (mut decoder, mut chain) = (FrameDecoder::new().unwrap(), Chain::default());
+    for ((offset, entry), number) in footer.frames.iter().zip(0..) {
+        assert_eq!((entry.kind, entry.codec == Codec::Linked), (FrameKind::Record, number > 0));
+        let stored = &golden[*offset as usize..][..entry.len as usize];
+        let frame = decoder.decode_delta(stored, chain.prefix_of(entry.codec)).unwrap();
+        assert_eq!(frame.data, crate::linked::record(number));
+        chain.push(entry.codec, &frame.data);
+    }
+    assert_eq!(footer.frames.len(), 3);
 }
 
 #[test]

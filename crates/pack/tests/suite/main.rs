@@ -5,5 +5,6 @@ mod footer;
 mod frame;
 mod fuzz;
 mod golden;
+mod linked;
 mod recover;
 mod sample;
