@@ -196,6 +196,13 @@ impl Ingest {
         outcome
     }
 
+    /// Returns the SHA-256 and the number of the bytes so far: with it a caller knows whether they are what was promised before
+    /// [`Ingest::finish`] takes its time.
+    #[must_use]
+    pub fn so_far(&self) -> (Sha256, u64) {
+        (Sha256(self.sha256.clone().finalize().into()), self.length)
+    }
+
     /// Ends the input, stores what is left, and restores the whole once to compare it with what came in.
     ///
     /// # Errors

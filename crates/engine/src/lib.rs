@@ -68,5 +68,5 @@ pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;
 pub use rewrite::{Pace, PackUse, RepackOptions, Rewritten, SqueezeOptions};
 pub use scrub::Scrub;
-pub use transport::{TRANSPORT_FRAME_BYTES, ZstdRestore};
+pub use transport::{TRANSPORT_FRAME_BYTES, TransportEncoder, ZstdRestore};
 pub use usage::{Dimension, Usage, day_name};

@@ -164,9 +164,13 @@ impl Rebuild {
         for (id, row) in old.tokens()? {
             meta.put_token(&id, &row)?;
         }
+        for (id, row) in old.issued()? {
+            meta.put_issued(&id, &row)?;
+        }
         for (name, row) in old.caches()? {
             meta.put_cache(&name, &row)?;
             meta.put_retention(&name, &old.retention(&name)?)?;
+            meta.put_upstreams(&name, &old.upstreams(&name)?)?;
             for (pin, row) in old.pins(&name)? {
                 meta.put_pin(&name, &pin, &row)?;
             }

@@ -46,17 +46,42 @@ impl TransportSizes {
     }
 }
 
+/// Encodes NARs in their zstd form, for what is not stored yet.
+pub struct TransportEncoder {
+    zstd: Compressor<'static>,
+}
+
+impl TransportEncoder {
+    /// Returns an encoder.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn new() -> Result<Self> {
+        Ok(Self { zstd: Compressor::new(LEVEL).map_err(internal)? })
+    }
+
+    /// Adds the frame of a piece to `out`. The form of a NAR is that of its pieces of [`TRANSPORT_FRAME_BYTES`], of which only
+    /// the last may be shorter.
+    pub fn encode(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let start = out.len();
+        out.reserve(zstd::zstd_safe::compress_bound(piece.len()));
+        let mut room = Cursor::new(out);
+        room.set_position(start as u64);
+        self.zstd.compress_to_buffer(piece, &mut room).map_err(internal)?;
+        Ok(())
+    }
+}
+
 /// Encodes pieces of NARs, each on its own.
 struct Encoder {
-    zstd: Compressor<'static>,
+    encoder: TransportEncoder,
     /// A piece that is not a part of one frame.
     piece: Vec<u8>,
 }
 
 impl Encoder {
     fn new() -> Result<Self> {
-        let zstd = Compressor::new(LEVEL).map_err(internal)?;
-        Ok(Self { zstd, piece: Vec::new() })
+        Ok(Self { encoder: TransportEncoder::new()?, piece: Vec::new() })
     }
 
     /// Adds the frame of the restore's next piece to `out` and returns its length, or `None` at the end.
@@ -74,11 +99,8 @@ impl Encoder {
             return Ok(None);
         }
         let start = out.len();
-        out.reserve(zstd::zstd_safe::compress_bound(piece.len()));
-        let mut room = Cursor::new(out);
-        room.set_position(start as u64);
-        let len = self.zstd.compress_to_buffer(piece, &mut room).map_err(internal)?;
-        u32::try_from(len).map(Some).map_err(internal)
+        self.encoder.encode(piece, out)?;
+        u32::try_from(out.len() - start).map(Some).map_err(internal)
     }
 }
 

@@ -46,13 +46,17 @@ pub(crate) enum Family {
     Retention,
     /// A [`SourcePart`], name → settings, state, or names that were seen.
     Source,
+    /// Cache, nothing → the cache's upstreams.
+    Upstream,
+    /// Token id (8) → token that was made for an identity.
+    Issued,
     /// A [`Single`]'s name → its row.
     Meta,
 }
 
 impl Family {
     /// All of them.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Pack,
         Self::Recipe,
         Self::Edge,
@@ -71,12 +75,23 @@ impl Family {
         Self::Pin,
         Self::Retention,
         Self::Source,
+        Self::Upstream,
+        Self::Issued,
         Self::Meta,
     ];
 
     /// What belongs to a cache and goes with it.
-    pub(crate) const OF_A_CACHE: [Self; 8] =
-        [Self::Nar, Self::Alias, Self::Path, Self::Document, Self::Provenance, Self::Use, Self::Pin, Self::Retention];
+    pub(crate) const OF_A_CACHE: [Self; 9] = [
+        Self::Nar,
+        Self::Alias,
+        Self::Path,
+        Self::Document,
+        Self::Provenance,
+        Self::Use,
+        Self::Pin,
+        Self::Retention,
+        Self::Upstream,
+    ];
 
     /// Returns the family's name in the database.
     pub(crate) const fn name(self) -> &'static str {
@@ -99,6 +114,8 @@ impl Family {
             Self::Pin => "pin",
             Self::Retention => "retention",
             Self::Source => "source",
+            Self::Upstream => "upstream",
+            Self::Issued => "issued",
             Self::Meta => "meta",
         }
     }

@@ -1,13 +1,12 @@
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::RecipeId;
 use firn_index::{
-    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, LeaseRow, Meta, NarRow, PackRow,
-    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, ScrubRow,
-    SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
+    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, IssuedRow, LeaseRow, Meta, NarRow,
+    PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow,
+    ScrubRow, SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UpstreamsRow,
+    UsageKey, UsageRow,
 };
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
@@ -23,6 +22,7 @@ use self::reads::{id, listed, number, text};
 
 mod reads;
 mod sources;
+mod writes;
 
 /// The newest format that this code reads, and the one that it writes. Version 2 has the families of retention, garbage
 /// collection and last uses.
@@ -116,10 +116,7 @@ impl Meta for RocksMeta {
     }
 
     fn set_store_info(&self, info: &StoreInfo) -> Result<()> {
-        let _writer = self.lock();
-        let mut staged = Staged::new(self);
-        staged.put(Family::Meta, single::STORE, info);
-        staged.write()
+        self.put_row(Family::Meta, single::STORE, info)
     }
 
     fn totals(&self) -> Result<Totals> {
@@ -371,14 +368,7 @@ impl Meta for RocksMeta {
     }
 
     fn put_pin(&self, cache: &CacheName, name: &PinName, row: &PinRow) -> Result<bool> {
-        let _writer = self.lock();
-        let mut staged = Staged::new(self);
-        if !staged.has_cache(cache)? {
-            return Ok(false);
-        }
-        staged.put(Family::Pin, &keys::of_cache(cache, name.as_str().as_bytes()), row);
-        staged.write()?;
-        Ok(true)
+        self.put_of_cache(Family::Pin, cache, name.as_str().as_bytes(), row)
     }
 
     fn remove_pin(&self, cache: &CacheName, name: &PinName) -> Result<bool> {
@@ -402,14 +392,16 @@ impl Meta for RocksMeta {
     }
 
     fn put_retention(&self, cache: &CacheName, row: &RetentionRow) -> Result<bool> {
-        let _writer = self.lock();
-        let mut staged = Staged::new(self);
-        if !staged.has_cache(cache)? {
-            return Ok(false);
-        }
-        staged.put(Family::Retention, &keys::of_cache(cache, &[]), row);
-        staged.write()?;
-        Ok(true)
+        self.put_of_cache(Family::Retention, cache, &[], row)
+    }
+
+    fn put_upstreams(&self, cache: &CacheName, row: &UpstreamsRow) -> Result<bool> {
+        self.put_of_cache(Family::Upstream, cache, &[], row)
+    }
+
+    fn upstreams(&self, cache: &CacheName) -> Result<UpstreamsRow> {
+        let key = keys::of_cache(cache, &[]);
+        Ok(self.row(Family::Upstream, &key, format_args!("cache '{cache}'"))?.unwrap_or_default())
     }
 
     fn retention(&self, cache: &CacheName) -> Result<RetentionRow> {
@@ -452,24 +444,7 @@ impl Meta for RocksMeta {
     }
 
     fn add_usage(&self, counters: &[(UsageKey, UsageRow)]) -> Result<()> {
-        let _writer = self.lock();
-        let mut sums: BTreeMap<Vec<u8>, UsageRow> = BTreeMap::new();
-        for (key, row) in counters {
-            let key = keys::counters(key);
-            let sum = match sums.entry(key) {
-                Entry::Occupied(sum) => sum.into_mut(),
-                Entry::Vacant(place) => {
-                    let stored = self.row(Family::Usage, place.key(), "the counters of a day")?;
-                    place.insert(stored.unwrap_or_default())
-                }
-            };
-            sum.add(row);
-        }
-        let mut staged = Staged::new(self);
-        for (key, row) in &sums {
-            staged.put(Family::Usage, key, row);
-        }
-        staged.write()
+        self.add_counters(counters)
     }
 
     fn usage(&self, from: Day, after: Option<&UsageKey>, limit: usize) -> Result<Vec<(UsageKey, UsageRow)>> {
@@ -510,10 +485,7 @@ impl Meta for RocksMeta {
     }
 
     fn put_cache(&self, name: &CacheName, row: &CacheRow) -> Result<()> {
-        let _writer = self.lock();
-        let mut staged = Staged::new(self);
-        staged.put(Family::Cache, name.as_str().as_bytes(), row);
-        staged.write()
+        self.put_row(Family::Cache, name.as_str().as_bytes(), row)
     }
 
     fn cache(&self, name: &CacheName) -> Result<Option<CacheRow>> {
@@ -549,11 +521,28 @@ impl Meta for RocksMeta {
         })
     }
 
-    fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()> {
+    fn put_issued(&self, id: &TokenId, row: &IssuedRow) -> Result<()> {
+        self.put_row(Family::Issued, &id.0.to_be_bytes(), row)
+    }
+
+    fn issued(&self) -> Result<Vec<(TokenId, IssuedRow)>> {
+        self.page(Family::Issued, &[], None, usize::MAX, |key, value| {
+            let id = TokenId(u64::from_be_bytes(id(key, Family::Issued)?));
+            Ok((id, listed(value, format_args!("token {id}"))?))
+        })
+    }
+
+    fn remove_issued(&self, ids: &[TokenId]) -> Result<()> {
         let _writer = self.lock();
         let mut staged = Staged::new(self);
-        staged.put(Family::Token, &id.0.to_be_bytes(), row);
+        for id in ids {
+            staged.delete(Family::Issued, &id.0.to_be_bytes());
+        }
         staged.write()
+    }
+
+    fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()> {
+        self.put_row(Family::Token, &id.0.to_be_bytes(), row)
     }
 
     fn token(&self, id: &TokenId) -> Result<Option<TokenRow>> {
@@ -576,10 +565,7 @@ impl Meta for RocksMeta {
     }
 
     fn set_scrub(&self, row: &ScrubRow) -> Result<()> {
-        let _writer = self.lock();
-        let mut staged = Staged::new(self);
-        staged.put(Family::Meta, single::SCRUB, row);
-        staged.write()
+        self.put_row(Family::Meta, single::SCRUB, row)
     }
 
     fn flush(&self) -> Result<()> {

@@ -4,9 +4,9 @@ use firn_pack::{FrameLoc, PackId};
 
 use crate::Sources;
 use crate::rows::{
-    AliasRow, CacheName, CacheRow, Day, DocumentKey, DocumentRow, NarRow, PackRow, PackSeq, PackState, PathRow,
-    PinName, PinRow, ProvenanceRow, PushRecord, RecipeRow, RetentionRow, RowError, ScrubRow, SessionId, StoreInfo,
-    SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
+    AliasRow, CacheName, CacheRow, Day, DocumentKey, DocumentRow, IssuedRow, NarRow, PackRow, PackSeq, PackState,
+    PathRow, PinName, PinRow, ProvenanceRow, PushRecord, RecipeRow, RetentionRow, RowError, ScrubRow, SessionId,
+    StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UpstreamsRow, UsageKey, UsageRow,
 };
 
 /// What an index operation can fail with.
@@ -337,6 +337,11 @@ pub trait Meta: Sources + Send + Sync {
     /// Returns what a cache keeps: everything, if nobody said otherwise.
     fn retention(&self, cache: &CacheName) -> Result<RetentionRow>;
 
+    /// Writes which upstreams a cache has; returns whether the cache exists.
+    fn put_upstreams(&self, cache: &CacheName, row: &UpstreamsRow) -> Result<bool>;
+    /// Returns which upstreams a cache has: none, if nobody said otherwise.
+    fn upstreams(&self, cache: &CacheName) -> Result<UpstreamsRow>;
+
     /// Takes a named lease for `holder` until `until`, or prolongs it; returns whether it is the holder's. A lease
     /// that ended by `now` is anybody's.
     fn take_lease(&self, name: &str, holder: u128, now: UnixSeconds, until: UnixSeconds) -> Result<bool>;
@@ -351,7 +356,7 @@ pub trait Meta: Sources + Send + Sync {
     fn cache(&self, name: &CacheName) -> Result<Option<CacheRow>>;
     /// Returns all caches in order of their names.
     fn caches(&self) -> Result<Vec<(CacheName, CacheRow)>>;
-    /// Removes a cache with its paths, NARs, aliases, documents, uses, pins and retention, and takes them off the totals;
+    /// Removes a cache with its paths, NARs, aliases, documents, uses, pins, retention and upstreams, and takes them off the totals;
     /// their recipes and packs stay for garbage collection. Returns whether there was one.
     fn delete_cache(&self, name: &CacheName) -> Result<bool>;
     /// Returns the names of deleted caches that packs may still know, until [`Op::CacheGoneRecorded`] says otherwise.
@@ -363,6 +368,13 @@ pub trait Meta: Sources + Send + Sync {
     fn token(&self, id: &TokenId) -> Result<Option<TokenRow>>;
     /// Returns all tokens in order of their ids.
     fn tokens(&self) -> Result<Vec<(TokenId, TokenRow)>>;
+
+    /// Writes a token that was made for an identity; its id is none of [`Meta::tokens`].
+    fn put_issued(&self, id: &TokenId, row: &IssuedRow) -> Result<()>;
+    /// Returns all tokens that were made for identities, in order of their ids.
+    fn issued(&self) -> Result<Vec<(TokenId, IssuedRow)>>;
+    /// Removes tokens that were made for identities; one that is not there is no error.
+    fn remove_issued(&self, ids: &[TokenId]) -> Result<()>;
 
     /// Returns what the engine tells of itself, by names with units: the same ones each time, at most 32.
     fn measures(&self) -> Vec<(&'static str, u64)> {

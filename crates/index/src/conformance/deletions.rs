@@ -2,11 +2,11 @@
 
 use super::packs::{doomed, sealed, state};
 use super::samples::{
-    alias_row, cache, cache_row, commit, document_row, log, nar_hash, nar_row, pack, path_row, pin_name, pin_row,
-    recipe, recipe_row, retention_row, store_hash,
+    alias_row, cache, cache_row, commit, document_row, issued_row, log, nar_hash, nar_row, pack, path_row, pin_name,
+    pin_row, recipe, recipe_row, retention_row, store_hash, upstreams_row,
 };
 use super::{Case, ok};
-use crate::{Meta, Op, PackState, Refusal, RetentionRow, Totals, use_of_nar};
+use crate::{Meta, Op, PackState, Refusal, RetentionRow, TokenId, Totals, use_of_nar};
 
 pub(super) const CASES: &[Case] = &[
     what_is_deleted_is_gone,
@@ -19,6 +19,7 @@ pub(super) const CASES: &[Case] = &[
     the_record_order_only_grows,
     uses_are_noted_and_go_with_their_path,
     pins_and_retention_belong_to_a_cache,
+    issued_tokens_come_and_go,
     a_lease_is_one_holders,
     deleted_caches_are_known_until_packs_say_so,
 ];
@@ -184,13 +185,16 @@ fn pins_and_retention_belong_to_a_cache(meta: &dyn Meta) {
     assert!(!ok(meta.put_pin(&a, &pin_name(1), &pin_row(1))), "there is no such cache");
     assert!(!ok(meta.put_retention(&a, &retention_row(1))));
     assert_eq!(ok(meta.retention(&a)), RetentionRow::default());
+    assert!(!ok(meta.put_upstreams(&a, &upstreams_row(1))));
     for name in ["a", "a-"] {
         ok(meta.put_cache(&cache(name), &cache_row(1)));
         assert!(ok(meta.put_pin(&cache(name), &pin_name(2), &pin_row(2))));
         assert!(ok(meta.put_pin(&cache(name), &pin_name(1), &pin_row(9))));
         assert!(ok(meta.put_pin(&cache(name), &pin_name(1), &pin_row(1))));
         assert!(ok(meta.put_retention(&cache(name), &retention_row(4))));
+        assert!(ok(meta.put_upstreams(&cache(name), &upstreams_row(2))));
     }
+    assert_eq!(ok(meta.upstreams(&a)), upstreams_row(2));
     assert_eq!(ok(meta.pins(&a)), [(pin_name(1), pin_row(1)), (pin_name(2), pin_row(2))]);
     assert!(ok(meta.remove_pin(&a, &pin_name(1))));
     assert!(!ok(meta.remove_pin(&a, &pin_name(1))));
@@ -198,8 +202,25 @@ fn pins_and_retention_belong_to_a_cache(meta: &dyn Meta) {
     assert!(ok(meta.delete_cache(&a)));
     assert_eq!(ok(meta.pins(&a)), []);
     assert_eq!(ok(meta.retention(&a)), RetentionRow::default());
+    assert_eq!(ok(meta.upstreams(&a)), upstreams_row(0));
     assert_eq!(ok(meta.pins(&cache("a-"))).len(), 2);
+    assert_eq!(ok(meta.upstreams(&cache("a-"))), upstreams_row(2));
     assert_eq!(ok(meta.retention(&cache("a-"))), retention_row(4));
+}
+
+fn issued_tokens_come_and_go(meta: &dyn Meta) {
+    assert_eq!(ok(meta.issued()), []);
+    for n in [3, 1, 2] {
+        ok(meta.put_issued(&TokenId(n), &issued_row(1)));
+    }
+    ok(meta.put_issued(&TokenId(2), &issued_row(2)));
+    assert_eq!(
+        ok(meta.issued()),
+        [(TokenId(1), issued_row(1)), (TokenId(2), issued_row(2)), (TokenId(3), issued_row(1))]
+    );
+    assert_eq!(ok(meta.tokens()), []);
+    ok(meta.remove_issued(&[TokenId(1), TokenId(3), TokenId(9)]));
+    assert_eq!(ok(meta.issued()), [(TokenId(2), issued_row(2))]);
 }
 
 fn a_lease_is_one_holders(meta: &dyn Meta) {

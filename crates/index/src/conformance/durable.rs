@@ -2,8 +2,8 @@
 
 use super::packs::sealed;
 use super::samples::{
-    cache, cache_row, commit, nar_hash, nar_row, pack, path_row, recipe, recipe_row, source_name, source_row,
-    source_state, store_hash, store_info, token_row,
+    cache, cache_row, commit, issued_row, nar_hash, nar_row, pack, path_row, recipe, recipe_row, source_name,
+    source_row, source_state, store_hash, store_info, token_row, upstreams_row,
 };
 use super::{Open, ok};
 use crate::{Meta, Op, SessionId, TokenId, Totals};
@@ -53,6 +53,11 @@ fn each_write_is_kept(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, end: Open) {
     assert_eq!(ok(meta.sources()), vec![(source_name(1), source_row(1))], "{end:?}");
     assert_eq!(ok(meta.source_state(&source_name(1))), source_state(1), "{end:?}");
     assert_eq!(ok(meta.source_seen(&source_name(1))), b"seen", "{end:?}");
+    assert!(ok(meta.put_upstreams(&a, &upstreams_row(2))));
+    ok(meta.put_issued(&TokenId(2), &issued_row(2)));
+    meta = end_and_open(meta, open, end);
+    assert_eq!(ok(meta.upstreams(&a)), upstreams_row(2), "{end:?}");
+    assert_eq!(ok(meta.issued()), [(TokenId(2), issued_row(2))], "{end:?}");
 
     ok(meta.reserve_pack(pack(1), 5));
     meta = end_and_open(meta, open, end);

@@ -6,9 +6,10 @@ use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 use crate::{
     AliasRow, CacheName, CacheRow, Commit, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow,
-    Grant, NarRow, Op, PathRow, PinName, PinRow, PushOutcome, PushRecord, RecipeRow, ReferencePolicy, RetentionRow,
-    SourceCounts, SourceCursor, SourceFilter, SourceName, SourceProblem, SourceRow, SourceStateRow, SourceTrust,
-    StoreInfo, TokenId, TokenRow, Transport, Uploader, Verb,
+    Grant, IssuedRow, NarRow, Op, PathRow, PinName, PinRow, PushOutcome, PushRecord, RecipeRow, ReferencePolicy,
+    RetentionRow, SourceCounts, SourceCursor, SourceFilter, SourceName, SourceProblem, SourceRow, SourceStateRow,
+    SourceTrust, StoreInfo, TokenId, TokenOrigin, TokenRow, Transport, Uploader, UpstreamMode, UpstreamRow,
+    UpstreamsRow, Verb,
 };
 
 /// Returns a pack's id; ordered as `n`.
@@ -184,6 +185,32 @@ pub fn pin_row(n: u8) -> PinRow {
 /// Returns what a cache keeps; with 0, everything.
 pub fn retention_row(last: u32) -> RetentionRow {
     RetentionRow { keep_last: (last > 0).then_some(last), ..RetentionRow::default() }
+}
+
+/// Returns a cache's upstreams; with 0, none.
+pub fn upstreams_row(n: u8) -> UpstreamsRow {
+    let upstream = |n: u8| UpstreamRow {
+        url: format!("https://{n}.example"),
+        mode: if n.is_multiple_of(2) { UpstreamMode::Refer } else { UpstreamMode::Proxy },
+        keys: vec!["u:key".to_owned()],
+        priority: n.into(),
+        connect_timeout_ms: 5000,
+        first_byte_timeout_ms: 15_000,
+        idle_timeout_ms: 30_000,
+        token_file: Some("/run/token".to_owned()),
+        added_at: 13,
+    };
+    UpstreamsRow { upstreams: (0..n).map(upstream).collect() }
+}
+
+/// Returns a token that was made for an identity.
+pub fn issued_row(n: u8) -> IssuedRow {
+    let origin = TokenOrigin {
+        rule: "ci".to_owned(),
+        issuer: "https://issuer.example".to_owned(),
+        subject: "project_path:a/b".to_owned(),
+    };
+    IssuedRow { token: token_row(n), origin }
 }
 
 /// Returns a store's identity.

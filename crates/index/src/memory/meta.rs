@@ -8,10 +8,10 @@ use firn_pack::PackId;
 
 use super::sources::Kept;
 use crate::{
-    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, LeaseRow, Meta, NarRow, Op, PackRow,
-    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow, ScrubRow,
-    SessionId, Sessions, SourceName, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UsageKey, UsageRow,
-    use_of_nar,
+    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, IssuedRow, LeaseRow, Meta, NarRow, Op,
+    PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow,
+    ScrubRow, SessionId, Sessions, SourceName, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds,
+    UpstreamsRow, UsageKey, UsageRow, use_of_nar,
 };
 
 /// A [`Meta`] in memory.
@@ -32,6 +32,8 @@ pub(super) struct State {
     uses_since: Option<UnixSeconds>,
     pins: BTreeMap<(CacheName, PinName), PinRow>,
     retention: BTreeMap<CacheName, RetentionRow>,
+    upstreams: BTreeMap<CacheName, UpstreamsRow>,
+    issued: BTreeMap<TokenId, IssuedRow>,
     leases: BTreeMap<String, LeaseRow>,
     deleted_caches: BTreeSet<CacheName>,
     packs: BTreeMap<PackId, PackRow>,
@@ -404,6 +406,33 @@ impl Meta for MemoryMeta {
         Ok(true)
     }
 
+    fn put_upstreams(&self, cache: &CacheName, row: &UpstreamsRow) -> Result<bool> {
+        let mut state = self.lock();
+        if !state.caches.contains_key(cache) {
+            return Ok(false);
+        }
+        state.upstreams.insert(cache.clone(), row.clone());
+        Ok(true)
+    }
+
+    fn upstreams(&self, cache: &CacheName) -> Result<UpstreamsRow> {
+        Ok(self.lock().upstreams.get(cache).cloned().unwrap_or_default())
+    }
+
+    fn put_issued(&self, id: &TokenId, row: &IssuedRow) -> Result<()> {
+        self.lock().issued.insert(*id, row.clone());
+        Ok(())
+    }
+
+    fn issued(&self) -> Result<Vec<(TokenId, IssuedRow)>> {
+        Ok(self.lock().issued.iter().map(|(id, row)| (*id, row.clone())).collect())
+    }
+
+    fn remove_issued(&self, ids: &[TokenId]) -> Result<()> {
+        self.lock().issued.retain(|id, _| !ids.contains(id));
+        Ok(())
+    }
+
     fn retention(&self, cache: &CacheName) -> Result<RetentionRow> {
         Ok(self.lock().retention.get(cache).cloned().unwrap_or_default())
     }
@@ -498,6 +527,7 @@ impl Meta for MemoryMeta {
         state.uses.retain(|(of, _), _| of != name);
         state.pins.retain(|(of, _), _| of != name);
         state.retention.remove(name);
+        state.upstreams.remove(name);
         state.deleted_caches.insert(name.clone());
         Ok(true)
     }

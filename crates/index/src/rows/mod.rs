@@ -14,6 +14,7 @@ mod source;
 mod store;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 mod usage;
 
 pub use access::*;
@@ -23,6 +24,7 @@ pub use retention::*;
 pub use scrub::*;
 pub use source::*;
 pub use store::*;
+pub use upstreams::*;
 pub use usage::*;
 
 /// A row that does not decode.
@@ -69,6 +71,7 @@ rows! {
     CacheRow: "cache row", TokenRow: "token row", UsageRow: "usage row", SummaryRow: "sums of a day",
     ProvenanceRow: "provenance row",
     PinRow: "pin", RetentionRow: "retention", LeaseRow: "lease",
+    UpstreamsRow: "list of upstreams", IssuedRow: "issued token",
     ScrubRow: "scrub's outcome",
     SourceRow: "settings", SourceStateRow: "state",
 }
