@@ -308,8 +308,9 @@ pub struct NarFile {
     pub codec: Codec,
     /// Where it comes from.
     pub url: Url,
-    idle: Duration,
-    body: reqwest::Body,
+    /// How long it may stand still.
+    pub(crate) idle: Duration,
+    pub(crate) body: reqwest::Body,
 }
 
 impl NarFile {

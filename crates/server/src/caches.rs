@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use firn_index::{CacheName, CacheRow, Error, Meta};
+use firn_index::{CacheName, CacheRow, Error, Meta, UpstreamMode, UpstreamsRow};
 use firn_nix::{PublicKey, SecretKey};
+
+use crate::upstream::Upstream;
 
 /// A cache as requests see it; never changed in place.
 pub struct Cache {
@@ -14,23 +16,42 @@ pub struct Cache {
     pub row: CacheRow,
     /// The keys by one of which uploads must be signed; empty if none is demanded.
     pub trusted: Vec<PublicKey>,
-    /// The keys of upstreams: what they signed need not be in the cache.
+    /// The keys of upstreams, with a URL or without: what they signed need not be in the cache.
     pub upstreams: Vec<PublicKey>,
+    /// The upstreams that are asked for what the cache lacks, in order of their priorities.
+    pub proxies: Vec<Arc<Upstream>>,
+    listed: UpstreamsRow,
     /// Differs from every earlier value whenever the cache was changed, or deleted and made again: key memory by it.
     pub generation: u64,
     keys: Vec<SecretKey>,
 }
 
 impl Cache {
-    fn parse(name: &CacheName, row: &CacheRow, generation: u64) -> Result<Self, Error> {
+    fn parse(name: &CacheName, row: &CacheRow, listed: UpstreamsRow, generation: u64) -> Result<Self, Error> {
         let corrupt = |what: &str, index: usize| Error::Corrupt {
             what: format!("cache '{name}'"),
             detail: format!("its {what} number {} does not parse", index + 1),
         };
         let keys = parse_all(&row.signing_keys, SecretKey::parse).map_err(|index| corrupt("signing key", index))?;
         let trusted = parse_all(&row.trusted_keys, str::parse).map_err(|index| corrupt("trusted key", index))?;
-        let upstreams = parse_all(&row.upstream_keys, str::parse).map_err(|index| corrupt("upstream key", index))?;
-        Ok(Self { name: name.clone(), row: row.clone(), trusted, upstreams, generation, keys })
+        let mut upstreams =
+            parse_all(&row.upstream_keys, str::parse).map_err(|index| corrupt("upstream key", index))?;
+        for upstream in &listed.upstreams {
+            let keys: Vec<PublicKey> =
+                parse_all(&upstream.keys, str::parse).map_err(|index| corrupt("upstream's key", index))?;
+            upstreams.extend(keys.into_iter().filter(|key| !row.upstream_keys.contains(&key.to_string())));
+        }
+        let mut proxies: Vec<Arc<Upstream>> = Vec::new();
+        for upstream in listed.upstreams.iter().filter(|upstream| upstream.mode == UpstreamMode::Proxy) {
+            match Upstream::new(upstream) {
+                Ok(upstream) => proxies.push(Arc::new(upstream)),
+                // What the cache holds needs no upstream.
+                Err(error) => tracing::error!(cache = %name, url = upstream.url, error, "an upstream can't be used"),
+            }
+        }
+        proxies.sort_by_key(|upstream| upstream.row.priority);
+        let (name, row) = (name.clone(), row.clone());
+        Ok(Self { name, row, trusted, upstreams, proxies, listed, generation, keys })
     }
 
     /// Returns a signature (`name:base64`) of a narinfo's fingerprint by each of the cache's keys.
@@ -76,11 +97,12 @@ impl Caches {
         let mut place = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = Snapshot { last_generation: place.last_generation, ..Snapshot::default() };
         for (name, row) in meta.caches()? {
+            let listed = meta.upstreams(&name)?;
             let cache = match place.by_name.get(&name) {
-                Some(cache) if cache.row == row => Arc::clone(cache),
+                Some(cache) if cache.row == row && cache.listed == listed => Arc::clone(cache),
                 _ => {
                     next.last_generation += 1;
-                    Arc::new(Cache::parse(&name, &row, next.last_generation)?)
+                    Arc::new(Cache::parse(&name, &row, listed, next.last_generation)?)
                 }
             };
             if row.at_root {

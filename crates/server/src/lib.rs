@@ -7,6 +7,7 @@
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
 //! * [`squeeze`] compresses cold packs again, in the background.
 //! * [`binary_cache`] reads other HTTP binary caches.
+//! * [`upstream`] knows which of them are worth asking.
 //! * [`cli`] is the command line over both, [`config`] the one file that `firnd` reads, [`data_dir`] what lies where.
 //!
 //! ```no_run
@@ -30,6 +31,7 @@ pub mod metrics;
 pub mod scrubber;
 pub mod serve;
 pub mod squeeze;
+pub mod upstream;
 pub mod usage;
 
 /// Returns an error with its sources, as one line.

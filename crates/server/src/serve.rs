@@ -35,7 +35,7 @@ use crate::squeeze::Squeezer;
 
 pub use logging::init as init_logging;
 
-/// Threads that may block beside those of uploads: reads of NARs, look-ups, administration.
+/// Threads that may block beside those of uploads and of NARs that are fetched: reads of NARs, look-ups, administration.
 const BLOCKING_THREADS: usize = 128;
 
 /// How long the end waits for work that blocks and can't be told to stop.
@@ -89,9 +89,11 @@ pub fn run(config: Config, data: &DataDir, json: bool) -> Result<(), ServeError>
     let store = data.open_store(lock, &config)?;
     let mut config = config;
     open_files::provide(&mut config.server);
+    let threads =
+        config.server.max_uploads.saturating_add(config.upstream.max_fetches).saturating_add(BLOCKING_THREADS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(config.server.max_uploads.saturating_add(BLOCKING_THREADS))
+        .max_blocking_threads(threads)
         .thread_name("firnd")
         .build()
         .map_err(|source| ServeError::Runtime { doing: "start threads", source })?;
@@ -145,6 +147,7 @@ async fn serve(
     app.engine.interrupt_collections();
     app.scrubber.end();
     server.drain(grace).await;
+    app.http.end_fetches().await;
     let _ = schedule.await;
     administration.end().await;
     // It ends within a frame. Whether it panicked, it has said.

@@ -17,6 +17,7 @@
 
 pub mod corpus;
 mod error;
+pub mod file_server;
 pub mod firn;
 pub mod firnd;
 pub mod gateway;

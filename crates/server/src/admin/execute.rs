@@ -55,6 +55,9 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
         Request::CacheShow { name } => admin.show_cache(&name),
         Request::CacheSet { name, settings } => admin.set_cache(&name, &settings),
         Request::CacheDelete { name } => admin.delete_cache(&name),
+        Request::UpstreamAdd { cache, upstream } => admin.add_upstream(&cache, *upstream),
+        Request::UpstreamList { cache } => admin.list_upstreams(&cache),
+        Request::UpstreamRemove { cache, url } => admin.remove_upstream(&cache, &url),
         Request::TokenCreate { grants, builder, expires_in } => admin.create_token(grants, builder, expires_in),
         Request::TokenList => admin.list_tokens(),
         Request::TokenRevoke { id } => admin.revoke_token(id),
@@ -205,7 +208,7 @@ impl Admin<'_> {
         self.app.map(|app| &app.squeezer).ok_or_else(none)
     }
 
-    fn refresh_caches(&self) -> Result<(), Failure> {
+    pub(super) fn refresh_caches(&self) -> Result<(), Failure> {
         self.app.map_or(Ok(()), |app| app.caches.refresh(self.meta)).map_err(store)
     }
 

@@ -12,6 +12,7 @@ mod scrub;
 pub mod socket;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 mod views;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use collect::collect;
 pub(crate) use execute::fresh_cache;
 pub use execute::{Admin, execute};
 pub use scrub::{ScrubPassView, ScrubView};
+pub use upstreams::{Activity as UpstreamActivity, NewUpstream, UpstreamView};
 pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView};
 
 use crate::squeeze::{Pass, Progress};
@@ -58,6 +60,25 @@ pub enum Request {
     CacheDelete {
         /// Its name.
         name: String,
+    },
+    /// Adds an upstream to a cache, or changes the one at that URL.
+    UpstreamAdd {
+        /// The cache.
+        cache: String,
+        /// The upstream.
+        upstream: Box<NewUpstream>,
+    },
+    /// Lists the upstreams of a cache.
+    UpstreamList {
+        /// The cache.
+        cache: String,
+    },
+    /// Removes an upstream.
+    UpstreamRemove {
+        /// The cache.
+        cache: String,
+        /// Its URL.
+        url: String,
     },
     /// Makes a token.
     TokenCreate {
@@ -237,6 +258,12 @@ pub enum Answer {
     Caches(Vec<CacheView>),
     /// A cache that is no more, as it was.
     Deleted(Box<CacheView>),
+    /// An upstream, added or changed.
+    Upstream(Box<UpstreamView>),
+    /// All upstreams of a cache, in the order in which they are asked.
+    Upstreams(Vec<UpstreamView>),
+    /// An upstream that is no more, as it was.
+    UpstreamRemoved(Box<UpstreamView>),
     /// A token, just made.
     NewToken(NewToken),
     /// All tokens, by age.
@@ -428,6 +455,12 @@ pub enum Failure {
     NoSuchPin {
         /// Its name.
         name: String,
+    },
+    /// The cache has no such upstream.
+    #[error("find the upstream {url}: the cache has none there; `firnd upstream list` shows all")]
+    NoSuchUpstream {
+        /// Its URL.
+        url: String,
     },
     /// Somebody else needs what was to be changed, or does the same.
     #[error("{detail}")]

@@ -161,7 +161,7 @@ struct Common {
 }
 
 /// Parses one of a type's words.
-fn word<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+pub(super) fn word<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     words: &'static [&'static str],
 ) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(words).try_map(|text| serde_json::from_value(serde_json::Value::String(text)))

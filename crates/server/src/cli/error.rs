@@ -109,7 +109,8 @@ impl CliError {
                 Failure::NoSuchCache { .. }
                 | Failure::NoSuchToken { .. }
                 | Failure::NoSuchPath { .. }
-                | Failure::NoSuchPin { .. },
+                | Failure::NoSuchPin { .. }
+                | Failure::NoSuchUpstream { .. },
             )
             | Self::NoStore { .. } => exit::NOT_FOUND,
             Self::StoreExists { .. } | Self::Failure(Failure::CacheExists { .. }) => exit::EXISTS,

@@ -14,6 +14,7 @@ mod squeeze;
 #[cfg(test)]
 mod tests;
 mod token;
+mod upstream;
 mod usage;
 
 use std::ffi::OsString;
@@ -77,6 +78,9 @@ enum Command {
     /// Make, show, change and delete caches
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Add, list and remove other binary caches that a cache knows
+    #[command(subcommand)]
+    Upstream(upstream::Command),
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(token::Command),
@@ -186,10 +190,12 @@ fn run(arguments: Arguments) -> Result<Report, CliError> {
         config.check("with the command line's --listen")?;
     }
     let root = global.data.clone().or_else(|| config.server.data.clone()).unwrap_or_else(|| PathBuf::from("data"));
+    config.server.data = Some(root.clone());
     let data = DataDir::new(root);
     match command {
         Command::Serve(_) => Ok(serve::run(config, &data, global.json).map(|()| Report::default())?),
         Command::Cache(command) => cache::run(command, &data, &config),
+        Command::Upstream(command) => upstream::run(command, &data, &config),
         Command::Token(command) => token::run(command, &data, &config),
         Command::Status => admin::status(&data, &config),
         Command::Gc(arguments) => gc::gc(arguments, &data, &config),

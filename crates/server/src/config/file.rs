@@ -102,6 +102,7 @@ impl Config {
         check.size("scrub.rate", scrub.rate, 1 << 10, 1 << 40);
         self.check_squeeze(&mut check);
         self.check_usage(&mut check);
+        self.check_upstream(&mut check);
         if check.problems.is_empty() {
             Ok(())
         } else {
@@ -157,6 +158,19 @@ impl Config {
             let week = Duration::from_secs(7 * 86_400);
             check.span("usage.report-interval", interval, Duration::from_secs(60), week);
         }
+    }
+
+    fn check_upstream(&self, check: &mut Check) {
+        let upstream = &self.upstream;
+        let (second, week) = (Duration::from_secs(1), Duration::from_secs(7 * 86_400));
+        check.count("upstream.max-fetches", upstream.max_fetches, 1, 1000);
+        check.count("upstream.max-clients", upstream.max_clients, 1, 100_000);
+        check.size("upstream.max-nar-size", upstream.max_nar_size, 1 << 20, 1 << 50);
+        check.size("upstream.spool-size", upstream.spool_size, 1 << 20, 1 << 50);
+        check.span("upstream.positive-ttl", upstream.positive_ttl, Duration::ZERO, week);
+        check.span("upstream.negative-ttl", upstream.negative_ttl, Duration::ZERO, week);
+        check.span("upstream.answer-timeout", upstream.answer_timeout, second, Duration::from_secs(240));
+        check.size("upstream.anonymous-daily", upstream.anonymous_daily, 0, 1 << 60);
     }
 
     fn check_store(&self, check: &mut Check) {

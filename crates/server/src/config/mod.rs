@@ -34,6 +34,8 @@ pub struct Config {
     pub scrub: ScrubConfig,
     /// What is done to packs in the background.
     pub squeeze: SqueezeConfig,
+    /// What is fetched from upstreams.
+    pub upstream: UpstreamConfig,
     /// What is logged.
     pub log: LogConfig,
     /// How usage is counted and told.
@@ -109,6 +111,43 @@ pub struct GcConfig {
 impl Default for GcConfig {
     fn default() -> Self {
         Self { interval: Span(Duration::from_secs(24 * 3600)), grace: Span(Duration::from_secs(6 * 3600)) }
+    }
+}
+
+/// What is fetched from upstreams, for all caches together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct UpstreamConfig {
+    /// How many NARs are fetched at once; more wait, and are asked to come again.
+    pub max_fetches: usize,
+    /// How many clients are sent at once what is being fetched.
+    pub max_clients: usize,
+    /// The longest NAR that is fetched.
+    pub max_nar_size: Size,
+    /// How much room NARs take, by their uncompressed lengths, that are being fetched or still being sent.
+    pub spool_size: Size,
+    /// How long it is believed that an upstream has a path.
+    pub positive_ttl: Span,
+    /// How long it is believed that none has it.
+    pub negative_ttl: Span,
+    /// How long a question about a path may take, whatever upstreams do.
+    pub answer_timeout: Span,
+    /// How much is fetched in a day into one cache for those without a token; 0 for no limit.
+    pub anonymous_daily: Size,
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        Self {
+            max_fetches: 16,
+            max_clients: 512,
+            max_nar_size: Size(16 << 30),
+            spool_size: Size(64 << 30),
+            positive_ttl: Span(Duration::from_secs(3600)),
+            negative_ttl: Span(Duration::from_secs(600)),
+            answer_timeout: Span(Duration::from_secs(20)),
+            anonymous_daily: Size(200 << 30),
+        }
     }
 }
 

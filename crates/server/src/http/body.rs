@@ -60,7 +60,7 @@ struct Driven {
     /// `None` once it came to its end.
     work: Option<Work>,
     pieces: mpsc::Receiver<Bytes>,
-    life: Life,
+    life: Option<Life>,
 }
 
 /// What is sent when nothing else was for some time.
@@ -124,7 +124,19 @@ impl Body {
         every: Duration,
     ) -> Self {
         let life = Life { sign, every, next: Box::pin(tokio::time::sleep(every)) };
-        Self { kind: Kind::Driven(Driven { work: Some(Box::pin(work)), pieces, life }), left: None, permit: None }
+        let driven = Driven { work: Some(Box::pin(work)), pieces, life: Some(life) };
+        Self { kind: Kind::Driven(driven), left: None, permit: None }
+    }
+
+    /// Returns a body of `length` bytes, or of as many as come, which `work` sends into `pieces`; as [`Body::driven`], without
+    /// signs of life.
+    pub fn followed(
+        work: impl Future<Output = Result<(), Broken>> + Send + 'static,
+        pieces: mpsc::Receiver<Bytes>,
+        length: Option<u64>,
+    ) -> Self {
+        let driven = Driven { work: Some(Box::pin(work)), pieces, life: None };
+        Self { kind: Kind::Driven(driven), left: length, permit: None }
     }
 
     /// Keeps `permit` as long as the body lives.
@@ -179,7 +191,7 @@ impl Driven {
         }
         match self.pieces.poll_recv(context) {
             Poll::Ready(Some(piece)) => {
-                self.life.put_off();
+                self.life.iter_mut().for_each(Life::put_off);
                 return Poll::Ready(Ok(Some(piece)));
             }
             // The end only if the work came to its own.
@@ -187,9 +199,10 @@ impl Driven {
             Poll::Pending if self.work.is_none() => return Poll::Ready(Err(Broken::Panicked)),
             Poll::Ready(None) | Poll::Pending => {}
         }
-        ready!(self.life.next.as_mut().poll(context));
-        self.life.put_off();
-        Poll::Ready(Ok(Some(Bytes::from_static(self.life.sign))))
+        let Some(life) = &mut self.life else { return Poll::Pending };
+        ready!(life.next.as_mut().poll(context));
+        life.put_off();
+        Poll::Ready(Ok(Some(Bytes::from_static(life.sign))))
     }
 }
 

@@ -18,6 +18,7 @@ mod known;
 mod nar;
 mod narinfo;
 mod pages;
+mod pull;
 mod push;
 mod query;
 pub mod range;
@@ -42,6 +43,7 @@ use narinfo::Narinfos;
 use crate::app::{App, LogFields, Peer};
 use crate::auth::{Access, Denial};
 use crate::caches::Cache;
+use crate::config::Config;
 use crate::metrics::Kind;
 use error::{After, Problem};
 use range::Asked;
@@ -55,12 +57,23 @@ pub struct Memory {
     narinfos: Narinfos,
     documents: documents::Turns,
     push: push::Memory,
+    pull: pull::Pull,
 }
 
 impl Memory {
-    /// Makes an empty memory that keeps up to `narinfo_bytes` of rendered narinfos.
-    pub fn new(narinfo_bytes: u64) -> Self {
-        Self { narinfos: Narinfos::new(narinfo_bytes), documents: documents::Turns::new(), push: push::Memory::new() }
+    /// Makes an empty memory, with the limits that the configuration says.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            narinfos: Narinfos::new(config.server.narinfo_cache.0),
+            documents: documents::Turns::new(),
+            push: push::Memory::new(),
+            pull: pull::Pull::new(config),
+        }
+    }
+
+    /// Breaks off what is being fetched from upstreams, and waits until nothing of it runs.
+    pub async fn end_fetches(&self) {
+        self.pull.end().await;
     }
 
     /// Forgets the narinfo of a path that was removed.
@@ -171,13 +184,36 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
         Resource::Home => Ok(home::cache(app, &cache, host)),
         Resource::CacheInfo => Ok(home::cache_info(&cache)),
         Resource::NarInfo(hash) => narinfo::get(app, &cache, hash).await,
-        Resource::Nar(name) => nar::get(app, &cache, name, want).await,
+        Resource::Nar(name) => {
+            let path = pull::path_of(request.uri().query());
+            nar(app, &cache, name, path, want, &access).await
+        }
         Resource::Listing(hash) => files::listing(app, &cache, hash).await,
         Resource::File { hash, path } => files::get(app, &cache, hash, path, want).await,
         Resource::Log(_) | Resource::Realisation(_) | Resource::BuildTrace(_) | Resource::DebugInfo(_) => {
             documents::get(app, &cache, &resource).await
         }
         Resource::Nothing => Err(Problem::NotFound("what this URL names")),
+    }
+}
+
+/// Answers for a NAR: what the cache has, or else what is fetched.
+async fn nar(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    name: route::NarName,
+    path: Option<StoreHash>,
+    want: Want,
+    access: &Access,
+) -> Result<Response<Body>, Problem> {
+    let answer = nar::get(app, cache, name.clone(), want).await;
+    let (Err(Problem::NotFound(_)), Some(path), false) = (&answer, path, cache.proxies.is_empty()) else {
+        return answer;
+    };
+    let asker = if access.uploader.token.is_some() { pull::Asker::Known } else { pull::Asker::Anonymous };
+    match pull::nar(app, cache, &name, &path, want, asker).await? {
+        pull::Nar::Passed(response) => Ok(response),
+        pull::Nar::Here => nar::get(app, cache, name, want).await,
     }
 }
 

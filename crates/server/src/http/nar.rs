@@ -28,7 +28,7 @@ use crate::caches::Cache;
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 /// How much is restored at a time after that: a client holds two such pieces. Each costs two changes of threads.
 const LATER_BYTES: usize = 1 << 20;
-const CONTENT_TYPE: &str = "application/x-nix-nar";
+pub(super) const CONTENT_TYPE: &str = "application/x-nix-nar";
 
 /// A NAR, and the form in which a name wants it.
 pub(super) struct Found {

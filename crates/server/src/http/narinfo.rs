@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use firn_index::{CacheName, PathRow, Transport};
-use firn_nix::{Compression, NarInfo, StoreHash};
+use firn_nix::{Compression, NarInfo, Sha256, StoreHash};
 use http::Response;
 use quick_cache::{Equivalent, Weighter};
 
 use super::body::Body;
 use super::error::{After, Problem};
-use super::{Caching, ok};
+use super::{Caching, ok, pull};
 use crate::app::App;
 use crate::caches::Cache;
 
@@ -146,8 +146,13 @@ pub(super) async fn get(app: &Arc<App>, cache: &Arc<Cache>, hash: StoreHash) -> 
             super::work(app, After::Headers, move || look_up(&shared, &cache, &hash)).await?
         }
     };
-    let text = text.ok_or(Problem::NotFound("this path"))?;
-    app.engine.note_use(&cache.name, hash);
+    let text = match text {
+        Some(text) => {
+            app.engine.note_use(&cache.name, hash);
+            text
+        }
+        None => pull::narinfo(app, cache, &hash).await.ok_or(Problem::NotFound("this path"))?,
+    };
     Ok(ok(Body::full(text), "text/x-nix-narinfo", Caching::For(MAX_AGE_SECONDS).of(cache)))
 }
 
@@ -175,18 +180,24 @@ fn look_up(app: &App, cache: &Cache, hash: &StoreHash) -> Result<Option<Bytes>, 
     Ok(Some(text))
 }
 
+/// Returns where a cache offers a NAR, how it is compressed there, and how long that is if it is known.
+pub(super) fn form(cache: &Cache, nar_hash: &Sha256, nar_size: u64) -> (String, Compression, Option<u64>) {
+    let (extension, compression, file_size) = match cache.row.transport {
+        Transport::Zstd => (".zst", Compression::Zstd, None),
+        Transport::None => ("", Compression::None, Some(nar_size)),
+    };
+    (format!("nar/{}.nar{extension}", nar_hash.to_nix32()), compression, file_size)
+}
+
 /// Prints the narinfo of a path as its cache offers it.
 ///
 /// `FileHash` is always there, because `nix store sign` on a cache needs it; nobody verifies it, so that the NAR's own hash
 /// stands in for that of the compressed file.
 fn render(row: &PathRow, cache: &Cache) -> String {
-    let (extension, compression, file_size) = match cache.row.transport {
-        Transport::Zstd => (".zst", Compression::Zstd, None),
-        Transport::None => ("", Compression::None, Some(row.nar_size)),
-    };
+    let (url, compression, file_size) = form(cache, &row.nar_hash, row.nar_size);
     let info = NarInfo {
         store_path: row.path.clone(),
-        url: format!("nar/{}.nar{extension}", row.nar_hash.to_nix32()),
+        url,
         compression,
         file_hash: Some(row.nar_hash),
         file_size,

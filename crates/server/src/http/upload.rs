@@ -12,7 +12,7 @@ use bytes::Bytes;
 use firn_chunk::Input;
 use firn_engine::{Ingest, Ingested, PathOutcome, PathUpload};
 use firn_index::{AliasRow, CacheRow, Uploader};
-use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, Sha256, StoreHash};
+use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, Sha256, StoreHash, StorePath};
 use http::Response;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -21,7 +21,7 @@ use super::codec::{Codec, decoder};
 use super::error::{After, Problem};
 use super::receive::{Incoming, Outcome, Reader};
 use super::route::NarName;
-use super::{PATIENCE, failed, known, nar, permit, taken, work};
+use super::{PATIENCE, failed, known, nar, permit, pull, taken, work};
 use crate::app::App;
 use crate::caches::Cache;
 use crate::error_chain;
@@ -109,15 +109,23 @@ impl Upload<'_> {
         let text = body.collect(limit).await?;
         let (app, cache, uploader) = (Arc::clone(self.app), Arc::clone(self.cache), self.uploader);
         let address = self.address;
-        work(self.app, After::Body, move || {
-            let _turn = turn;
+        let (shared, of) = (Arc::clone(&app), Arc::clone(&cache));
+        let (info, absent) = work(&app, After::Body, move || {
             let text = decode_all(&text, encoding, limit)?;
-            let info = NarInfo::parse(&text, &cache.row.store_dir)
-                .map_err(|error| Problem::BadNarInfo(error_chain(&error)))?;
+            let info =
+                NarInfo::parse(&text, &of.row.store_dir).map_err(|error| Problem::BadNarInfo(error_chain(&error)))?;
             if info.store_path.hash() != hash {
                 return Err(Problem::WrongPath { found: info.store_path.to_string() });
             }
-            let committed = commit_narinfo(&app, &cache, info, uploader, address);
+            let absent = absent_references(&shared, &of, &info)?;
+            Ok((info, absent))
+        })
+        .await?;
+        // The uploader was told that these are here.
+        let elsewhere = pull::known(&app, &cache, absent).await;
+        work(self.app, After::Body, move || {
+            let _turn = turn;
+            let committed = commit_narinfo(&app, &cache, info, elsewhere, uploader, address);
             app.http.narinfos.forget(&cache.name, &hash);
             committed
         })
@@ -171,7 +179,7 @@ impl Upload<'_> {
 }
 
 /// Returns how long a file may be whose NAR has at most `nar_limit` bytes: noise grows a little when it is compressed.
-fn file_limit(nar_limit: u64) -> u64 {
+pub(super) fn file_limit(nar_limit: u64) -> u64 {
     nar_limit.saturating_add(nar_limit / 16).saturating_add(1 << 20)
 }
 
@@ -278,6 +286,7 @@ fn commit_narinfo(
     app: &App,
     cache: &Cache,
     info: NarInfo,
+    elsewhere: Vec<StorePath>,
     uploader: Uploader,
     address: Option<IpAddr>,
 ) -> Result<(), Problem> {
@@ -311,7 +320,7 @@ fn commit_narinfo(
         nar_hash: *nar_hash,
         nar_size: *nar_size,
         references,
-        elsewhere: Vec::new(),
+        elsewhere,
         deriver: info.deriver.clone(),
         ca: info.ca.as_ref().map(|ca| ca.as_str().to_owned()),
         signatures,
@@ -326,6 +335,21 @@ fn commit_narinfo(
         PathOutcome::Created | PathOutcome::Merged | PathOutcome::KeptFirst => Ok(()),
         PathOutcome::Rejected => Err(Problem::Conflict),
     }
+}
+
+/// Returns which references a cache lacks whose upstreams are asked for what it lacks.
+fn absent_references(app: &App, cache: &Cache, info: &NarInfo) -> Result<Vec<StorePath>, Problem> {
+    let mut absent = Vec::new();
+    if cache.proxies.is_empty() {
+        return Ok(absent);
+    }
+    for reference in info.references.iter().filter(|reference| **reference != info.store_path) {
+        let row = app.engine.meta().path(&cache.name, &reference.hash());
+        if row.map_err(|error| failed(app, error.into(), After::Body))?.is_none() {
+            absent.push(reference.clone());
+        }
+    }
+    Ok(absent)
 }
 
 /// Checks that the URL names a NAR of the cache, and that it is the one that the narinfo speaks of.

@@ -5,6 +5,7 @@ mod faults;
 mod files_and_documents;
 mod narinfos;
 mod pages;
+mod pull;
 mod push;
 mod security_access;
 mod security_paths;

@@ -44,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) max_nar_bytes: u64,
     pub(crate) body_timeout_ms: u64,
     pub(crate) frame_cache_bytes: u64,
+    pub(crate) anonymous_daily: u64,
 }
 
 impl Default for Settings {
@@ -54,6 +55,7 @@ impl Default for Settings {
             max_nar_bytes: 64 << 20,
             body_timeout_ms: 20_000,
             frame_cache_bytes: 32 << 20,
+            anonymous_daily: 0,
         }
     }
 }
@@ -66,6 +68,7 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     /// May push to and pull from every cache.
     pub(crate) token: String,
+    clock: Arc<Standing>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -106,12 +109,18 @@ impl World {
         config.server.max_downloads = settings.max_downloads;
         config.server.body_timeout = Span(std::time::Duration::from_millis(settings.body_timeout_ms));
         config.store.max_nar_size = Size(settings.max_nar_bytes);
+        config.upstream.anonymous_daily = Size(settings.anonymous_daily);
         let squeezer = firn_server::squeeze::Squeezer::start(engine.clone(), &config.squeeze).unwrap();
-        let app = Arc::new(App::new(engine, config, clock, squeezer).unwrap());
+        let app = Arc::new(App::new(engine, config, Arc::clone(&clock) as _, squeezer).unwrap());
         let address = runtime.block_on(listen(Arc::clone(&app)));
-        let mut world = Self { app, storage, meta, address, token: String::new(), _runtime: runtime };
+        let mut world = Self { app, storage, meta, address, token: String::new(), clock, _runtime: runtime };
         world.token = world.make_token(1, "*", &[Verb::Push, Verb::Pull], |_| {});
         world
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&self, seconds: u64) {
+        self.clock.0.fetch_add(seconds, Ordering::SeqCst);
     }
 
     /// Makes a token; `change` may spoil it.

@@ -44,7 +44,7 @@ pub(super) fn cache(call: &Call<'_>, host: Option<&str>) -> Response<Body> {
         priority: row.priority,
         public: row.public,
         public_keys: cache.public_keys().iter().map(ToString::to_string).collect(),
-        upstream_keys: row.upstream_keys.clone(),
+        upstream_keys: cache.upstreams.iter().map(ToString::to_string).collect(),
         transport: match row.transport {
             Transport::Zstd => "zstd",
             Transport::None => "none",
