@@ -1,5 +1,6 @@
 //! Decoded frames: read, checked, and kept in memory up to a limit of bytes.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -148,6 +149,20 @@ impl Frames {
     /// Keeps a frame in memory that was decoded before it was stored, with the ids of its chunks.
     pub(crate) fn keep(&self, loc: FrameLoc, frame: DecodedFrame, ids: impl Iterator<Item = ChunkId>) {
         self.memory.insert((loc,), Arc::new(CheckedFrame::known(frame, ids)));
+    }
+
+    /// Gives up the memory of frames of which a placement takes every item: they were kept for a NAR that was just
+    /// assembled, and others that wait for theirs need the room.
+    pub(crate) fn release(&self, placement: &Placement) {
+        let mut taken: BTreeMap<FrameLoc, usize> = BTreeMap::new();
+        for run in &placement.runs {
+            *taken.entry(run.frame).or_default() += run.count as usize;
+        }
+        for (loc, items) in taken {
+            if self.memory.peek(&(loc,)).is_some_and(|frame| frame.ends.len() <= items) {
+                self.memory.remove(&(loc,));
+            }
+        }
     }
 
     /// Decodes a frame that is not stored; the inner error is about its bytes.

@@ -26,6 +26,10 @@ const IN_FLIGHT: usize = 2;
 /// How long a path that could be committed waits for others.
 const LONGEST: Duration = Duration::from_secs(1);
 
+/// NAR bytes with new recipes that wait before a commit goes at once. The server keeps what it was sent in memory for a while:
+/// it restores each NAR to check it, and is spared the decompression if the commit comes soon.
+const SOON_BYTES: u64 = 24 << 20;
+
 /// A path whose chunks are all on the server, as far as known.
 pub(crate) struct Ready {
     /// Its place in the push.
@@ -129,7 +133,9 @@ pub(crate) async fn commit_all(mut messages: mpsc::Receiver<Message>, committing
 
 impl Committer {
     fn deadline(&self) -> Instant {
-        let is_full = self.waiting.len() >= self.committing.remote.limits().commit_paths;
+        let new = self.waiting.values().filter(|ready| ready.recipe.is_some());
+        let new_bytes: u64 = new.map(|ready| ready.item.nar_size).sum();
+        let is_full = self.waiting.len() >= self.committing.remote.limits().commit_paths || new_bytes >= SOON_BYTES;
         self.since.unwrap_or_else(Instant::now) + if is_full { Duration::ZERO } else { LONGEST }
     }
 

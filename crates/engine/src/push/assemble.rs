@@ -221,6 +221,9 @@ impl Engine {
         }
         decoder.finish().map_err(Error::Nar)?;
         if Sha256(sha256.finalize().into()) == nar.nar_hash {
+            if id.is_none() {
+                self.shared.frames.release(&found.stored.placement);
+            }
             Ok(Some(restore.into_bases()))
         } else {
             Err(wrong_nar(nar, "other bytes come of its recipe, chunks and slots".to_owned()))
@@ -257,7 +260,7 @@ impl Shared {
             let ids: Vec<ChunkId> = batch.iter().map(|chunk| chunk.id).collect();
             // In this order: what leaves the hands of an upload is in the index by then.
             let in_flight = self.packs.in_flight.get_all(ids.iter().copied());
-            let stored = self.packs.chunks.lookup(&ids)?;
+            let stored = self.packs.lookup_all(&ids)?;
             for (pending, loc) in in_flight.into_iter().zip(stored) {
                 let settled = pending.map(|pending| pending.try_settle(&self.packs)).transpose()?.flatten();
                 let loc = settled.or(loc);
