@@ -27,7 +27,16 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("firn-cli", &["firn-nix", "firn-nix-store", "firn-api", "firn-client"]),
     (
         "firn-server",
-        &["firn-nix", "firn-chunk", "firn-storage", "firn-index", "firn-index-rocks", "firn-engine", "firn-api"],
+        &[
+            "firn-nix",
+            "firn-chunk",
+            "firn-nix-store",
+            "firn-storage",
+            "firn-index",
+            "firn-index-rocks",
+            "firn-engine",
+            "firn-api",
+        ],
     ),
     ("firn-testkit", &[]),
     ("firn-tests", &["firn-nix", "firn-testkit"]),

@@ -6,9 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// How much is kept of what it says on standard error, from its end.
 const MAX_SAID_BYTES: usize = 4096;
+
+/// How long a program is waited for, in steps: there is no waiting with a time limit.
+const PATIENCE_STEP: Duration = Duration::from_millis(10);
+const PATIENCE_STEPS: u32 = 100;
 
 /// A running program; killed and waited for on drop.
 #[derive(Debug)]
@@ -49,34 +54,27 @@ impl Process {
 
     /// Ends the program and returns the end of what it said on standard error, at most 4 KiB, without control characters but line ends.
     pub fn end(&mut self) -> (Option<ExitStatus>, String) {
-        // One that has ended by itself is left its status; one that hangs on has been heard enough.
-        let ended = self.child.try_wait().ok().flatten();
-        let status = ended.or_else(|| {
-            let _ = self.child.kill();
-            self.child.wait().ok()
-        });
-        (status, self.finish_listening())
+        let _ = self.child.kill();
+        (self.child.wait().ok(), self.finish_listening())
     }
 
-    /// Waits until the program ends by itself, which it does soon once its standard input is closed, and returns the same as [`Self::end`].
-    pub fn wait(&mut self) -> (Option<ExitStatus>, String) {
-        let status = self.child.wait().ok();
-        (status, self.finish_listening())
+    /// Does the same as [`Self::end`], but lets the program end by itself if it does within a second: it does so soon after its standard
+    /// input was closed, or when it has nothing more to say.
+    pub fn wait_briefly(&mut self) -> (Option<ExitStatus>, String) {
+        for _ in 0..PATIENCE_STEPS {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return (Some(status), self.finish_listening());
+            }
+            thread::sleep(PATIENCE_STEP);
+        }
+        self.end()
     }
 
     fn finish_listening(&mut self) -> String {
         if let Some(listener) = self.listener.take() {
-            // What the program left behind may keep its standard error open: what was heard by now is enough then.
-            let patience = (0..20).any(|_| {
-                let done = listener.is_finished();
-                if !done {
-                    thread::sleep(std::time::Duration::from_millis(5));
-                }
-                done
-            });
-            if patience {
-                let _ = listener.join();
-            }
+            // What the program left behind may keep its standard error open: what was heard by then is enough.
+            let waits = (0..PATIENCE_STEPS).take_while(|_| !listener.is_finished());
+            waits.for_each(|_| thread::sleep(PATIENCE_STEP));
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&said).into_owned();
@@ -106,7 +104,7 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert_eq!(text, "got this\n");
-        let (status, said) = process.wait();
+        let (status, said) = process.wait_briefly();
         assert_eq!((status.and_then(|status| status.code()), said.as_str()), (Some(3), "no good"));
     }
 

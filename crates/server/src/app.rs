@@ -13,6 +13,7 @@ use crate::caches::Caches;
 use crate::config::Config;
 use crate::metrics::Kind;
 use crate::scrubber::Scrubber;
+use crate::sources::Sources;
 use crate::squeeze::Squeezer;
 use crate::usage::{Tally, Usage};
 
@@ -36,6 +37,8 @@ pub struct App {
     pub http: crate::http::Memory,
     /// Reads packs again.
     pub scrubber: Arc<Scrubber>,
+    /// Pulls from builders and other stores.
+    pub sources: Arc<Sources>,
     /// Counters and usage reports.
     pub usage: Usage,
     /// Counters of requests.
@@ -94,6 +97,7 @@ impl App {
             squeezer,
             http,
             scrubber,
+            sources: Arc::default(),
             usage,
             requests,
             clock,

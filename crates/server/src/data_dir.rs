@@ -231,6 +231,11 @@ impl DataDir {
         self.root.join("firnd.sock")
     }
 
+    /// Returns the folder of files that matter only while a source is synced.
+    pub fn sources(&self) -> PathBuf {
+        self.root.join("sources")
+    }
+
     /// Returns the folder of the indexes.
     pub fn index(&self) -> PathBuf {
         self.root.join("index")

@@ -6,6 +6,7 @@
 //! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
 //! * [`squeeze`] compresses cold packs again, in the background.
+//! * [`sources`] pulls from builders and other stores.
 //! * [`binary_cache`] reads other HTTP binary caches.
 //! * [`upstream`] knows which of them are worth asking.
 //! * [`cli`] is the command line over both, [`config`] the one file that `firnd` reads, [`data_dir`] what lies where.
@@ -30,6 +31,7 @@ pub mod http;
 pub mod metrics;
 pub mod scrubber;
 pub mod serve;
+pub mod sources;
 pub mod squeeze;
 pub mod upstream;
 pub mod usage;

@@ -132,6 +132,10 @@ async fn serve(
     // It was just made, so that nobody has set it.
     let _ = app.usage.index.set(data.index());
     let counting = usage::Counting::begin(Arc::clone(&app));
+    // Builders reach the server as its clients do.
+    let _ = app.sources.base_url.set(base_url.clone());
+    let pulling = app.sources.spawn(Arc::clone(&app), data.sources());
+    let pulling = pulling.map_err(|source| ServeError::Runtime { doing: "start threads", source })?;
     let administration = administer(Arc::clone(&app), socket, data.clone(), store.index.clone(), base_url);
     let server =
         Arc::new(connection::Server::new(Arc::clone(&app), Arc::clone(&store.storage), tls.clone(), stop.clone()));
@@ -146,10 +150,13 @@ async fn serve(
     }
     app.engine.interrupt_collections();
     app.scrubber.end();
+    app.sources.end();
     server.drain(grace).await;
     app.http.end_fetches().await;
     let _ = schedule.await;
     administration.end().await;
+    // Its syncs end with the NARs that they read, of which no more comes.
+    let _ = tokio::task::spawn_blocking(move || pulling.join()).await;
     // It ends within a frame. Whether it panicked, it has said.
     let _ = tokio::task::spawn_blocking(move || scrubbing.join()).await;
     let ending = Arc::clone(&app);

@@ -81,6 +81,13 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
             Ok(Answer::Squeeze(squeezer.control().progress()))
         }
         Request::SqueezeProgress => Ok(Answer::Squeeze(admin.squeezer()?.control().progress())),
+        Request::SourceAdd { name, settings } => admin.add_source(&name, &settings),
+        Request::SourceSet { name, settings } => admin.set_source(&name, &settings),
+        Request::SourceList => admin.list_sources(),
+        Request::SourceShow { name } => admin.show_source(&name),
+        Request::SourcePause { name, paused } => admin.pause_source(&name, paused),
+        Request::SourceSync { name, full } => admin.sync_source(&name, full),
+        Request::SourceRemove { name } => admin.remove_source(&name),
         Request::Usage { by, top, since, fresh } => admin.usage(Asked { by, top, since, fresh }),
     }
 }
@@ -315,12 +322,8 @@ impl Admin<'_> {
         for grant in &grants {
             parse_grant(&grant_text(grant)).map_err(|error| invalid(error.to_string()))?;
         }
-        if let Some(name) = &builder
-            && (name.is_empty() || name.len() > MAX_BUILDER_BYTES || name.chars().any(char::is_control))
-        {
-            return Err(invalid(format!(
-                "name a builder: give 1 to {MAX_BUILDER_BYTES} bytes without control characters"
-            )));
+        if let Some(name) = &builder {
+            check_builder(name)?;
         }
         let expires_at = expires_in.map(|seconds| self.now.checked_add(seconds)).map_or(Ok(None), |at| {
             at.filter(|at| *at > self.now)
@@ -465,7 +468,16 @@ fn grant_text(grant: &Grant) -> String {
     format!("{}:{}", grant.cache, verbs.join(","))
 }
 
-fn cache_url(base_url: &str, name: &CacheName, row: &CacheRow) -> String {
+/// Refuses what can't be a builder's name.
+pub(super) fn check_builder(name: &str) -> Result<&str, Failure> {
+    if name.is_empty() || name.len() > MAX_BUILDER_BYTES || name.chars().any(char::is_control) {
+        return Err(invalid(format!("name a builder: give 1 to {MAX_BUILDER_BYTES} bytes without control characters")));
+    }
+    Ok(name)
+}
+
+/// Returns where clients find a cache of a server.
+pub(crate) fn cache_url(base_url: &str, name: &CacheName, row: &CacheRow) -> String {
     match (&row.host, base_url.split_once("://")) {
         // The cache's own host is on the same port as the server's.
         (Some(host), Some((scheme, server))) => {

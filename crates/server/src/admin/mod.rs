@@ -10,6 +10,7 @@ mod execute;
 mod keys;
 mod scrub;
 pub mod socket;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod upstreams;
@@ -23,10 +24,11 @@ use serde::{Deserialize, Serialize};
 
 pub use backup::BackupView;
 pub use collect::collect;
-pub(crate) use execute::fresh_cache;
 pub use execute::{Admin, execute};
+pub(crate) use execute::{cache_url, fresh_cache};
 pub use scrub::{ScrubPassView, ScrubView};
 pub use upstreams::{Activity as UpstreamActivity, NewUpstream, UpstreamView};
+pub use sources::{CountsView, ProblemView, SourceSettings, SourceView};
 pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView};
 
 use crate::squeeze::{Pass, Progress};
@@ -185,6 +187,46 @@ pub enum Request {
     SqueezeStop,
     /// Says how far it is.
     SqueezeProgress,
+    /// Adds a source.
+    SourceAdd {
+        /// Its name.
+        name: String,
+        /// What it is, and what differs from the defaults.
+        settings: Box<SourceSettings>,
+    },
+    /// Changes a source.
+    SourceSet {
+        /// Its name.
+        name: String,
+        /// What changes.
+        settings: Box<SourceSettings>,
+    },
+    /// Lists all sources.
+    SourceList,
+    /// Shows a source.
+    SourceShow {
+        /// Its name.
+        name: String,
+    },
+    /// Pauses a source, or has it go on.
+    SourcePause {
+        /// Its name.
+        name: String,
+        /// Whether it is paused from now on.
+        paused: bool,
+    },
+    /// Begins to sync a source, in a running server.
+    SourceSync {
+        /// Its name.
+        name: String,
+        /// Whether everything is listed again.
+        full: bool,
+    },
+    /// Forgets a source.
+    SourceRemove {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Request {
@@ -292,6 +334,12 @@ pub enum Answer {
     Squeeze(Progress),
     /// What things cost.
     Usage(Box<UsageReport>),
+    /// A source, made, changed, asked for or shown.
+    Source(Box<SourceView>),
+    /// All sources, by name.
+    Sources(Vec<SourceView>),
+    /// A source that is no more, as it was.
+    SourceRemoved(Box<SourceView>),
 }
 
 /// A cache, without its secret keys.
@@ -461,6 +509,24 @@ pub enum Failure {
     NoSuchUpstream {
         /// Its URL.
         url: String,
+    },
+    /// There is no such source.
+    #[error("find the source '{name}': there is none; `firnd source list` shows all")]
+    NoSuchSource {
+        /// Its name.
+        name: String,
+    },
+    /// There is one already.
+    #[error("add the source '{name}': it is there already; `firnd source set` changes it")]
+    SourceExists {
+        /// Its name.
+        name: String,
+    },
+    /// A source can't be reached, or can't be used.
+    #[error("sync: {detail}")]
+    Source {
+        /// What was being done, and why it failed.
+        detail: String,
     },
     /// Somebody else needs what was to be changed, or does the same.
     #[error("{detail}")]

@@ -91,7 +91,7 @@ impl CliError {
             | Self::Socket(_)
             | Self::Store { .. }
             | Self::Output(_)
-            | Self::Failure(Failure::Store { .. } | Failure::Busy { .. })
+            | Self::Failure(Failure::Store { .. } | Failure::Busy { .. } | Failure::Source { .. })
             | Self::Backup(
                 BackupError::Io { .. }
                 | BackupError::Index { .. }
@@ -110,10 +110,13 @@ impl CliError {
                 | Failure::NoSuchToken { .. }
                 | Failure::NoSuchPath { .. }
                 | Failure::NoSuchPin { .. }
-                | Failure::NoSuchUpstream { .. },
+                | Failure::NoSuchUpstream { .. }
+                | Failure::NoSuchSource { .. },
             )
             | Self::NoStore { .. } => exit::NOT_FOUND,
-            Self::StoreExists { .. } | Self::Failure(Failure::CacheExists { .. }) => exit::EXISTS,
+            Self::StoreExists { .. } | Self::Failure(Failure::CacheExists { .. } | Failure::SourceExists { .. }) => {
+                exit::EXISTS
+            }
             Self::Failure(Failure::Invalid { .. }) | Self::Unconfirmed { .. } | Self::Read { .. } => exit::USAGE,
             Self::Serve(error) => match error {
                 ServeError::Tls { .. } => exit::CONFIG,

@@ -10,6 +10,7 @@ mod gc;
 mod output;
 mod rebuild;
 mod scrub;
+mod source;
 mod squeeze;
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,9 @@ enum Command {
     /// Delete paths
     #[command(subcommand)]
     Path(gc::PathCommand),
+    /// Pull from builders and other stores, by schedule or on demand
+    #[command(subcommand)]
+    Source(source::Command),
     /// Keep paths with everything that they refer to, under names
     #[command(subcommand)]
     Pin(gc::PinCommand),
@@ -201,6 +205,7 @@ fn run(arguments: Arguments) -> Result<Report, CliError> {
         Command::Gc(arguments) => gc::gc(arguments, &data, &config),
         Command::Explain(arguments) => gc::explain(arguments, &data, &config),
         Command::Path(command) => gc::path(command, &data, &config),
+        Command::Source(command) => source::run(command, &data, &config),
         Command::Pin(command) => gc::pin(command, &data, &config),
         Command::Export(export) => file_cache::export(&export, &data, &config),
         Command::Import(import) => file_cache::import(&import, &data, &config),

@@ -227,7 +227,7 @@ impl Import<'_> {
 }
 
 /// Returns a URL as a path below the folder; `None` if it leads elsewhere.
-fn relative(url: &str) -> Option<PathBuf> {
+pub(crate) fn relative(url: &str) -> Option<PathBuf> {
     let path = PathBuf::from(url.split(['?', '#']).next()?);
     path.components().all(|part| matches!(part, Component::Normal(_))).then_some(path)
 }

@@ -13,6 +13,7 @@ use firn_index::CacheName;
 use firn_nix::StoreHash;
 
 pub use export::{Exported, export};
+pub(crate) use import::relative;
 pub use import::{Imported, import};
 
 /// Rows read at a time.
