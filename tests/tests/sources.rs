@@ -125,7 +125,7 @@ fn what_a_local_store_builds_comes_and_only_once() -> Result<()> {
     let view = firnd.json(&["source", "sync", "here", "--full"])?;
     assert_eq!((number(&view, "paths"), number(&view, "present"), number(&view, "nar_bytes")), (0, 6, 0), "{view:#}");
     assert_eq!(view["total"]["paths"], 6);
-    let explained = firnd.admin(["explain", "main", &second])?;
+    let explained = firnd.admin(["explain", "--cache", "main", &second])?;
     assert!(explained.contains("here"), "{explained}");
     Ok(())
 }
@@ -166,9 +166,6 @@ fn where_no_shell_can_tell_what_is_new_everything_is_listed_and_compared() -> Re
     // As an account that may only do this one thing: whatever is asked for, the daemon answers.
     let root = world.builder.root().display().to_string();
     let forced = script(&world.builder, "forced", &format!("exec nix-daemon --stdio --store {root}"))?;
-    let config = fs::read_to_string(world.sshd.user_key().with_file_name("config"))?;
-    let config = config.replace("ForceCommand ", &format!("SetEnv FORCED={}\nForceCommand ", forced.display()));
-    fs::write(world.sshd.user_key().with_file_name("config"), config)?;
     let session = world.sshd.user_key().with_file_name("session");
     let text =
         fs::read_to_string(&session)?.replace("${SSH_ORIGINAL_COMMAND:-exec /bin/sh}", &forced.display().to_string());
@@ -279,7 +276,8 @@ fn a_builder_with_firn_sends_only_the_chunks_that_are_missing() -> Result<()> {
 
 /// Returns how many bytes the server was sent by the source's own firn.
 fn received(world: &World) -> Result<u64> {
-    let answer = world.firnd.send(&firn_testkit::http::Request::get("/metrics"))?;
+    let token = world.firnd.token("*:usage")?;
+    let answer = world.firnd.send(&firn_testkit::http::Request::get("/metrics").token(&token))?;
     let text = answer.text();
     let lines = text.lines().filter(|line| line.contains("http_received_bytes"));
     let sum: f64 = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
@@ -385,7 +383,7 @@ fn a_builder_that_goes_away_fails_its_own_sync_only() -> Result<()> {
         &world.builder,
         "cutting-daemon",
         &format!(
-            "if [ -e {flag} ]; then exec nix-daemon \"$@\"; fi\nnix-daemon \"$@\" | {{ head -c 2000000; touch {flag}; }}",
+            "if [ -e {flag} ]; then exec nix-daemon \"$@\"; fi\nnix-daemon \"$@\" | {{ stdbuf -o0 head -c 2000000; touch {flag}; }}",
             flag = flag.display()
         ),
     )?;
@@ -399,7 +397,7 @@ fn a_builder_that_goes_away_fails_its_own_sync_only() -> Result<()> {
 
     // Always: the path is named, and nothing of it is in the cache.
     let larger = world.builder.build_one(&noise("larger", 5))?;
-    script(&world.builder, "cutting-daemon", "nix-daemon \"$@\" | head -c 2000000")?;
+    script(&world.builder, "cutting-daemon", "nix-daemon \"$@\" | stdbuf -o0 head -c 2000000")?;
     let view = world.sync("cut")?;
     assert_eq!((number(&view, "paths"), number(&view, "refused")), (0, 1), "{view:#}");
     assert!(view["problems"].to_string().contains("-larger") && !world.has(&larger)?, "{view:#}");

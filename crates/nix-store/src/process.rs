@@ -73,8 +73,9 @@ impl Process {
     fn finish_listening(&mut self) -> String {
         if let Some(listener) = self.listener.take() {
             // What the program left behind may keep its standard error open: what was heard by then is enough.
-            let waits = (0..PATIENCE_STEPS).take_while(|_| !listener.is_finished());
-            waits.for_each(|_| thread::sleep(PATIENCE_STEP));
+            for _ in (0..PATIENCE_STEPS).take_while(|_| !listener.is_finished()) {
+                thread::sleep(PATIENCE_STEP);
+            }
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&said).into_owned();

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_index::{CacheName, UnixSeconds, UsageRow};
+use firn_index::{CacheName, SourceStateRow, UnixSeconds, UsageRow};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode as encode_text;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -158,6 +158,11 @@ struct ByDatabase {
     database: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySource {
+    source: String,
+}
+
 /// Counters whose values are known when they are told.
 type Counters<L> = Family<L, prometheus_client::metrics::counter::Counter>;
 
@@ -172,6 +177,7 @@ pub fn encode(app: &App) -> firn_engine::Result<String> {
     of_store(app, &mut registry)?;
     of_report(app, &mut registry);
     of_index(app, &mut registry);
+    of_sources(app, &mut registry)?;
     let mut text = String::new();
     // A String takes everything.
     let _ = encode_text(&mut text, &registry);
@@ -345,4 +351,42 @@ fn of_index(app: &App, registry: &mut Registry) {
         }
         registry.register(format!("index_{name}"), "As RocksDB tells of itself", family);
     }
+}
+
+fn of_sources(app: &App, registry: &mut Registry) -> firn_engine::Result<()> {
+    type Field = fn(&SourceStateRow) -> u64;
+    const COUNTERS: [(&str, &str, Option<Unit>, Field); 4] = [
+        ("source_paths", "Paths that came from a source", None, |state| state.total.paths),
+        ("source_refused_paths", "Paths of a source that did not come", None, |state| state.total.refused),
+        ("source_nars", "Bytes of NARs that came from a source", Some(Unit::Bytes), |state| state.total.nar_bytes),
+        ("source_metadata", "Other bytes that came from it", Some(Unit::Bytes), |state| state.total.metadata_bytes),
+    ];
+    const GAUGES: [(&str, &str, Field); 2] = [
+        ("source_failures", "Syncs of a source in a row that failed", |state| u64::from(state.failures)),
+        ("source_good_timestamp_seconds", "When a sync was last good; 0 for never", |state| state.good_at.unwrap_or(0)),
+    ];
+    let meta = app.engine.meta();
+    let mut states = Vec::new();
+    for (name, _) in meta.sources()?.into_iter().take(MAX_SERIES) {
+        let state = meta.source_state(&name)?;
+        states.push((BySource { source: name.to_string() }, state));
+    }
+    for (name, help, unit, field) in COUNTERS {
+        let family = Counters::<BySource>::default();
+        for (label, state) in &states {
+            family.get_or_create(label).inc_by(field(state));
+        }
+        match unit {
+            Some(unit) => registry.register_with_unit(name, help, unit, family),
+            None => registry.register(name, help, family),
+        }
+    }
+    for (name, help, field) in GAUGES {
+        let family = Family::<BySource, Gauge>::default();
+        for (label, state) in &states {
+            family.get_or_create(label).set(i64::try_from(field(state)).unwrap_or(i64::MAX));
+        }
+        registry.register(name, help, family);
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firn_index::{SourceCursor, SourceName, SourceRow};
@@ -40,6 +41,7 @@ pub(super) struct Ssh {
     /// The file of the host's key; empty or absent at the first sync.
     hosts: PathBuf,
     is_known: bool,
+    has_firn: Arc<AtomicBool>,
     run: Arc<Run>,
 }
 
@@ -67,6 +69,7 @@ impl Ssh {
             key: row.ssh_key.clone(),
             hosts,
             is_known: key.is_some(),
+            has_firn: Arc::default(),
             run: Arc::clone(run),
         })
     }
@@ -84,7 +87,16 @@ impl Ssh {
         // Whoever is asked for a password, or whether a key is good, is not there.
         command.args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15"]);
         command.args(["-o", "ServerAliveCountMax=3", "-o", "ClearAllForwardings=yes", "-o", "UpdateHostKeys=no"]);
-        command.args(["-o", "GlobalKnownHostsFile=/dev/null", "-o", "HashKnownHosts=no", "-o", "CheckHostIP=no"]);
+        command.args([
+            "-o",
+            "GlobalKnownHostsFile=/dev/null",
+            "-o",
+            "HashKnownHosts=no",
+            "-o",
+            "CheckHostIP=no",
+            "-o",
+            "LogLevel=ERROR",
+        ]);
         let strictness = if self.is_known { "yes" } else { "accept-new" };
         command.arg("-o").arg(format!("StrictHostKeyChecking={strictness}"));
         command.arg("-o").arg(format!("HostKeyAlias={}", self.alias));
@@ -161,6 +173,7 @@ impl Ssh {
             return Err(SyncError::Stopped);
         }
         let survey = Survey::parse(&bytes);
+        self.has_firn.store(survey.as_ref().is_some_and(|survey| survey.has_firn), Ordering::Relaxed);
         if survey.is_none() {
             let (status, said) = process.wait_briefly();
             tracing::debug!(host = %self.place.destination, ?status, said, ?read, "no survey by a shell");
@@ -184,9 +197,9 @@ impl Ssh {
         self.place.store.as_ref().map(|store| format!("NIX_REMOTE={store} ")).unwrap_or_default()
     }
 
-    /// Returns whether a shell there finds `firn`.
+    /// Returns whether a shell there has found `firn`, as far as one was asked.
     pub(super) fn has_firn(&self) -> bool {
-        matches!(self.survey(u64::from(u32::MAX)), Ok(Some(survey)) if survey.has_firn)
+        self.has_firn.load(Ordering::Relaxed)
     }
 }
 

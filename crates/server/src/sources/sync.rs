@@ -163,8 +163,10 @@ impl<'a> Work<'a> {
             if self.run.is_stopped() {
                 return Err(SyncError::Stopped);
             }
-            let retried = if std::mem::take(&mut is_first) { self.take_retries() } else { Vec::new() };
+            let retried = if std::mem::take(&mut is_first) { self.retries() } else { Vec::new() };
             self.step(&step, &retried, &intake, &policy, peer, open, door.as_ref())?;
+            // What failed again was noted anew.
+            self.state.problems.retain(|problem| !retried.contains(problem));
             self.state.cursor = Some(step.cursor);
             let is_last = steps.peek().is_none();
             self.write_down(is_last)?;
@@ -175,11 +177,14 @@ impl<'a> Work<'a> {
     fn door(&self, ssh: &Ssh, cache: &Cache) -> Option<Door<'a>> {
         let (app, base_url) = (self.context.app?, self.context.base_url?);
         let is_trusted = matches!(self.row.trust, firn_index::SourceTrust::Builder);
-        (self.row.use_firn && is_trusted && ssh.has_firn()).then(|| Door {
+        let url = crate::admin::cache_url(base_url, &cache.name, &cache.row);
+        // It becomes a word of a command there.
+        let is_plain = url.chars().all(|c| c.is_ascii_alphanumeric() || "-._~:/[]%@+,=".contains(c));
+        (self.row.use_firn && is_trusted && is_plain && ssh.has_firn()).then(|| Door {
             ssh: ssh.clone(),
             app: app.engine.meta(),
             tokens: &app.tokens,
-            url: crate::admin::cache_url(base_url, &cache.name, &cache.row),
+            url,
             cache: cache.name.clone(),
             builder: self.row.builder.clone(),
             source: self.name.clone(),
@@ -187,11 +192,9 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Takes the paths that are to be tried again out of what is remembered.
-    fn take_retries(&mut self) -> Vec<SourceProblem> {
-        let (again, kept) = std::mem::take(&mut self.state.problems).into_iter().partition(|problem| problem.tries > 0);
-        self.state.problems = kept;
-        again
+    /// Returns the paths that are to be tried again.
+    fn retries(&self) -> Vec<SourceProblem> {
+        self.state.problems.iter().filter(|problem| problem.tries > 0).cloned().collect()
     }
 
     /// Makes everything so far durable; `with_seen` at the end only, because the names are those of all steps.
@@ -220,8 +223,9 @@ impl<'a> Work<'a> {
             progress.doing = "looking up";
             progress.counts.listed += step.paths.len() as u64;
         });
-        let paths: Vec<StorePath> =
-            retried.iter().map(|problem| problem.path.clone()).chain(step.paths.iter().cloned()).collect();
+        let again = retried.iter().map(|problem| &problem.path);
+        let (mut known, mut paths) = (HashSet::new(), Vec::new());
+        paths.extend(again.chain(&step.paths).filter(|path| known.insert(*path)).cloned());
         let mut wanted = self.judge(&paths, intake, policy, peer)?;
         self.close(&mut wanted, intake, policy, peer)?;
         let (count, bytes) = (wanted.infos.len() as u64, wanted.infos.iter().map(|info| info.nar_size).sum());
