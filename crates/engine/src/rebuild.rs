@@ -167,6 +167,10 @@ impl Rebuild {
         for (id, row) in old.issued()? {
             meta.put_issued(&id, &row)?;
         }
+        for (name, row) in old.sources()? {
+            meta.put_source(&name, &row)?;
+            meta.put_source_state(&name, &old.source_state(&name)?, Some(&old.source_seen(&name)?))?;
+        }
         for (name, row) in old.caches()? {
             meta.put_cache(&name, &row)?;
             meta.put_retention(&name, &old.retention(&name)?)?;
