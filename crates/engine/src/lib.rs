@@ -26,6 +26,9 @@ mod frames;
 mod gc;
 mod in_flight;
 mod in_use;
+#[cfg(test)]
+#[path = "../tests/fixture/indexes.rs"]
+mod indexes;
 mod ingest;
 mod mark;
 mod pack_chunks;

@@ -2,6 +2,8 @@
 
 #[path = "fixture/mod.rs"]
 mod fixture;
+#[path = "fixture/indexes.rs"]
+mod indexes;
 
 use std::fs;
 use std::sync::Arc;

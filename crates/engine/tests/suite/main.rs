@@ -2,7 +2,10 @@
 
 #[path = "../fixture/mod.rs"]
 mod fixture;
+#[path = "../fixture/indexes.rs"]
+mod indexes;
 
+mod bit_rot;
 mod budget;
 mod concurrency;
 mod damage;
@@ -10,9 +13,12 @@ mod delta;
 mod faults;
 mod gc;
 mod gc_protocol;
+mod invariants;
 mod model;
+mod passes;
 mod paths;
 mod push;
+mod races;
 mod rebuild;
 mod recovery;
 mod rewrite;

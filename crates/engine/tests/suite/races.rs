@@ -1,0 +1,164 @@
+//! What runs at the same time, by name, with threads. `FIRN_SOAK=N` makes N times as many rounds. The protocol's steps in
+//! every order are in `gc_protocol`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use firn_engine::Engine;
+use firn_storage::Memory;
+use firn_testkit::nar::Node;
+use firn_testkit::random::Random;
+
+use crate::fixture::{Fixture, Pushed, cache, path, push_path, restore};
+use crate::invariants::{check, check_places, factor};
+use crate::model::{collect, push_until_taken, repack, squeeze};
+
+const ROUNDS: u64 = 12;
+const PUSHERS: u64 = 3;
+
+fn store() -> (Memory, Fixture) {
+    let memory = Memory::new();
+    let mut fixture = Fixture::on(Arc::new(memory.clone()));
+    fixture.options.pack_bytes = 120_000;
+    fixture.options.frame_bytes = 40_000;
+    fixture.options.frame_cache_bytes = 0;
+    (memory, fixture)
+}
+
+/// Returns a NAR of two of six files: nearly everything is there already, in packs that come and go.
+fn overlapping(random: &mut Random) -> Vec<u8> {
+    let mut file = |name: &'static str| (name, Node::file(Random::new(random.below(6) as u64).noise(30_000)));
+    Node::directory([file("a"), file("b")]).encode()
+}
+
+/// Pushes and deletes paths from several threads while `pass` runs again and again; everything that was acknowledged and
+/// not deleted is there at each moment and in the end.
+fn push_against(pass: impl Fn(&Engine) + Sync) {
+    let (_, fixture) = store();
+    let engine = fixture.open();
+    let is_done = AtomicBool::new(false);
+    let all: BTreeMap<String, Pushed> = thread::scope(|scope| {
+        let passing = scope.spawn(|| {
+            while !is_done.load(Ordering::SeqCst) {
+                fixture.clock.advance(24 * 3600 + 1);
+                pass(&engine);
+            }
+        });
+        let pushers: Vec<_> = (0..PUSHERS)
+            .map(|pusher| {
+                let engine = &engine;
+                scope.spawn(move || {
+                    let mut random = Random::new(pusher);
+                    let mut mine = BTreeMap::new();
+                    for round in 0..ROUNDS * factor() {
+                        let name = format!("{pusher}-{}", round % 5);
+                        // A path has one NAR: it goes before it comes with another.
+                        if mine.remove(&name).is_some() {
+                            engine.delete_path(&cache(), &path(&name).hash(), false, &|_, _| {}).unwrap();
+                        }
+                        let pushed = push_until_taken(engine, &name, &overlapping(&mut random));
+                        pushed.check(engine).unwrap();
+                        mine.insert(name, pushed);
+                        for pushed in mine.values() {
+                            pushed.check(engine).unwrap();
+                        }
+                    }
+                    mine
+                })
+            })
+            .collect();
+        let all = pushers.into_iter().flat_map(|pusher| pusher.join().unwrap()).collect();
+        is_done.store(true, Ordering::SeqCst);
+        passing.join().unwrap();
+        all
+    });
+    check(&fixture, &engine, &all, &|| "afterwards".to_owned());
+    engine.close().unwrap();
+    let engine = fixture.without_chunk_index().open();
+    check(&fixture, &engine, &all, &|| "opened again".to_owned());
+    check_places(&engine, &|| "opened again".to_owned());
+}
+
+#[test]
+fn dedup_hit_against_sweep() {
+    push_against(collect);
+}
+
+#[test]
+fn commit_against_repack() {
+    push_against(|engine| {
+        repack(engine);
+        collect(engine);
+    });
+}
+
+#[test]
+fn commit_against_squeeze() {
+    push_against(|engine| {
+        squeeze(engine);
+        collect(engine);
+    });
+}
+
+/// Two collections of one store at once: the second is turned away, and neither does harm.
+#[test]
+fn sweep_against_sweep() {
+    push_against(|engine| {
+        thread::scope(|scope| {
+            scope.spawn(|| collect(engine));
+            scope.spawn(|| repack(engine));
+            collect(engine);
+        });
+    });
+}
+
+#[test]
+fn squeeze_against_restore() {
+    let (_, fixture) = store();
+    let engine = fixture.open();
+    let all: Vec<Pushed> = (0..6)
+        .map(|n| {
+            let mut bytes = Random::new(1).noise(100_000);
+            bytes[50_000..50_020].fill(n);
+            push_path(&engine, &format!("build-{n}"), &Node::file(bytes).encode()).unwrap()
+        })
+        .collect();
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut read = 0;
+                    while !is_done.load(Ordering::SeqCst) || read == 0 {
+                        for pushed in &all {
+                            pushed.check(&engine).unwrap();
+                            let part = restore(&engine, pushed, 40_000..60_000).unwrap();
+                            assert!(part == pushed.bytes[40_000..60_000], "a part is as the whole");
+                            read += 1;
+                        }
+                    }
+                    read
+                })
+            })
+            .collect();
+        for level in 1..2 + 3 * factor().min(5) {
+            let options = firn_engine::SqueezeOptions {
+                level: u8::try_from(level).unwrap(),
+                frame_bytes: 90_000,
+                min_age_seconds: 0,
+                ..Default::default()
+            };
+            engine.squeeze(&options, &mut |_| true).unwrap().expect("nobody else rewrites");
+            fixture.clock.advance(24 * 3600);
+            collect(&engine);
+        }
+        is_done.store(true, Ordering::SeqCst);
+        readers.into_iter().for_each(|reader| assert!(reader.join().unwrap() > 0));
+    });
+    engine.close().unwrap();
+    let engine = fixture.open();
+    all.iter().for_each(|pushed| pushed.check(&engine).unwrap());
+    check_places(&engine, &|| "opened again".to_owned());
+}
