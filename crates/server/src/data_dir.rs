@@ -436,8 +436,8 @@ impl DataDir {
         let index = self.open_index_files(cache_bytes)?;
         let path = self.store();
         self.make(&path)?;
-        let storage: Arc<dyn Storage> =
-            Arc::new(Disk::open(&path).map_err(|source| DataError::Storage { path, source })?);
+        let disk = Disk::open(&path).map_err(|source| DataError::Storage { path, source })?;
+        let storage = crate::kill::with_kill(Arc::new(disk));
         let engine = Engine::open(
             Arc::clone(&storage),
             Arc::clone(&index.meta) as Arc<dyn Meta>,

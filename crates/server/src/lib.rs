@@ -28,6 +28,7 @@ pub mod config;
 pub mod data_dir;
 pub mod file_cache;
 pub mod http;
+mod kill;
 pub mod metrics;
 pub mod scrubber;
 pub mod serve;

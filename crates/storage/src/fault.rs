@@ -1,6 +1,7 @@
 //! A storage that fails when it is told to.
 
 use std::io;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -46,6 +47,43 @@ pub enum Failure {
     Crash,
     /// As [`Failure::Crash`], but an append first writes this many of its bytes.
     Torn(usize),
+    /// The process ends, as if it was killed, before anything is done.
+    Kill,
+    /// The call is done, and the process ends, as if it was killed.
+    KillAfter,
+}
+
+impl FromStr for Operation {
+    type Err = String;
+
+    /// Reads an operation's name in small letters: `append`.
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|operation| format!("{operation:?}").to_lowercase() == name);
+        known.ok_or_else(|| format!("there is no call '{name}' of a storage"))
+    }
+}
+
+impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Create,
+        Self::Resume,
+        Self::Put,
+        Self::Read,
+        Self::Len,
+        Self::List,
+        Self::Delete,
+        Self::FreeBytes,
+        Self::Append,
+        Self::Sync,
+    ];
+}
+
+/// Ends the process at once; nothing is written, closed or told.
+fn end_process() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    // A signal that could not be sent.
+    std::process::abort()
 }
 
 /// Passes everything on to another storage, and fails one call as planned.
@@ -139,6 +177,10 @@ impl Fault {
         match self.next(operation) {
             None => work(),
             Some(Failure::Late) => work().and_then(|_| Err(injected(name))),
+            Some(Failure::KillAfter) => {
+                let _ = work();
+                end_process()
+            }
             Some(failure) => Err(error(failure, name)),
         }
     }
@@ -160,6 +202,7 @@ fn error(failure: Failure, name: &str) -> Error {
     match failure {
         Failure::Full => Error::full(name),
         Failure::Io | Failure::Late | Failure::Crash | Failure::Torn(_) => injected(name),
+        Failure::Kill | Failure::KillAfter => end_process(),
     }
 }
 
@@ -213,7 +256,13 @@ impl ObjectWriter for FaultWriter {
         }
         match self.fault.next(Operation::Append) {
             None => self.inner.append(parts),
-            Some(failure @ (Failure::Full | Failure::Io | Failure::Crash)) => Err(error(failure, &self.name)),
+            Some(failure @ (Failure::Full | Failure::Io | Failure::Crash | Failure::Kill)) => {
+                Err(error(failure, &self.name))
+            }
+            Some(Failure::KillAfter) => {
+                let _ = self.inner.append(parts);
+                end_process()
+            }
             Some(Failure::Late) => {
                 // Its bytes are there, so the object is not as long as its user must believe.
                 self.poisoned = true;
@@ -263,6 +312,13 @@ mod tests {
         assert!(fault.fired());
         fault.put("b", b"b").unwrap();
         assert_eq!(fault.calls(), 4);
+    }
+
+    #[test]
+    fn operations_have_names() {
+        assert_eq!("append".parse(), Ok(Operation::Append));
+        assert_eq!("freebytes".parse(), Ok(Operation::FreeBytes));
+        assert!("apend".parse::<Operation>().is_err());
     }
 
     #[test]

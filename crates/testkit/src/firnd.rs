@@ -42,6 +42,8 @@ pub struct Firnd {
     disk_bytes: Option<u64>,
     /// Whether it speaks TLS.
     is_secure: bool,
+    /// The call of its storage at which the next process ends.
+    kill_at: Option<String>,
     child: Option<Child>,
 }
 
@@ -77,7 +79,8 @@ impl Firnd {
         let path = directory.path().join("firnd.toml");
         fs::write(&path, config).doing(|| format!("write {}", path.display()))?;
         let config = (!config.is_empty()).then_some(path);
-        let mut firnd = Self { config, disk_bytes, is_secure, address: free_address()?, directory, child: None };
+        let mut firnd =
+            Self { config, disk_bytes, is_secure, kill_at: None, address: free_address()?, directory, child: None };
         firnd.launch()?;
         Ok(firnd)
     }
@@ -102,6 +105,28 @@ impl Firnd {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Starts the server again, which will be killed at a call of its storage: `append:17` is its 18th append,
+    /// `append:17:after` is right after it. Returns whether it became ready before.
+    ///
+    /// # Panics
+    /// If it is running.
+    pub fn launch_until(&mut self, call: &str) -> Result<bool> {
+        self.kill_at = Some(call.to_owned());
+        let launched = self.launch();
+        self.kill_at = None;
+        match launched {
+            Ok(()) => Ok(true),
+            // Its storage is used before it is ready.
+            Err(Error::Unexpected { .. }) if self.child.is_none() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns whether the process has ended by itself, or by a signal that it sent to itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|status| status.is_some()))
+    }
+
     /// Starts the server again on the same data and port, and waits until it is ready.
     ///
     /// # Panics
@@ -115,6 +140,9 @@ impl Firnd {
         command.arg("serve").arg("--data").arg(self.data()).arg("--listen").arg(self.address.to_string());
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
+        }
+        if let Some(call) = &self.kill_at {
+            command.env("FIRN_TEST_KILL", call);
         }
         let output = log.try_clone().doing(|| "share the log file".to_owned())?;
         command.stdin(Stdio::null()).stdout(output).stderr(log);
