@@ -5,7 +5,7 @@ export FIRN_NIX_DIR ?= $(HOME)/.cache/firn/nix
 # cargo itself works too, and compiles RocksDB again for every other set of features.
 CARGO := scripts/cargo
 
-.PHONY: help setup nix build test lint unit demo run bench fmt clean
+.PHONY: help setup nix build test lint unit soak demo run bench fmt clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -33,6 +33,15 @@ lint: setup
 
 unit: setup-tests nix build
 	FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/release/firn $(CARGO) test --release --locked --workspace --no-fail-fast
+
+# How many times longer than in `make test`: 20 are 3600 steps of the model, and 240 kills.
+SOAK ?= 20
+SOAK_ENV = FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/release/firn FIRN_SOAK=$(SOAK)
+
+soak: nix build ## Run the model, the races, kills and flipped bytes for longer (SOAK=20 times, FIRN_SEED=0)
+	$(SOAK_ENV) $(CARGO) test --release --locked --workspace --test suite -- model:: races:: bit_rot:: passes:: faults::
+	$(SOAK_ENV) $(CARGO) test --release --locked --workspace --test gc_on_rocks -- model:: races::
+	$(SOAK_ENV) $(CARGO) test --release --locked --workspace --test kills --test crash
 
 demo: build ## Show the whole path with real Nix: build, upload, substitute, verify, sizes
 	@scripts/nix-for-tests 2.26 >&2

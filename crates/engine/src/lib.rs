@@ -23,6 +23,8 @@ mod files;
 #[path = "../tests/fixture/mod.rs"]
 mod fixture;
 mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 mod gc;
 mod in_flight;
 mod in_use;

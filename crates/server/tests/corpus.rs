@@ -3,6 +3,16 @@
 use firn_testkit::corpus::replay;
 
 #[test]
+fn backup_manifest() {
+    replay("backup_manifest", firn_server::http::fuzz::fuzz_manifest);
+}
+
+#[test]
+fn config() {
+    replay("config", firn_server::http::fuzz::fuzz_config);
+}
+
+#[test]
 fn http_range() {
     replay("http_range", firn_server::http::fuzz::fuzz_range);
 }

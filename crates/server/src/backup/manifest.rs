@@ -110,12 +110,67 @@ impl Manifest {
         }
         let mut lines = body.lines();
         let head = serde_json::from_str(lines.next().unwrap_or_default()).map_err(|error| error.to_string())?;
-        let entries = lines.map(|line| serde_json::from_str::<Entry>(line).map_err(|error| error.to_string()));
+        let entry = |line| {
+            let entry: Entry = serde_json::from_str(line).map_err(|error| error.to_string())?;
+            if is_inside(&entry.file) { Ok(entry) } else { Err(format!("{:?} is no place in a backup", entry.file)) }
+        };
+        let entries = lines.map(entry);
         let files = entries.map(|entry| entry.map(|entry| (entry.file.clone(), entry))).collect::<Result<_, _>>()?;
         Ok(Self { head, files })
     }
 }
 
+/// What is accepted as a manifest is written as one that means the same, and leads nowhere else.
+#[doc(hidden)]
+pub fn fuzz_manifest(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    // Nobody finds a hash by trying: the right one is put behind a text that has none.
+    let hash = blake3::hash(text.as_bytes()).to_string();
+    for text in [text.to_owned(), text.to_owned() + &line(&End { end: hash })] {
+        if let Ok(manifest) = Manifest::parse(&text) {
+            assert_eq!(Manifest::parse(&manifest.encode()).as_ref(), Ok(&manifest));
+            assert!(manifest.files.keys().all(|file| !Path::new(file).is_absolute() && !file.contains("/..")));
+        }
+    }
+}
+
+/// Returns whether a file's place is below one of a backup's folders. Who can write to a backup can write its hash anew: a
+/// place must not lead out of the folder that it is restored to.
+fn is_inside(file: &str) -> bool {
+    let is_known = ["packs/", "tails/", "index-"].iter().any(|folder| file.starts_with(folder));
+    is_known && file.split('/').all(|name| !name.is_empty() && !name.starts_with('.') && !name.contains('\0'))
+}
+
 fn line(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("these types have string keys only") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_outside_of_the_backup_is_refused() {
+        let with = |file: &str| {
+            let mut manifest = Manifest::new("00".to_owned(), 1, 1);
+            let entry = Entry { file: file.to_owned(), bytes: 1, blake3: String::new() };
+            manifest.files.insert(file.to_owned(), entry);
+            Manifest::parse(&manifest.encode())
+        };
+        for good in ["packs/ab/abcd", "tails/abcd.123", "index-3/meta/CURRENT"] {
+            assert!(with(good).is_ok(), "{good}");
+        }
+        let outside = [
+            "index-1//etc/passwd",
+            "packs/../../x",
+            "index-1/meta/../../x",
+            "/etc/passwd",
+            "x",
+            "packs/./x",
+            "index-1/",
+        ];
+        for bad in outside {
+            assert!(with(bad).unwrap_err().contains("no place in a backup"), "{bad}");
+        }
+    }
 }

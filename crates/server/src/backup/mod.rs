@@ -24,6 +24,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use create::{Created, Source, create};
+#[doc(hidden)]
+pub use manifest::fuzz_manifest;
 pub use manifest::{Entry, Head, Manifest};
 pub use restore::{Restored, Verified, restore, verify};
 

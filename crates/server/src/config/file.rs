@@ -63,6 +63,20 @@ fn list(problems: &[Problem]) -> String {
     problems.iter().map(|problem| format!("\n  {problem}")).collect()
 }
 
+/// Any text is refused with a sentence, or is a configuration.
+#[doc(hidden)]
+pub fn fuzz_config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match Config::parse(text) {
+        Ok(config) => {
+            if let Err(error) = config.check("fuzz") {
+                assert!(!error.to_string().is_empty());
+            }
+        }
+        Err(sentence) => assert!(!sentence.is_empty()),
+    }
+}
+
 impl Config {
     /// Reads and checks a file. Relative paths in it count from its own folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[doc(hidden)]
+pub use file::fuzz_config;
 pub use file::{ConfigError, EXAMPLE, Problem};
 pub(crate) use value::parse_address;
 pub use value::{Listen, Size, Span};

@@ -387,4 +387,6 @@ pub mod fuzz {
     //! Bodies of the fuzz targets.
     pub use super::range::fuzz_range;
     pub use super::route::fuzz_route;
+    pub use crate::backup::fuzz_manifest;
+    pub use crate::config::fuzz_config;
 }
