@@ -40,7 +40,6 @@ SOAK_ENV = FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/rele
 
 soak: nix build ## Run the model, the races, kills and flipped bytes for longer (SOAK=20 times, FIRN_SEED=0)
 	$(SOAK_ENV) $(CARGO) test --release --locked --workspace --test suite -- model:: races:: bit_rot:: passes:: faults::
-	$(SOAK_ENV) $(CARGO) test --release --locked --workspace --test gc_on_rocks -- model:: races::
 	$(SOAK_ENV) $(CARGO) test --release --locked --workspace --test kills --test crash
 
 demo: build ## Show the whole path with real Nix: build, upload, substitute, verify, sizes
