@@ -24,6 +24,8 @@ fn copy_folder(from: &Path, to: &Path) {
         let to = to.join(entry.file_name());
         match entry.file_type().expect("a kind") {
             kind if kind.is_dir() => copy_folder(&entry.path(), &to),
+            // What RocksDB was told, which it does not need and which is the most of a small index.
+            _ if entry.file_name().to_string_lossy().starts_with("OPTIONS-") => {}
             kind if kind.is_file() => _ = fs::copy(entry.path(), to).expect("a file"),
             // The socket of the process that made it.
             _ => {}
