@@ -75,7 +75,8 @@ pub(crate) fn meta_database() -> Options {
     let mut options = database();
     // An ordinary crash tears the last record, which nobody was told of.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-    options.set_max_total_wal_size(4 * MIB as u64);
+    // Counted as everything else on the disk is: a family that is seldom written to would keep the logs of the others.
+    options.set_max_total_wal_size(MIB as u64);
     options.set_db_write_buffer_size(8 * MIB);
     // RocksDB allocates 1.1 times the largest write buffer ahead for its log.
     options.set_write_buffer_size(MIB);
