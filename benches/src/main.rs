@@ -6,6 +6,7 @@ mod against;
 mod corpus;
 mod load;
 mod process;
+mod pull;
 mod push;
 mod pushed;
 mod report;
@@ -36,6 +37,8 @@ enum Bench {
     Load(load::Arguments),
     /// Push a corpus to a real firnd with firn's client: bytes on the wire, and what it costs both
     Push(push::Arguments),
+    /// Fetch paths from an upstream through a real firnd: what it adds to the first byte, and many clients of one path
+    Pull(pull::Arguments),
     /// Push a corpus from a real store with firn push and with nix copy: what each sends and costs
     Against(against::Arguments),
     /// Run garbage collection and usage reports over a store of a million paths: CPU seconds, memory, narinfos meanwhile
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Store(arguments) => store::run(&arguments),
         Bench::Load(arguments) => load::run(&arguments),
         Bench::Push(arguments) => push::run(&arguments),
+        Bench::Pull(arguments) => pull::run(&arguments),
         Bench::Against(arguments) => against::run(&arguments),
         Bench::Scale(arguments) => scale::run(&arguments),
     }
