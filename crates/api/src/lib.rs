@@ -41,6 +41,7 @@ mod error;
 mod frames;
 #[doc(hidden)]
 pub mod fuzz;
+mod identity;
 mod ids;
 mod limits;
 mod session;
@@ -57,6 +58,7 @@ pub use endpoint::{Endpoint, PREFIX, ROOT_CACHE};
 pub use error::{Error, Result};
 pub use firn_chunk::ChunkerId;
 pub use frames::{FramesTaken, PartTaken};
+pub use identity::{IDENTITY_PATH, IdentityAnswer, IdentityRequest, MAX_IDENTITY_BYTES};
 pub use ids::{WireId, decode_ids, encode_ids};
 pub use limits::Limits;
 pub use session::{SESSION_HEADER, Session, SessionToken};

@@ -141,6 +141,8 @@ pub(crate) enum TokenSource {
     ConfigTokenFile(PathBuf),
     /// Nix's netrc file.
     Netrc(PathBuf),
+    /// The server, for the job's identity.
+    Identity,
 }
 
 impl fmt::Display for TokenSource {
@@ -151,6 +153,7 @@ impl fmt::Display for TokenSource {
             Self::Environment => f.write_str("FIRN_TOKEN"),
             Self::Config(path) => write!(f, "the configuration {}", path.display()),
             Self::Netrc(path) => write!(f, "the netrc file {}", path.display()),
+            Self::Identity => f.write_str("the job's identity"),
         }
     }
 }

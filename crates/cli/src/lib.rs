@@ -15,6 +15,7 @@ mod doctor;
 mod eta;
 pub mod exit;
 mod failure;
+mod identity;
 mod logging;
 mod metrics_port;
 mod netrc;

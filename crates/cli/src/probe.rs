@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use firn_api::{CacheDescription, Capabilities, Endpoint, ErrorAnswer};
-use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, LOCATION};
+use firn_api::{CacheDescription, Capabilities, Endpoint, ErrorAnswer, IDENTITY_PATH, IdentityAnswer, IdentityRequest};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, LOCATION};
 use reqwest::{Certificate, Client, redirect};
 use serde::de::DeserializeOwned;
 
@@ -169,11 +169,35 @@ impl Probe {
         read_json(&self.get(&url, true).await?.body)
     }
 
+    /// Exchanges a job's identity token for one of the server's.
+    pub(crate) async fn exchange(&self, identity: &str) -> Result<IdentityAnswer, Trouble> {
+        let url = format!("{}{}{IDENTITY_PATH}", self.url.server(), firn_api::PREFIX);
+        let request = IdentityRequest { token: identity.trim().to_owned() };
+        let body = serde_json::to_vec(&request).map_err(|error| Trouble::Strange(error.to_string()))?;
+        let request = self.client.post(url).header(CONTENT_TYPE, "application/json").body(body);
+        read_json(&self.send(request.header(ACCEPT, "application/json")).await?.body)
+    }
+
+    /// Asks a CI system for its job's identity token, with the secret that it gave to the job.
+    pub(crate) async fn identity(&self, url: &str, secret: &str) -> Result<String, Trouble> {
+        #[derive(serde::Deserialize)]
+        struct Made {
+            value: String,
+        }
+        let request = self.client.get(url).header(ACCEPT, "application/json");
+        let answer = self.send(request.header(AUTHORIZATION, format!("Bearer {secret}"))).await?;
+        Ok(read_json::<Made>(&answer.body)?.value)
+    }
+
     async fn get(&self, url: &str, with_token: bool) -> Result<Answer, Trouble> {
         let mut request = self.client.get(url).header(ACCEPT, "application/json, text/plain;q=0.9, */*;q=0.8");
         if let Some(token) = self.token.as_ref().filter(|_| with_token) {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
+        self.send(request).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, Trouble> {
         let mut response = request.send().await.map_err(|error| unreachable(&error))?;
         let status = response.status();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());

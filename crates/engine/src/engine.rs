@@ -209,6 +209,11 @@ impl Engine {
         self.shared.packs.meta.as_ref()
     }
 
+    /// Returns where ids come from.
+    pub fn entropy(&self) -> &dyn Entropy {
+        self.shared.packs.entropy.as_ref()
+    }
+
     /// Starts to take in an upload.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub struct App {
     pub sources: Arc<Sources>,
     /// Counters and usage reports.
     pub usage: Usage,
+    /// Exchanges identities for tokens.
+    pub oidc: crate::oidc::Oidc,
     /// Counters of requests.
     pub requests: crate::metrics::Requests,
     clock: Arc<dyn Clock>,
@@ -87,6 +89,7 @@ impl App {
         let usage = Usage::default();
         usage.load(engine.meta())?;
         let requests = crate::metrics::Requests::default();
+        let oidc = crate::oidc::Oidc::new(&config.oidc);
         Ok(Self {
             engine,
             config,
@@ -99,6 +102,7 @@ impl App {
             scrubber,
             sources: Arc::default(),
             usage,
+            oidc,
             requests,
             clock,
         })

@@ -4,6 +4,7 @@
 //! refused from the next request on.
 
 mod grant;
+mod issued;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -12,11 +13,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
-use firn_index::{CacheName, Error, Meta, TokenId, TokenRow, UnixSeconds, Uploader, Verb};
+use firn_index::{CacheName, Error, IssuedRow, Meta, TokenId, TokenRow, UnixSeconds, Uploader, Verb};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
 
-pub use grant::{GrantError, parse_grant, permits};
+pub use grant::{GrantError, grant_text, matches_pattern, parse_grant, permits};
 pub use secret::{Token, TokenError};
 
 /// The builder name of those who pull without a token.
@@ -58,13 +59,15 @@ pub enum Denial {
 /// All tokens; cheap to read, replaced as a whole.
 pub struct Tokens {
     rows: RwLock<Arc<HashMap<TokenId, TokenRow>>>,
+    issued: issued::IssuedTokens,
 }
 
 impl Tokens {
     /// Reads all tokens.
     pub fn load(meta: &dyn Meta) -> Result<Self, Error> {
-        let tokens = Self { rows: RwLock::default() };
+        let tokens = Self { rows: RwLock::default(), issued: Default::default() };
         tokens.refresh(meta)?;
+        tokens.issued.take(meta.issued()?);
         Ok(tokens)
     }
 
@@ -74,6 +77,26 @@ impl Tokens {
         let mut place = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         *place = Arc::new(meta.tokens()?.into_iter().collect());
         Ok(())
+    }
+
+    /// Counts a token that was made for an identity, or one that was changed.
+    pub fn add_issued(&self, id: TokenId, row: IssuedRow) {
+        self.issued.add(id, row);
+    }
+
+    /// Returns the tokens that were made for identities and whose time is not long over.
+    pub fn issued(&self) -> Vec<(TokenId, IssuedRow)> {
+        self.issued.all()
+    }
+
+    /// Returns how many these are.
+    pub fn count_issued(&self) -> usize {
+        self.issued.count()
+    }
+
+    /// Forgets those whose time has been over for an hour, and returns them.
+    pub fn forget_issued(&self, now: UnixSeconds) -> Vec<TokenId> {
+        self.issued.forget(now)
     }
 
     /// Says whether a request with these headers may do `verb` to a cache, and as whom.
@@ -133,7 +156,9 @@ impl Tokens {
     ) -> Result<T, Denial> {
         let token = token?;
         let rows = Arc::clone(&self.rows.read().unwrap_or_else(PoisonError::into_inner));
-        let row = rows.get(&token.id()).filter(|row| token.matches(&row.secret_hash)).ok_or(Denial::BadToken)?;
+        let issued = if rows.contains_key(&token.id()) { None } else { self.issued.get(&token.id()) };
+        let row = rows.get(&token.id()).or(issued.as_ref().map(|row| &row.token));
+        let row = row.filter(|row| token.matches(&row.secret_hash)).ok_or(Denial::BadToken)?;
         if row.revoked_at.is_some() {
             return Err(Denial::Revoked);
         }

@@ -2,6 +2,7 @@
 //!
 //! * [`http`] answers Nix: routes, bodies, uploads. [`app::App`] is what its handlers share.
 //! * [`usage`] counts what happens and what things cost, [`metrics`] tells it to Prometheus.
+//! * [`oidc`] makes tokens for identities of CI jobs.
 //! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown.
 //! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
@@ -30,6 +31,7 @@ pub mod file_cache;
 pub mod http;
 mod kill;
 pub mod metrics;
+pub mod oidc;
 pub mod scrubber;
 pub mod serve;
 pub mod sources;

@@ -15,14 +15,18 @@ use crate::cache_ref::{self, CacheRef, Token, TokenSource};
 use crate::config::{self, Config, Places, SYSTEM_FILE};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
-use crate::{access, exit, private_file, probe};
+use crate::{access, exit, identity, private_file, probe};
 
 const EXAMPLES: &str = "\
 The token is asked for on a terminal and else read from standard input. It is checked with the server, then
 kept in a file of its own (mode 0600), which the configuration names.
 
+In CI, --oidc needs no secret: the job's identity token is exchanged for a token that lives for a while, by the server's
+rules. It is taken from FIRN_ID_TOKEN (GitLab CI: id_tokens), or asked for (GitHub Actions: permissions, id-token: write).
+
 Examples:
   firn login https://cache.example.org/main
+  firn login https://cache.example.org/main --oidc
   firn login https://cache.example.org/main --token-file /run/secrets/firn-token --name work
   ssh server firnd token create --grant main:push --name laptop | firn login https://cache.example.org/main";
 
@@ -36,6 +40,15 @@ pub(crate) struct Arguments {
     /// The file that holds the token; - is standard input
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Exchange this CI job's identity for a token
+    #[arg(long, conflicts_with = "token_file")]
+    oidc: bool,
+    /// The environment variable that holds the identity token [default: FIRN_ID_TOKEN; in GitHub Actions it is asked for]
+    #[arg(long, value_name = "VAR", requires = "oidc")]
+    token_env: Option<String>,
+    /// For whom GitHub makes the identity token [default: the server's URL]
+    #[arg(long, value_name = "AUDIENCE", requires = "oidc")]
+    audience: Option<String>,
     /// The name that the configuration gives to a new cache [default: its name on the server]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -58,6 +71,10 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         context.output.warn("the URL is http://: whoever is on the way can read the token");
     }
     cache.token = Some(match &arguments.token_file {
+        _ if arguments.oidc => {
+            let (variable, audience) = (arguments.token_env.as_deref(), arguments.audience.as_deref());
+            probe::block_on(identity::exchange(&cache.url, variable, audience))??
+        }
         Some(path) => cache_ref::read_token(path)?,
         None if io::stdin().is_terminal() => ask()?,
         None => cache_ref::read_token(Path::new("-"))?,

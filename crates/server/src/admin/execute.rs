@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use firn_engine::{Engine, Entropy};
-use firn_index::{CacheName, CacheRow, Grant, Meta, PackState, TokenId, TokenRow, Totals, UnixSeconds, Verb};
+use firn_index::{CacheName, CacheRow, Grant, IssuedRow, Meta, PackState, TokenId, TokenRow, Totals, UnixSeconds};
 use firn_nix::SecretKey;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     TokenView, keys,
 };
 use crate::app::App;
-use crate::auth::{Token, parse_grant};
+use crate::auth::{Token, grant_text, parse_grant};
 use crate::data_dir::{DataDir, IndexFiles};
 use crate::squeeze::{Pass, Squeezer};
 use crate::usage::report::{self, Asked};
@@ -362,10 +362,33 @@ impl Admin<'_> {
     fn list_tokens(&self) -> Result<Answer, Failure> {
         let mut rows = self.meta.tokens().map_err(store)?;
         rows.sort_by_key(|(id, row)| (row.created_at, *id));
-        Ok(Answer::Tokens(rows.iter().map(|(id, row)| self.token_view(*id, row)).collect()))
+        let mut views: Vec<_> = rows.iter().map(|(id, row)| self.token_view(*id, row)).collect();
+        let mut issued = self.issued()?;
+        issued.sort_by_key(|(id, row)| (row.token.created_at, *id));
+        views.extend(issued.into_iter().map(|(id, row)| self.issued_view(id, row)));
+        Ok(Answer::Tokens(views))
+    }
+
+    /// Returns the tokens that were made for identities: a server knows also those that are nowhere else.
+    fn issued(&self) -> Result<Vec<(TokenId, IssuedRow)>, Failure> {
+        self.app.map_or_else(|| self.meta.issued().map_err(store), |app| Ok(app.tokens.issued()))
+    }
+
+    fn issued_view(&self, id: TokenId, row: IssuedRow) -> TokenView {
+        TokenView { origin: Some(row.origin), ..self.token_view(id, &row.token) }
     }
 
     fn revoke_token(&self, id: TokenId) -> Result<Answer, Failure> {
+        if let Some((_, mut row)) = self.issued()?.into_iter().find(|(known, _)| *known == id) {
+            row.token.revoked_at.get_or_insert(self.now);
+            if self.meta.issued().map_err(store)?.iter().any(|(known, _)| *known == id) {
+                self.meta.put_issued(&id, &row).map_err(store)?;
+            }
+            if let Some(app) = self.app {
+                app.tokens.add_issued(id, row.clone());
+            }
+            return Ok(Answer::Revoked(self.issued_view(id, row)));
+        }
         let mut row =
             self.meta.token(&id).map_err(store)?.ok_or_else(|| Failure::NoSuchToken { id: id.to_string() })?;
         // A second time keeps the first time's date.
@@ -391,6 +414,7 @@ impl Admin<'_> {
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
             state,
+            origin: None,
         }
     }
 
@@ -453,19 +477,6 @@ impl Admin<'_> {
 fn split(random: u128) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, rest @ ..] = random.to_le_bytes();
     [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(rest)]
-}
-
-fn grant_text(grant: &Grant) -> String {
-    let verbs: Vec<_> = grant
-        .verbs
-        .iter()
-        .map(|verb| match verb {
-            Verb::Pull => "pull",
-            Verb::Push => "push",
-            Verb::Usage => "usage",
-        })
-        .collect();
-    format!("{}:{}", grant.cache, verbs.join(","))
 }
 
 /// Refuses what can't be a builder's name.

@@ -19,7 +19,7 @@ mod views;
 use std::fmt;
 
 use firn_api::usage::{GroupBy, UsageReport};
-use firn_index::{ConflictPolicy, Grant, ReferencePolicy, TokenId, Transport, UnixSeconds};
+use firn_index::{ConflictPolicy, Grant, ReferencePolicy, TokenId, TokenOrigin, Transport, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 pub use backup::BackupView;
@@ -421,6 +421,9 @@ pub struct TokenView {
     pub revoked_at: Option<UnixSeconds>,
     /// Whether it counts now.
     pub state: TokenState,
+    /// For which identity it was made, if for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<TokenOrigin>,
 }
 
 /// Whether a token counts.

@@ -36,11 +36,26 @@ pub fn parse_grant(text: &str) -> Result<Grant, GrantError> {
 
 /// Says whether any of the grants permits `verb` on a cache.
 pub fn permits(grants: &[Grant], cache: &CacheName, verb: Verb) -> bool {
-    grants.iter().any(|grant| grant.verbs.contains(&verb) && matches(grant.cache.as_bytes(), cache.as_str().as_bytes()))
+    grants.iter().any(|grant| grant.verbs.contains(&verb) && matches_pattern(&grant.cache, cache.as_str()))
 }
 
-/// Says whether a pattern matches a whole name; linear in time per star, without recursion.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+/// Returns a grant as [`parse_grant`] reads it.
+pub fn grant_text(grant: &Grant) -> String {
+    let verbs: Vec<_> = grant
+        .verbs
+        .iter()
+        .map(|verb| match verb {
+            Verb::Pull => "pull",
+            Verb::Push => "push",
+            Verb::Usage => "usage",
+        })
+        .collect();
+    format!("{}:{}", grant.cache, verbs.join(","))
+}
+
+/// Says whether a pattern, in which `*` stands for any characters, matches a whole text; linear in time per star, without recursion.
+pub fn matches_pattern(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut at, mut in_name) = (0, 0);
     // Where the last star was, and how much of the name it has taken so far.
     let mut star: Option<(usize, usize)> = None;

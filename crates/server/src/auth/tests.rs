@@ -29,7 +29,7 @@ fn row(id: u64, grants: &[&str]) -> TokenRow {
 
 fn tokens(rows: Vec<(u64, TokenRow)>) -> Tokens {
     let rows: HashMap<_, _> = rows.into_iter().map(|(id, row)| (TokenId(id), row)).collect();
-    Tokens { rows: RwLock::new(Arc::new(rows)) }
+    Tokens { rows: RwLock::new(Arc::new(rows)), issued: Default::default() }
 }
 
 fn bearer(text: &str) -> HeaderMap {

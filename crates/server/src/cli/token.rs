@@ -107,10 +107,13 @@ fn list(data: &DataDir, config: &Config) -> Result<Report, CliError> {
             view.grants.join(" "),
             output::time(view.created_at),
             expires,
+            view.origin
+                .as_ref()
+                .map_or_else(|| "operator".to_owned(), |origin| format!("{}: {}", origin.rule, origin.subject)),
         ]
     };
     report.text = output::table(
-        &["ID", "BUILDER", "STATE", "GRANTS", "CREATED", "EXPIRES"],
+        &["ID", "BUILDER", "STATE", "GRANTS", "CREATED", "EXPIRES", "ORIGIN"],
         views.iter().map(row).collect(),
         &[],
     );

@@ -117,6 +117,11 @@ impl Config {
         self.check_squeeze(&mut check);
         self.check_usage(&mut check);
         self.check_upstream(&mut check);
+        for rule in &self.oidc {
+            check.problems.extend(rule.problems().into_iter().map(|detail| Problem { key: "oidc", detail }));
+        }
+        let names: std::collections::HashSet<_> = self.oidc.iter().map(|rule| &rule.name).collect();
+        check.that(names.len() == self.oidc.len(), "oidc", || "has two rules of one name".to_owned());
         if check.problems.is_empty() {
             Ok(())
         } else {

@@ -38,6 +38,8 @@ pub struct Config {
     pub squeeze: SqueezeConfig,
     /// What is fetched from upstreams.
     pub upstream: UpstreamConfig,
+    /// Which identities of CI jobs get which tokens.
+    pub oidc: Vec<crate::oidc::Rule>,
     /// What is logged.
     pub log: LogConfig,
     /// How usage is counted and told.

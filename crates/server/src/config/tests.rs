@@ -31,12 +31,13 @@ fn the_example_stays_good_with_every_comment_taken_off_its_keys() {
     let text: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.contains(" = \"") => format!("{rest}\n"),
+            Some(rest) if [" = \"", " = [", " = {", "[["].iter().any(|mark| rest.contains(mark)) => format!("{rest}\n"),
             _ => format!("{line}\n"),
         })
         .collect();
     let config = Config::parse(&text).expect("parses");
     assert!(config.server.tls_cert.is_some() && config.server.public_url.is_some());
+    assert_eq!(config.oidc.len(), 1);
     config.check("test").expect("is good");
 }
 

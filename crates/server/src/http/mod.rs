@@ -13,6 +13,7 @@ mod documents;
 pub mod error;
 mod files;
 mod home;
+mod identity;
 mod inspect;
 mod known;
 mod nar;
@@ -132,6 +133,10 @@ where
     if let Some(page) = pages::route(path) {
         log.kind = Kind::Page;
         return Ok(pages::answer(app, page, request).await);
+    }
+    if identity::is_at(path) {
+        log.kind = Kind::Other;
+        return Ok(identity::answer(app, request).await);
     }
     if let Some(api) = route::parse_api(target) {
         log.kind = Kind::Push;

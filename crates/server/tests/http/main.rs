@@ -4,6 +4,7 @@ mod downloads;
 mod faults;
 mod files_and_documents;
 mod narinfos;
+mod oidc;
 mod pages;
 mod pull;
 mod push;

@@ -45,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) body_timeout_ms: u64,
     pub(crate) frame_cache_bytes: u64,
     pub(crate) anonymous_daily: u64,
+    pub(crate) oidc: Vec<firn_server::oidc::Rule>,
 }
 
 impl Default for Settings {
@@ -56,6 +57,7 @@ impl Default for Settings {
             body_timeout_ms: 20_000,
             frame_cache_bytes: 32 << 20,
             anonymous_daily: 0,
+            oidc: Vec::new(),
         }
     }
 }
@@ -110,6 +112,7 @@ impl World {
         config.server.body_timeout = Span(std::time::Duration::from_millis(settings.body_timeout_ms));
         config.store.max_nar_size = Size(settings.max_nar_bytes);
         config.upstream.anonymous_daily = Size(settings.anonymous_daily);
+        config.oidc = settings.oidc.clone();
         let squeezer = firn_server::squeeze::Squeezer::start(engine.clone(), &config.squeeze).unwrap();
         let app = Arc::new(App::new(engine, config, Arc::clone(&clock) as _, squeezer).unwrap());
         let address = runtime.block_on(listen(Arc::clone(&app)));
