@@ -2,7 +2,7 @@
 //!
 //! The driver is a process of its own, so its CPU does not count; loops are closed and all counts are bounded.
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod latency;
 mod memory;
 mod transfers;

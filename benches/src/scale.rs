@@ -4,6 +4,7 @@
 //! frames of chunks are zeros, which no pass looks at. Each pass is a process of its own, so that its memory is its own.
 
 mod made;
+mod pages;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,10 +68,12 @@ enum Pass {
     Gc,
     /// Times narinfos of a server, before and while it drops another tenth.
     Narinfo,
+    /// Times the pages that a server makes for people.
+    Pages,
 }
 
 impl Pass {
-    const ALL: [Self; 5] = [Self::Make, Self::Open, Self::Usage, Self::Gc, Self::Narinfo];
+    const ALL: [Self; 6] = [Self::Make, Self::Open, Self::Usage, Self::Gc, Self::Narinfo, Self::Pages];
 
     fn name(self) -> &'static str {
         match self {
@@ -79,6 +82,7 @@ impl Pass {
             Self::Usage => "usage",
             Self::Gc => "gc",
             Self::Narinfo => "narinfo",
+            Self::Pages => "pages",
         }
     }
 }
@@ -110,6 +114,7 @@ fn one(pass: Pass, shape: &Shape, data: &Path, arguments: &Arguments) -> anyhow:
         Pass::Usage => usage(shape, data),
         Pass::Gc => collect(shape, data).map(drop),
         Pass::Narinfo => narinfos(shape, data, &server::program(arguments.firnd.as_deref())?),
+        Pass::Pages => pages::run(shape, data, &server::program(arguments.firnd.as_deref())?),
     }
 }
 

@@ -74,13 +74,28 @@ pub(crate) struct Connection {
     end: usize,
     /// The server closes after this answer.
     last: bool,
+    /// Lines that every GET carries.
+    headers: String,
 }
 
 impl Connection {
     /// Connects to a server.
     pub(crate) fn open(server: SocketAddr) -> anyhow::Result<Self> {
         let stream = connect(server)?;
-        Ok(Self { server, stream, buffer: vec![0; BUFFER_BYTES].into(), start: 0, end: 0, last: false })
+        Ok(Self {
+            server,
+            stream,
+            buffer: vec![0; BUFFER_BYTES].into(),
+            start: 0,
+            end: 0,
+            last: false,
+            headers: String::new(),
+        })
+    }
+
+    /// Sends a token with every GET from now on.
+    pub(crate) fn set_token(&mut self, token: &str) {
+        self.headers = format!("Authorization: Bearer {token}\r\n");
     }
 
     /// Drops what is under way and connects again.
@@ -96,7 +111,7 @@ impl Connection {
         if self.last {
             self.reopen()?;
         }
-        let head = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n\r\n", self.server);
+        let head = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.server, self.headers);
         let began = Instant::now();
         self.stream.write_all(head.as_bytes())?;
         let (status, framing) = self.head().with_context(|| format!("GET {target}"))?;

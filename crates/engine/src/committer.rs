@@ -19,6 +19,7 @@ use firn_pack::{FrameLoc, PackId};
 
 use crate::commit::{Decision, PathOutcome, PathUpload, decide, push_record};
 use crate::ingest::{NewRecipe, Session};
+use crate::measures::Commits;
 use crate::packs::{Lane, Packs};
 use crate::placement::Placement;
 use crate::records::{Record, RecordEncoder};
@@ -148,7 +149,7 @@ pub(crate) fn submit(queue: &SyncSender<Request>, changes: Vec<Change>) -> Outco
 }
 
 /// The thread's work, until every sender is gone.
-pub(crate) fn run(packs: &Arc<Packs>, encoder: RecordEncoder, queue: &Receiver<Request>) {
+pub(crate) fn run(packs: &Arc<Packs>, encoder: RecordEncoder, queue: &Receiver<Request>, commits: &Commits) {
     let mut writer = Writer { encoder, order: None };
     let mut held = None;
     while let Some(first) = held.take().or_else(|| queue.recv().ok()) {
@@ -166,6 +167,7 @@ pub(crate) fn run(packs: &Arc<Packs>, encoder: RecordEncoder, queue: &Receiver<R
             replies.push((next.reply, changes.len()));
             changes.append(&mut next.changes);
         }
+        commits.group(changes.len() as u64);
         match Group::new(packs, &mut writer).commit(&changes) {
             Ok(mut outcomes) => replies.iter().rev().for_each(|(reply, from)| {
                 // Whoever asked may have gone; what was done stays done.

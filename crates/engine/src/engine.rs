@@ -22,6 +22,7 @@ use crate::committer::{self, Change, Request, Stored};
 use crate::frames::Frames;
 use crate::ingest::{Ingest, Ingested};
 use crate::mark::{self, Mark};
+use crate::measures::{Commits, MemoryUse};
 use crate::packs::{LOOKUP_IDS, Packs};
 use crate::pool::Pool;
 use crate::recipes::Recipes;
@@ -117,6 +118,7 @@ pub(crate) struct Shared {
     /// Held by the one that rewrites.
     pub(crate) rewriting: Mutex<()>,
     queue: Mutex<Option<SyncSender<Request>>>,
+    pub(crate) commits: Arc<Commits>,
     committer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -164,11 +166,13 @@ impl Engine {
         recovery::seal_torn_packs(&packs)?;
         recovery::catch_up(&packs)?;
         let (queue, requests) = sync_channel(committer::QUEUE);
+        let commits = Arc::new(Commits::default());
         let thread = {
             let (packs, encoder) = (Arc::clone(&packs), RecordEncoder::new()?);
+            let commits = Arc::clone(&commits);
             std::thread::Builder::new()
                 .name("firn-commit".to_owned())
-                .spawn(move || committer::run(&packs, encoder, &requests))
+                .spawn(move || committer::run(&packs, encoder, &requests, &commits))
                 .map_err(|error| Error::Unusable(format!("its committer thread could not be started: {error}")))?
         };
         let shared = Shared {
@@ -180,6 +184,7 @@ impl Engine {
             packs,
             rewriting: Mutex::new(()),
             queue: Mutex::new(Some(queue)),
+            commits,
             committer: Mutex::new(Some(thread)),
         };
         let engine = Self { shared: Arc::new(shared) };
@@ -456,6 +461,11 @@ impl Drop for Shared {
 }
 
 impl Shared {
+    /// Returns what the memory of listings holds.
+    pub(crate) fn listings_use(&self) -> MemoryUse {
+        MemoryUse::of("listings", &self.listings, false)
+    }
+
     pub(crate) fn check_room(&self) -> Result<()> {
         if let Some(why) = self.packs.stopped() {
             return Err(Error::WritesStopped(why));
@@ -494,6 +504,10 @@ impl Shared {
     pub(crate) fn submit_all(&self, changes: Vec<Change>) -> Result<Vec<Result<PathOutcome>>> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let queue = queue.ok_or_else(|| Error::WritesStopped("the store is closed".to_owned()))?;
-        committer::submit(&queue, changes)
+        let count = changes.len() as u64;
+        self.commits.begin(count);
+        let outcomes = committer::submit(&queue, changes);
+        self.commits.end(count);
+        outcomes
     }
 }

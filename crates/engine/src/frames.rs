@@ -10,6 +10,7 @@ use firn_pack::{Chain, DecodedFrame, FrameDecoder, FrameHead, FrameLoc, MAX_BASE
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
+use crate::measures::MemoryUse;
 use crate::pack_chunks::ListedChunks;
 use crate::packs::{Packs, object_name};
 use crate::placement::{Placement, Run};
@@ -139,6 +140,11 @@ impl Frames {
             .expect("both capacities are set");
         let memory = Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default());
         Self { packs, memory, decoders, listed: ListedChunks::new() }
+    }
+
+    /// Returns what the memory holds.
+    pub(crate) fn memory_use(&self) -> MemoryUse {
+        MemoryUse::of("frames", &self.memory, true)
     }
 
     /// Returns the bytes of decoded frames in memory.

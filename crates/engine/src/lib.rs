@@ -33,6 +33,7 @@ mod in_use;
 mod indexes;
 mod ingest;
 mod mark;
+mod measures;
 mod pack_chunks;
 mod packs;
 mod placement;
@@ -68,6 +69,7 @@ pub use ingest::{Ingest, IngestStats, Ingested};
 pub use mark::{
     ChunkSet, Freed, Holder, HolderKind, MAX_CONFLICTS, Mark, MarkedConflict, Names, PackBytes, PackTotals,
 };
+pub use measures::{CommitQueue, MemoryUse, PacksOfState};
 pub use push::{Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, Scope};
 pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;

@@ -8,6 +8,7 @@ use firn_pack::{DecodedFrame, FrameKind, FrameLoc, PackId};
 use quick_cache::sync::Cache;
 
 use crate::frames::Frames;
+use crate::measures::MemoryUse;
 use crate::placement::Placement;
 use crate::{Error, Result};
 
@@ -62,6 +63,11 @@ impl Recipes {
     pub(crate) fn new(bytes: u64) -> Self {
         let recipes = usize::try_from(bytes >> 14).unwrap_or(usize::MAX).max(16);
         Self { memory: Cache::with_weighter(recipes, bytes, Weight) }
+    }
+
+    /// Returns what the memory holds.
+    pub(crate) fn memory_use(&self) -> MemoryUse {
+        MemoryUse::of("recipes", &self.memory, true)
     }
 
     /// Forgets a recipe whose record turned out not to be what it was.

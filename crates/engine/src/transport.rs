@@ -41,6 +41,10 @@ impl TransportSizes {
         Self { memory: Cache::with_weighter(items, bytes, Weight) }
     }
 
+    pub(crate) fn memory_use(&self) -> crate::MemoryUse {
+        crate::MemoryUse::of("transport-sizes", &self.memory, true)
+    }
+
     pub(crate) fn get(&self, nar: &Sha256) -> Option<Arc<[u32]>> {
         self.memory.get(nar)
     }

@@ -3,6 +3,8 @@
 //! Names begin with `firn_`, have units, and stay. Label sets are bounded: kinds of requests, classes of answers, caches,
 //! and at most [`MAX_SERIES`] pairs of a cache and a builder.
 
+mod work;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -82,18 +84,27 @@ struct OfKind {
     seconds: Histogram,
 }
 
+/// Times of requests, by kind.
+type Seconds = Family<ByKind, Histogram, fn() -> Histogram>;
+
 /// Counters of all requests.
-pub struct Requests([OfKind; Kind::ALL.len()]);
+pub struct Requests {
+    of_kinds: [OfKind; Kind::ALL.len()],
+    /// What the histograms in these are of: they are told as one.
+    seconds: Seconds,
+}
 
 impl Default for Requests {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| OfKind {
+        let seconds = Seconds::new_with_constructor(|| Histogram::new(BUCKETS));
+        let of_kinds = Kind::ALL.map(|kind| OfKind {
             by_class: Default::default(),
             broken_off: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
-            seconds: Histogram::new(BUCKETS),
-        }))
+            seconds: seconds.get_or_create(&ByKind { kind: kind.as_str() }).clone(),
+        });
+        Self { of_kinds, seconds }
     }
 }
 
@@ -108,7 +119,7 @@ impl Requests {
         elapsed: Duration,
         now: UnixSeconds,
     ) {
-        let of_kind = &self.0[fields.kind as usize];
+        let of_kind = &self.of_kinds[fields.kind as usize];
         if let Some(class) = usize::from(status / 100).checked_sub(1).and_then(|class| of_kind.by_class.get(class)) {
             add(class, 1);
         }
@@ -175,6 +186,7 @@ pub fn encode(app: &App) -> firn_engine::Result<String> {
     of_requests(app, &mut registry);
     of_pairs(app, &mut registry);
     of_store(app, &mut registry)?;
+    work::register(app, &mut registry)?;
     of_report(app, &mut registry);
     of_index(app, &mut registry);
     of_sources(app, &mut registry)?;
@@ -206,7 +218,7 @@ fn of_requests(app: &App, registry: &mut Registry) {
     registry.register("http_broken_off_requests", "Answers that did not come to their end", broken.clone());
     registry.register_with_unit("http_sent", "Bytes of bodies sent", Unit::Bytes, sent.clone());
     registry.register_with_unit("http_received", "Bytes of bodies received", Unit::Bytes, received.clone());
-    for (kind, of_kind) in Kind::ALL.into_iter().zip(&app.requests.0) {
+    for (kind, of_kind) in Kind::ALL.into_iter().zip(&app.requests.of_kinds) {
         for (class, count) in CLASSES.into_iter().zip(&of_kind.by_class) {
             requests.get_or_create(&ByClass { kind: kind.as_str(), class }).inc_by(load(count));
         }
@@ -215,11 +227,8 @@ fn of_requests(app: &App, registry: &mut Registry) {
         sent.get_or_create(&label).inc_by(load(&of_kind.sent_bytes));
         received.get_or_create(&label).inc_by(load(&of_kind.received_bytes));
     }
-    for (kind, of_kind) in Kind::ALL.into_iter().zip(&app.requests.0) {
-        let of = registry.sub_registry_with_label(("kind".into(), kind.as_str().into()));
-        let help = "Time from a request's head to the end of its answer";
-        of.register_with_unit("http_request_duration", help, Unit::Seconds, of_kind.seconds.clone());
-    }
+    let help = "Time from a request's head to the end of its answer";
+    registry.register_with_unit("http_request_duration", help, Unit::Seconds, app.requests.seconds.clone());
     let config = &app.config.server;
     let busy = |most: usize, free: usize| most.saturating_sub(free) as u64;
     let uploads = busy(config.max_uploads, app.uploads.available_permits());
@@ -312,6 +321,7 @@ fn of_report(app: &App, registry: &mut Registry) {
     let Some(report) = app.usage.latest() else { return };
     let store = &report.store;
     gauge(registry, "report_timestamp_seconds", "When the newest count began", None, report.at);
+    gauge(registry, "conflicting_paths", "Paths that were offered with several NARs", None, report.conflicts_total);
     gauge(registry, "missing_chunks", "Chunks that are needed and were not found", None, report.missing_chunks);
     let mut bytes = |name, help, value| gauge(registry, name, help, Some(Unit::Bytes), value);
     bytes("live_unique", "Uncompressed bytes of chunks that something needs", store.unique_bytes);

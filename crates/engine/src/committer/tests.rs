@@ -18,7 +18,7 @@ fn commit_together(engine: &Engine, changes: Vec<Change>) -> Vec<Result<PathOutc
     };
     let answers: Vec<Receiver<_>> = changes.into_iter().map(ask).collect();
     drop(queue);
-    run(&engine.shared.packs, RecordEncoder::new().unwrap(), &requests);
+    run(&engine.shared.packs, RecordEncoder::new().unwrap(), &requests, &crate::measures::Commits::default());
     answers.into_iter().map(|answer| answer.recv().unwrap()?.remove(0)).collect()
 }
 

@@ -77,6 +77,11 @@ impl Memory {
         self.pull.end().await;
     }
 
+    /// Returns what the memory of rendered narinfos holds.
+    pub fn narinfo_memory(&self) -> firn_engine::MemoryUse {
+        self.narinfos.memory_use()
+    }
+
     /// Forgets the narinfo of a path that was removed.
     pub fn forget_path(&self, cache: &CacheName, hash: &StoreHash) {
         self.narinfos.forget(cache, hash);

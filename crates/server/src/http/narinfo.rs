@@ -89,6 +89,11 @@ impl Narinfos {
         }
     }
 
+    /// Returns what it holds.
+    pub(super) fn memory_use(&self) -> firn_engine::MemoryUse {
+        firn_engine::MemoryUse::of("narinfos", &self.answers, true)
+    }
+
     fn lock(&self, key: &Borrowed<'_>) -> &Mutex<u64> {
         let at = self.hasher.hash_one(key) as usize % LOCKS;
         &self.changes[at]

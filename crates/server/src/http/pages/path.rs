@@ -17,6 +17,9 @@ use crate::usage::view;
 /// Files that a page lists.
 const FILES: usize = 500;
 
+/// How large a count of the store may be in memory for a page to look through it: some ten milliseconds' work.
+const COUNTED_BYTES: u64 = 16 << 20;
+
 /// Paths that a list on a page has.
 const PATHS: usize = 50;
 
@@ -125,12 +128,14 @@ fn cost(
     sees_usage: bool,
 ) -> Result<Markup, super::Problem> {
     // From the kept pass only: a page never waits for a count of the store.
-    let mark = call.app.usage.kept().filter(|mark| sees_usage && mark.path(&cache.name, hash).is_some());
+    let is_small =
+        |mark: &firn_engine::Mark| mark.memory_bytes() <= COUNTED_BYTES && mark.path(&cache.name, hash).is_some();
+    let mark = call.app.usage.kept().filter(|mark| sees_usage && is_small(mark));
     let Some(mark) = mark else {
         return Ok(html! {
             dl class="figures" { (figure("NAR", &bytes(found.nar_bytes), "logical bytes")) }
             @if sees_usage {
-                p class="quiet" { "What it costs and shares is shown for a while after a count; now: " code { "firn du /nix/store/" (found.path) } }
+                p class="quiet" { "What it costs and shares is shown for a while after the count of a store that is not too large; else: " code { "firn du /nix/store/" (found.path) } }
             }
         });
     };
