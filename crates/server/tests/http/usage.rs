@@ -216,6 +216,9 @@ fn dashboards_and_alerts_name_metrics_that_exist() {
     assert!(metrics.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     let metrics = metrics.text();
     assert!(metrics.ends_with("# EOF\n"));
+    let mut types: Vec<&str> = metrics.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    types.sort_unstable();
+    assert!(types.windows(2).all(|two| two[0] != two[1]), "a metric is described twice: {types:?}");
     let names: std::collections::BTreeSet<&str> = metrics
         .lines()
         .filter(|line| !line.starts_with('#'))
