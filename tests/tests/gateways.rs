@@ -112,3 +112,31 @@ fn a_reverse_proxy_that_refuses_long_bodies_is_no_hindrance() -> Result<()> {
     }
     Ok(())
 }
+
+/// A path of 2,200 files whose chunks all differ and nearly vanish when they are compressed: its recipe takes 75 kB at least.
+/// Making it is what takes the time here, so it is no longer than it has to be.
+const MANY_CHUNKS: &str = r#"build { name = "many-chunks"; script = ''
+  mkdir $out; cd $out; seq -f '%0255.0f' 143000 | split -l 65 -a 5 -d - file-
+''; }"#;
+
+#[test]
+fn a_recipe_of_many_parts_gets_there() -> Result<()> {
+    const LIMIT: u64 = 60_000;
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let gateway = Gateway::reverse(firnd.address(), LIMIT)?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    let path = builder.store.build_one(MANY_CHUNKS)?;
+    builder.url = format!("{}/main", gateway.url());
+    let pushed = builder.push(&[&path])?.env("FIRN_LOG", "firn_client=trace").output()?;
+    assert!(pushed.status.success(), "{}", said(&pushed));
+    let parts = firnd.log().matches("method=PUT path=/api/v1/caches/main/recipes/").count();
+    assert!(parts > 1, "the recipe went with the commit, in {parts} parts");
+    assert_cached(&nix, &cache, &builder, &path)?;
+
+    // A second one, whose recipe is known by now.
+    let again = builder.push(&[&path])?.arg("--recheck").output()?;
+    assert!(again.status.success(), "{}", said(&again));
+    Ok(())
+}

@@ -224,7 +224,11 @@ impl Committer {
                     let is_of_this =
                         matches!(&error, Error::Refused { kind: Refusal::Permanent | Refusal::TooLarge, .. });
                     for ready in batch {
-                        let verdict = if is_of_this {
+                        let verdict = if let Error::Refused { code, message, .. } = &error
+                            && code == Code::PartOutOfOrder.as_str()
+                        {
+                            Verdict::Again { later: false, why: message.clone() }
+                        } else if is_of_this {
                             Verdict::Failed(PathFailure::of_request(&error))
                         } else {
                             Verdict::Fatal(error.clone())
@@ -267,6 +271,21 @@ async fn commit(committing: &Committing, batch: Vec<Ready>, body: Vec<u8>, proof
             for half in [behind, batch] {
                 let (body, proofs) = body_of(committing, &half);
                 waiting.push((half, body, proofs));
+            }
+            continue;
+        }
+        let is_too_long = matches!(&answer, Err(Error::Refused { kind: Refusal::TooLarge, .. }));
+        if is_too_long
+            && let [ready] = batch.as_mut_slice()
+            && let Some(recipe) = ready.recipe.take()
+        {
+            // Something on the way takes less than a commit with a recipe in it: the recipe goes before it, in parts.
+            match committing.remote.upload_recipe(ready.item.recipe, recipe).await {
+                Ok(()) => {
+                    let (body, proofs) = body_of(committing, &batch);
+                    waiting.push((batch, body, proofs));
+                }
+                Err(error) => answered.push(Answered { batch, proofs, answer: Err(error) }),
             }
             continue;
         }

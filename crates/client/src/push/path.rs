@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_api::PathItem;
+use firn_api::{Code, PathItem};
 use firn_chunk::{ChunkId, ChunkRef, RecipeId};
 use firn_nix::StoreHash;
 use firn_nix_store::PathInfo;
@@ -37,7 +37,7 @@ pub(crate) const KEEP_BYTES: u64 = 4 << 20;
 const CUTTER_BYTES: u64 = 2 << 20;
 
 /// A longer recipe does not go with the commit but before it, so that commits stay short whatever they hold: proxies often take
-/// no more than 1 MiB.
+/// no more than 1 MiB. A commit that is too long nevertheless is made anew without its recipe.
 const RECIPE_IN_COMMIT_BYTES: usize = 512 << 10;
 
 /// How long a commit that is under way is waited for when the push is stopped.
@@ -349,7 +349,7 @@ impl Shared {
         }
         match self.remote.upload_recipe(recipe, encoded).await {
             Ok(()) => Ok(None),
-            Err(Error::Refused { code, message, .. }) if code == "part-out-of-order" => {
+            Err(Error::Refused { code, message, .. }) if code == Code::PartOutOfOrder.as_str() => {
                 Err(Ended::Again { later: false, why: message })
             }
             Err(error) => Err(error.into()),
