@@ -15,13 +15,18 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How long a client that was refused may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Changes the head of an answer, a line for each field, and its body; told the first line of the request.
+pub type Edit = fn(request: &str, head: &mut Vec<String>, body: &mut Vec<u8>);
+
 /// What a gateway does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Kind {
     /// Forwards to whatever host a request names, and tunnels with `CONNECT`.
     Forward,
     /// Forwards to one server, a connection for each request; answers longer bodies with 413.
     Reverse { server: SocketAddr, max_body_bytes: u64 },
+    /// Forwards to one server, a connection for each request, and changes its answers.
+    Editing { server: SocketAddr, edit: Edit },
 }
 
 /// A gateway on a free port of the loopback address, on threads of its own. It ends accepting when dropped.
@@ -50,6 +55,11 @@ impl Gateway {
     /// Starts a reverse proxy that answers requests with longer bodies by 413 before it has read them, as nginx does.
     pub fn reverse(server: SocketAddr, max_body_bytes: u64) -> Result<Self> {
         Self::start(Kind::Reverse { server, max_body_bytes })
+    }
+
+    /// Starts one that changes what a server answers, as another version of it would. Answers are held in memory whole.
+    pub fn editing(server: SocketAddr, edit: Edit) -> Result<Self> {
+        Self::start(Kind::Editing { server, edit })
     }
 
     fn start(kind: Kind) -> Result<Self> {
@@ -120,6 +130,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             let _ = match shared.kind {
                 Kind::Forward => shared.forward(&client),
                 Kind::Reverse { server, max_body_bytes } => shared.reverse(&client, server, max_body_bytes),
+                Kind::Editing { server, edit } => shared.edit(&client, server, edit),
             };
         });
     }
@@ -170,13 +181,27 @@ impl Shared {
             io::copy(&mut client.take(left), &mut io::sink())?;
             return Ok(());
         }
-        let mut to = TcpStream::connect(server)?;
-        to.set_nodelay(true)?;
-        let (first, rest) = head.text.split_once("\r\n").unwrap_or((&head.text, "\r\n"));
-        to.write_all(format!("{first}\r\nconnection: close\r\n{rest}").as_bytes())?;
-        to.write_all(&head.behind)?;
-        io::copy(&mut client.take(body_bytes.saturating_sub(head.behind.len() as u64)), &mut to)?;
+        let to = head.pass_on(client, server)?;
         pump(&to, client);
+        client.shutdown(Shutdown::Both)
+    }
+
+    /// Serves one request, and changes the answer.
+    fn edit(&self, client: &TcpStream, server: SocketAddr, edit: Edit) -> io::Result<()> {
+        let Some(head) = Head::read(client)? else { return Ok(()) };
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        let mut from = head.pass_on(client, server)?;
+        let Some(mut answer) = Head::read(&from)? else { return Ok(()) };
+        from.read_to_end(&mut answer.behind)?;
+        let mut lines: Vec<String> = answer.text.trim_end().lines().map(str::to_owned).collect();
+        edit(head.text.lines().next().unwrap_or_default(), &mut lines, &mut answer.behind);
+        let is_length = |line: &String| line.to_ascii_lowercase().starts_with("content-length:");
+        if let Some(line) = lines.iter_mut().find(|line| is_length(line)) {
+            *line = format!("content-length: {}", answer.behind.len());
+        }
+        let mut to = client;
+        to.write_all(format!("{}\r\n\r\n", lines.join("\r\n")).as_bytes())?;
+        to.write_all(&answer.behind)?;
         client.shutdown(Shutdown::Both)
     }
 }
@@ -202,6 +227,17 @@ impl Head {
                 len => bytes.extend_from_slice(buffer.get(..len).unwrap_or_default()),
             }
         }
+    }
+
+    /// Sends a request on, with its body, over a connection of its own, and returns that.
+    fn pass_on(&self, client: &TcpStream, server: SocketAddr) -> io::Result<TcpStream> {
+        let mut to = TcpStream::connect(server)?;
+        to.set_nodelay(true)?;
+        let (first, rest) = self.text.split_once("\r\n").unwrap_or((&self.text, "\r\n"));
+        to.write_all(format!("{first}\r\nconnection: close\r\n{rest}").as_bytes())?;
+        to.write_all(&self.behind)?;
+        io::copy(&mut client.take(self.content_length().saturating_sub(self.behind.len() as u64)), &mut to)?;
+        Ok(to)
     }
 
     fn content_length(&self) -> u64 {
@@ -254,6 +290,17 @@ mod tests {
         assert!(send("abc").text().starts_with("PUT /x HTTP/1.1\r\nconnection: close\r\n"));
         assert_eq!(send("abcd").status, 413);
         assert_eq!((gateway.requests(), gateway.refused(), gateway.longest_body()), (2, 1, 4));
+    }
+
+    #[test]
+    fn an_editor_changes_heads_and_bodies() {
+        let edit: Edit = |request, head, body| {
+            head.push(format!("x-request: {request}"));
+            body.truncate(5);
+        };
+        let gateway = Gateway::editing(echo(), edit).expect("a free port");
+        let answer = Request::put("/x", "abc").send(gateway.address()).expect("answered");
+        assert_eq!((answer.text().as_str(), answer.header("x-request")), ("PUT /", Some("PUT /x HTTP/1.1")));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{FlockOperation, fcntl_lock};
 use tempfile::TempDir;
 
 use super::{Daemon, Nix};
@@ -209,6 +210,17 @@ impl Store {
     /// Returns a path's NAR, read from the file system.
     pub fn dump(&self, path: &str) -> Result<Vec<u8>> {
         Ok(self.check("nix-store", [OsStr::new("--dump"), self.on_disk(path).as_os_str()])?.stdout)
+    }
+
+    /// Keeps everybody from the machine's database, as a program does that holds a lock, until the file is dropped.
+    pub fn lock_database(&self) -> Result<fs::File> {
+        let path = self.inside("root/nix/var/nix/db/db.sqlite");
+        let open = fs::File::options().read(true).write(true).open(&path);
+        let file = open.doing(|| format!("open {}", path.display()))?;
+        fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(std::io::Error::from)
+            .doing(|| format!("lock {}", path.display()))?;
+        Ok(file)
     }
 
     /// Returns where a store path lies in the real file system.
