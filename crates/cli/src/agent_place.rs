@@ -14,6 +14,12 @@ const SYSTEM_RUNTIME: &str = "/run/firn";
 /// The folder of the queues of agents that run as root. systemd's `StateDirectory=firn` makes it.
 const SYSTEM_STATE: &str = "/var/lib/firn";
 
+/// The variable that names an agent's socket.
+const SOCKET_VARIABLE: &str = "FIRN_AGENT_SOCKET";
+
+/// The variable that names the folder of an agent's queue.
+const STATE_VARIABLE: &str = "FIRN_AGENT_STATE";
+
 /// Which agent.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct AgentOptions {
@@ -21,10 +27,10 @@ pub(crate) struct AgentOptions {
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME, global = true)]
     pub(crate) name: String,
     /// Its control socket; by default /run/firn/NAME.sock, or $XDG_RUNTIME_DIR/firn/NAME.sock for other users than root
-    #[arg(long, value_name = "SOCKET", env = "FIRN_AGENT_SOCKET", global = true)]
+    #[arg(long, value_name = "SOCKET", env = SOCKET_VARIABLE, global = true)]
     pub(crate) socket: Option<PathBuf>,
     /// The folder of its queue; by default /var/lib/firn/NAME, or $XDG_STATE_HOME/firn/NAME for other users than root
-    #[arg(long, value_name = "DIRECTORY", env = "FIRN_AGENT_STATE", global = true)]
+    #[arg(long, value_name = "DIRECTORY", env = STATE_VARIABLE, global = true)]
     pub(crate) state_dir: Option<PathBuf>,
 }
 
@@ -38,8 +44,18 @@ pub(crate) struct AgentPlace {
 }
 
 impl AgentPlace {
-    /// Returns where this user's agent of the default name is, or the system's if this user has none.
+    /// Returns where this user's agent of the default name is, or the system's if this user has none; the environment may
+    /// say otherwise, as for commands that take an agent's options.
     pub(crate) fn usual() -> Self {
+        let named = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let place = Self::found();
+        Self {
+            socket: named(SOCKET_VARIABLE).unwrap_or(place.socket),
+            state: named(STATE_VARIABLE).unwrap_or(place.state),
+        }
+    }
+
+    fn found() -> Self {
         let own = Self::of_user(DEFAULT_NAME);
         let system = Self::of_system(DEFAULT_NAME);
         match own {

@@ -71,11 +71,22 @@ impl NixSettings {
         self.value(name).and_then(Value::as_bool) == Some(value)
     }
 
+    /// Returns a setting that is a number; those that may be a word, too, are text in some versions.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        let value = self.value(name)?;
+        value.as_u64().or_else(|| value.as_str()?.parse().ok())
+    }
+
+    /// Makes settings of an object as Nix prints it.
+    pub(crate) fn of_values(values: Map<String, Value>) -> Self {
+        Self { values }
+    }
+
     /// Makes settings of JSON as Nix prints it.
     #[cfg(test)]
     pub(crate) fn of(values: Value) -> Self {
         match values {
-            Value::Object(values) => Self { values },
+            Value::Object(values) => Self::of_values(values),
             other => panic!("{other} is no object"),
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::context::Context;
+use crate::doctor::gateway::Login;
 use crate::doctor::{self, Finding, State};
 use crate::exit;
 use crate::failure::Failure;
@@ -18,12 +19,49 @@ root can read.
 
 Examples:
   firn doctor
-  firn doctor https://cache.example.org/main --json";
+  firn doctor https://cache.example.org/main --json
+  firn doctor gateway --at ssh://root@gateway.example.org";
+
+const GATEWAY: &str = "\
+Checks a machine that hands builds to others and sends what comes back to the cache: gateway, max-jobs, builders,
+builder (each is tried), builders-use-substitutes, trusted-users, login (with --at), substituter, key, hook,
+require-sigs, secret-key-files, garbage, agent, queue. It ends with 1 if one fails. Run it on the gateway as root,
+whose keys and known hosts the daemon uses, or from afar with a login. A cache that is called `gateway` is named
+to `firn doctor` by its URL.
+
+Examples:
+  firn doctor gateway
+  firn doctor gateway main --at ssh-ng://root@gateway.example.org:2222";
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    of: Option<Of>,
+    #[command(flatten)]
+    cache: CacheArguments,
+}
+
+/// What else can be looked at.
+#[derive(Debug, clap::Subcommand)]
+enum Of {
+    /// Check a machine that hands builds to others
+    Gateway(GatewayArguments),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = GATEWAY)]
+struct GatewayArguments {
+    #[command(flatten)]
+    cache: CacheArguments,
+    /// Where it is, if not this machine: ssh://[USER@]HOST[:PORT], or the same with ssh-ng
+    #[arg(long, value_name = "URL")]
+    at: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct CacheArguments {
     /// The cache: a URL, or a name in the configuration
     #[arg(value_name = "CACHE")]
     cache: Option<String>,
@@ -34,15 +72,26 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failure> {
-    let cache = context.cache(arguments.cache.as_deref(), arguments.token_file.as_deref());
+    let given = match &arguments.of {
+        Some(Of::Gateway(gateway)) => &gateway.cache,
+        None => &arguments.cache,
+    };
+    let cache = context.cache(given.cache.as_deref(), given.token_file.as_deref());
     let url = cache.as_ref().ok().map(|cache| cache.url.to_string());
-    let findings = doctor::examine(cache)?;
+    let findings = match &arguments.of {
+        Some(Of::Gateway(gateway)) => {
+            let login = gateway.at.as_deref().map(str::parse::<Login>).transpose()?;
+            doctor::gateway::examine(login, cache)?
+        }
+        None => doctor::examine(cache)?,
+    };
     let count = |state| findings.iter().filter(|finding| finding.state == state).count();
     let (failed, warnings) = (count(State::Fail), count(State::Warn));
     if context.output.json {
         context.output.json_line(&json!({ "url": url, "checks": findings, "failed": failed, "warnings": warnings }))?;
     } else {
-        let text: String = findings.iter().map(|finding| shown(&context.output, finding)).collect();
+        let width = findings.iter().map(|finding| finding.check.len() + 2).max().unwrap_or_default().max(14);
+        let text: String = findings.iter().map(|finding| shown(&context.output, finding, width)).collect();
         context.output.data(&text)?;
         context.output.note(&format!("{} ok, {warnings} to look at, {failed} failed", count(State::Ok)));
     }
@@ -50,13 +99,13 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
 }
 
 /// Returns a finding in one line, and what to do in a second one.
-fn shown(output: &Output, finding: &Finding) -> String {
+fn shown(output: &Output, finding: &Finding, width: usize) -> String {
     let (word, paint) = match finding.state {
         State::Ok => ("ok  ", Paint::Good),
         State::Warn => ("warn", Paint::Warning),
         State::Fail => ("FAIL", Paint::Bad),
         State::Skipped => ("skip", Paint::Dim),
     };
-    let advice = finding.advice.as_ref().map(|advice| format!("{:20}-> {advice}\n", "")).unwrap_or_default();
-    format!("{}  {:14}{}\n{advice}", output.out.paint(paint, word), finding.check, finding.detail)
+    let advice = finding.advice.as_ref().map(|advice| format!("{:1$}-> {advice}\n", "", width + 6)).unwrap_or_default();
+    format!("{}  {:width$}{}\n{advice}", output.out.paint(paint, word), finding.check, finding.detail)
 }

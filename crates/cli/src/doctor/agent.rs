@@ -20,10 +20,8 @@ const RECENT_MILLIS: u64 = 7 * 86_400_000;
 /// Asks the agent of this user or of the system.
 pub(super) fn examine() -> Vec<Finding> {
     let place = AgentPlace::usual();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let now = u64::try_from(now).unwrap_or(u64::MAX);
     match call(&place.socket, &Request::Status, PATIENCE) {
-        Ok(Answer::Status { status }) => vec![running(&status), queue(&status, now)],
+        Ok(Answer::Status { status }) => vec![running(&status), queue(&status, now_millis())],
         Ok(_) => vec![Finding::fail("agent", "it answered something else", "use a firn of the agent's version")],
         Err(CallError::NoAgent { .. }) => vec![absent(&place.socket, Status::of_queue(&place.state).ok().as_ref())],
         Err(error @ CallError::Denied { .. }) => vec![Finding::skipped("agent", error.to_string())],
@@ -32,6 +30,12 @@ pub(super) fn examine() -> Vec<Finding> {
             vec![Finding::fail("agent", detail, "restart it: systemctl restart firn-watch-store")]
         }
     }
+}
+
+/// Returns the time as agents write it.
+pub(super) fn now_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(now).unwrap_or(u64::MAX)
 }
 
 /// Judges that no agent runs; a queue says that one is meant to.

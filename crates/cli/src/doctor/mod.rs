@@ -3,6 +3,7 @@
 //! What is looked at is gathered in one place of each module and judged by plain functions. Findings never hold a token.
 
 mod agent;
+pub(crate) mod gateway;
 mod network;
 mod nix;
 mod server;

@@ -194,8 +194,13 @@ pub(super) fn hook(nix: &Nix, version: &str) -> Finding {
     let Some(program) = nix.deciding().text("post-build-hook") else {
         return Finding::ok(check, "no post-build-hook: an agent finds new paths without one, up to 15 s later");
     };
-    let path = Path::new(program);
-    if rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_err() {
+    judge_hook(program, rustix::fs::access(Path::new(program), rustix::fs::Access::EXEC_OK).is_ok(), version)
+}
+
+/// Judges a post-build hook by its path, whether it can be run, and Nix's version.
+pub(super) fn judge_hook(program: &str, runs: bool, version: &str) -> Finding {
+    let check = "hook";
+    if !runs {
         return Finding::fail(
             check,
             format!("post-build-hook is {program}, which is no program that can be run: every build fails"),

@@ -211,7 +211,7 @@ fn a_hook_that_is_no_program_fails() {
     assert_eq!(nix::hook(&with_hook, "2.8.0").state, State::Warn, "it names no paths");
 }
 
-fn status(activity: Activity) -> Status {
+pub(super) fn status(activity: Activity) -> Status {
     serde_json::from_value(json!({
         "version": "1", "cache": "main", "activity": activity, "trouble": "the reason", "warnings": [], "waiting": 3,
         "waiting_bytes": 1, "retrying": 0, "oldest_at": null, "in_flight": 0, "pinned": 0, "pinned_bytes": 0,
