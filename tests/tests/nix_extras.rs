@@ -3,7 +3,7 @@
 use firn_testkit::Result;
 use firn_testkit::firnd::Firnd;
 use firn_testkit::http::Request;
-use firn_testkit::nix::Nix;
+use firn_testkit::nix::{Host, Nix, Settings};
 use firn_tests::{builder, client, closure};
 use serde_json::Value;
 
@@ -153,6 +153,76 @@ fn derivations_are_paths_like_any_other() -> Result<()> {
         let client = client(&nix, &cache)?;
         client.check("nix", ["copy", "--derivation", "--from", &cache.url, &derivation])?.done()?;
         assert_eq!(client.dump(&derivation)?, builder.dump(&derivation)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_hydras_queue_runner_does_with_its_store_works() -> Result<()> {
+    let expression = r#"build { name = "job"; script = ''
+        echo the log of the job
+        d=$out/lib/debug/.build-id/ab; mkdir -p $d $out/nix-support
+        echo symbols > $d/cdef0123456789abcdef0123456789abcdef01.debug
+        echo "doc none $out/report" > $out/nix-support/hydra-build-products
+        echo a report > $out/report
+    ''; }"#;
+    for nix in Nix::require_all() {
+        let firnd = Firnd::start()?;
+        let cache = firnd.cache("main", &["--public"])?;
+        let queue_runner = builder(&nix, &cache)?;
+        let (secret, public) = nix.generate_key("hydra-1")?;
+        let key = queue_runner.write("key", &secret)?;
+        // As `store_uri` has it: what it does with outputs, then with logs, then what its pages read.
+        let store_uri = format!(
+            "{}?compression=zstd&parallel-compression=true&write-nar-listing=true&index-debug-info=true&secret-key={}",
+            cache.url,
+            key.display()
+        );
+        let path = queue_runner.build_one(expression)?;
+        let derivation = queue_runner.instantiate(expression)?.concat();
+        queue_runner.copy_to(&store_uri, &[&path])?.done()?;
+        queue_runner.check("nix", ["store", "copy-log", "--to", &store_uri, &derivation])?.done()?;
+
+        let get = |target: String| firnd.send(&Request::get(&target));
+        let narinfo = get(format!("/main/{}.narinfo", hash(&path)))?.text();
+        assert!(narinfo.contains("\nSig: hydra-1:") && narinfo.contains("\nSig: main-1:"), "{narinfo}");
+        let listing: Value = serde_json::from_slice(&get(format!("/main/{}.ls", hash(&path)))?.body).expect("JSON");
+        let products = &listing["root"]["entries"]["nix-support"]["entries"]["hydra-build-products"];
+        assert_eq!(products["type"], "regular", "{listing:#}");
+        let log = get(format!("/main/log/{}", derivation.trim_start_matches("/nix/store/")))?;
+        assert_eq!((log.status, log.text().as_str()), (200, "the log of the job\n"), "Nix {}", nix.version());
+        assert_eq!(get("/main/debuginfo/abcdef0123456789abcdef0123456789abcdef01.debug".to_owned())?.status, 200);
+        let shown = queue_runner.check("nix", ["store", "cat", "--store", &cache.url, &format!("{path}/report")])?;
+        assert_eq!(shown.text(), "a report");
+
+        // Whoever trusts Hydra's key, as before there was firn, goes on as they are.
+        let mut settings = firn_tests::settings(&cache);
+        settings.trusted_public_keys = vec![public];
+        let user = firn_testkit::nix::Store::new(&nix, &settings)?;
+        user.realise(&[&path])?.done()?;
+        assert_eq!(user.dump(&path)?, queue_runner.dump(&path)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_build_whose_store_is_the_cache_ends_up_in_it() -> Result<()> {
+    let expression = r#"let low = build { name = "low"; script = "echo low > $out"; };
+        in build { name = "straight"; inherit low; script = "cat $low > $out; echo straight >> $out"; }"#;
+    for nix in Nix::require_all() {
+        let firnd = Firnd::start()?;
+        let cache = firnd.cache("main", &["--public"])?;
+        let host = Host::new(&nix, &Settings::default())?;
+        host.store().set_token("127.0.0.1", &cache.token)?;
+        let file = host.expression(expression)?;
+        // A binary cache builds nothing: the machine's own store is the remote builder. That what is not there yet is not
+        // there in an hour either is Nix's own belief, with every HTTP cache.
+        let settings = ["--builders", "auto - - 1 1", "-j0", "--option", "narinfo-cache-negative-ttl", "0"];
+        let arguments = ["--no-out-link", "--store", &cache.url, &file].into_iter().chain(settings);
+        let path = host.check("nix-build", arguments)?.text();
+        let client = client(&nix, &cache)?;
+        client.realise(&[&path])?.done()?;
+        assert_eq!(client.dump(&path)?, firn_testkit::nar::Node::file("low\nstraight\n").encode(), "{}", nix.version());
     }
     Ok(())
 }
