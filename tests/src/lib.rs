@@ -5,6 +5,7 @@
 pub mod browser;
 pub mod builder;
 pub mod shipped;
+pub mod site;
 
 use firn_nix::{Sha256, StorePath};
 use firn_testkit::Result;

@@ -10,8 +10,15 @@ use firn_tests::shipped::{files_below, read, workspace};
 use yaml_rust2::YamlLoader;
 
 /// The guides that have to be there.
-const GUIDES: [&str; 6] =
-    ["github-actions.md", "gitlab-ci.md", "hydra.md", "nixos-builders.md", "remote-builders.md", "sources.md"];
+const GUIDES: [&str; 7] = [
+    "gateway.md",
+    "github-actions.md",
+    "gitlab-ci.md",
+    "hydra.md",
+    "nixos-builders.md",
+    "remote-builders.md",
+    "sources.md",
+];
 
 /// Returns the examples of one language in a page.
 fn examples(page: &str, language: &str) -> Vec<String> {
