@@ -1,12 +1,12 @@
 //! What a server says of a cache and of a token, in words and in JSON.
 
-use firn_api::CacheDescription;
+use firn_api::{CacheDescription, Code};
 use firn_nix::PublicKey;
 use jiff::Timestamp;
 
 use crate::cache_ref::CacheRef;
 use crate::failure::{Failure, Kind};
-use crate::probe::{Probe, clean};
+use crate::probe::{Probe, Trouble, clean};
 
 /// Asks the server about the cache, and checks that what comes back can be shown and written into files.
 pub(crate) async fn describe(cache: &CacheRef) -> Result<CacheDescription, Failure> {
@@ -15,8 +15,14 @@ pub(crate) async fn describe(cache: &CacheRef) -> Result<CacheDescription, Failu
     match probe.cache().await {
         Ok(description) => Ok(checked(description)),
         Err(trouble) => {
+            let is_refused =
+                matches!(&trouble, Trouble::Refused { answer, .. } if answer.code == Code::Forbidden.as_str());
             let failure = trouble.into_failure(&doing);
             Err(match (&failure.hint, &cache.token) {
+                // The server's own hint is for Nix, which has no other place for a token than its netrc file.
+                (_, Some(_)) if is_refused => {
+                    failure.hint("check the URL, and the token: is it whole, of this server, and not revoked?")
+                }
                 (None, None) => failure.hint("give a token: `firn login` keeps one, or --token-file, or FIRN_TOKEN"),
                 _ => failure,
             })

@@ -338,8 +338,10 @@ pub(crate) fn read_token(path: &Path) -> Result<Token, Failure> {
             .take(private_file::MAX_FILE_BYTES)
             .read_to_string(&mut text)
             .map_err(|error| Failure::doing(Kind::Failed, "read the token from standard input", error))?;
-        return Token::new(&text, TokenSource::StandardInput)
-            .map_err(|problem| Failure::new(Kind::Config, format!("read the token from standard input: {problem}")));
+        return Token::new(&text, TokenSource::StandardInput).map_err(|problem| {
+            Failure::new(Kind::Config, format!("read the token from standard input: {problem}"))
+                .hint("give it as in `firn login URL < FILE`, or by --token-file; on a terminal it is asked for")
+        });
     }
     read_token_file(path, TokenSource::File(path.to_owned()))
 }

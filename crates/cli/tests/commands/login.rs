@@ -8,6 +8,10 @@ fn a_token_that_the_server_refuses_is_not_kept() {
     let home = Home::new();
     let ran = home.firn_with(&["login", &server.url()], TOKEN).expect(3);
     assert!(ran.err.contains("the token was revoked") && ran.err.contains("the server's hint"), "{}", ran.err);
+    // The server tells nobody whether it is the cache or the token that it does not know, and its hint is for Nix.
+    let unknown = Server::start(|_| refusal(403, "forbidden", "there is no such cache, or it may not be read"));
+    let ran = home.firn_with(&["login", &unknown.url()], TOKEN).expect(3);
+    assert!(ran.err.contains("hint: check the URL, and the token"), "{}", ran.err);
     assert!(!home.exists(".config"));
 }
 
@@ -24,7 +28,8 @@ fn a_token_that_grants_nothing_is_not_kept() {
 fn what_is_no_token_is_not_sent() {
     let server = Server::firnd(|_| ());
     let home = Home::new();
-    home.firn_with(&["login", &server.url()], " \n").expect(4);
+    let ran = home.firn_with(&["login", &server.url()], " \n").expect(4);
+    assert!(ran.err.contains("hint: give it as in"), "{}", ran.err);
     home.firn_with(&["login", &server.url()], "two words").expect(4);
     home.firn(&["login", &server.url(), "--token-file", "missing"]).expect(4);
     assert_eq!(server.seen(), []);

@@ -33,7 +33,7 @@ pub(crate) fn examine(login: Option<Login>, cache: Result<CacheRef, Failure>) ->
     match cache {
         Ok(cache) => findings.extend(substituting(&gateway, &cache)?),
         Err(failure) => {
-            findings.push(Finding::skipped("substituter", format!("no cache to look for: {}", failure.chain())))
+            findings.push(Finding::skipped("substituter", format!("no cache to look for: {}", failure.chain())));
         }
     }
     findings.extend(judge::results(&gateway));
@@ -52,5 +52,8 @@ fn substituting(gateway: &Gateway, cache: &CacheRef) -> Result<Vec<Finding>, Fai
     let nix = nix::Nix { client: settings(), daemon: settings(), trust: Trust::NoDaemon };
     let key = |description: &CacheDescription| nix::key(&nix, description);
     let unknown = || Finding::skipped("key", "the server did not say which keys it signs with");
-    Ok(vec![nix::substituter(&nix, cache), description.as_ref().map_or_else(unknown, key)])
+    let findings = [nix::substituter(&nix, cache), description.as_ref().map_or_else(unknown, key)];
+    // It is the daemon that asks, for everybody.
+    let for_all = |advice: String| advice.replacen("firn use", "firn use --system", 1);
+    Ok(findings.map(|finding| Finding { advice: finding.advice.map(for_all), ..finding }).into())
 }
