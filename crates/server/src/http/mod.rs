@@ -222,7 +222,7 @@ async fn nar(
     };
     let asker = if access.uploader.token.is_some() { pull::Asker::Known } else { pull::Asker::Anonymous };
     match pull::nar(app, cache, &name, &path, want, asker).await? {
-        pull::Nar::Passed(response) => Ok(response),
+        pull::Nar::Passed(response) => Ok(*response),
         pull::Nar::Here => nar::get(app, cache, name, want).await,
     }
 }

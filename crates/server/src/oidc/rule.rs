@@ -102,7 +102,7 @@ impl Rule {
         check(!self.audience.is_empty(), "give an audience".to_owned());
         // Issuers of whole CI services vouch for everybody there.
         check(
-            self.claims.values().any(|patterns| patterns.0.iter().all(|pattern| pattern.trim_matches('*') != "")),
+            self.claims.values().any(|patterns| patterns.0.iter().all(|pattern| !pattern.trim_matches('*').is_empty())),
             "it fits everybody for whom the issuer vouches: name claims with values other than '*'".to_owned(),
         );
         for (claim, patterns) in &self.claims {

@@ -157,7 +157,7 @@ pub(super) fn path_of(query: Option<&str>) -> Option<StoreHash> {
 /// A NAR that an upstream may have.
 pub(super) enum Nar {
     /// The answer.
-    Passed(Response<Body>),
+    Passed(Box<Response<Body>>),
     /// The cache has it by now.
     Here,
 }
@@ -186,7 +186,7 @@ pub(super) async fn nar(
             let offer = offer.filter(|offer| offer.info.nar_hash == nar_hash).ok_or(ABSENT)?;
             if want.head_only {
                 let total = (form == Form::Identity).then_some(offer.info.nar_size);
-                return Ok(Nar::Passed(respond(cache, Body::absent(total))));
+                return Ok(Nar::Passed(Box::new(respond(cache, Body::absent(total)))));
             }
             begin(app, cache, offer, asker)?
         }
@@ -196,7 +196,9 @@ pub(super) async fn nar(
         State::Failed | State::Begun => Err(ABSENT),
         State::Crowded => Err(Problem::Busy(After::Headers)),
         State::Here => Ok(Nar::Here),
-        State::Running | State::Whole => follow(cache, &fetch, form, want, client).await.map(Nar::Passed),
+        State::Running | State::Whole => {
+            follow(cache, &fetch, form, want, client).await.map(|response| Nar::Passed(Box::new(response)))
+        }
     }
 }
 
