@@ -242,7 +242,9 @@ impl Maker<'_> {
             runs.iter().map(|(frame, _)| frame.pack).collect::<BTreeSet<_>>().into_iter().collect();
         let mut placement = b"FPLC\x01".to_vec();
         put(&mut placement, packs.len() as u64);
-        packs.iter().for_each(|pack| placement.extend(pack.0));
+        for pack in &packs {
+            placement.extend(pack.0);
+        }
         put(&mut placement, runs.len() as u64);
         for (frame, first) in runs {
             let pack = packs.binary_search(&frame.pack).expect("listed above");

@@ -131,7 +131,9 @@ fn flip_all(kind: Kind) {
     }
     assert!(damaged > tried / 8 && damaged < tried, "{kind:?}: {damaged} of {tried} flips were noticed");
     let engine = fixture.open();
-    pushed.values().for_each(|pushed| pushed.check(&engine).unwrap());
+    for pushed in pushed.values() {
+        pushed.check(&engine).unwrap();
+    }
 }
 
 #[test]

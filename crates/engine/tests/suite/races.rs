@@ -155,10 +155,14 @@ fn squeeze_against_restore() {
             collect(&engine);
         }
         is_done.store(true, Ordering::SeqCst);
-        readers.into_iter().for_each(|reader| assert!(reader.join().unwrap() > 0));
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
     });
     engine.close().unwrap();
     let engine = fixture.open();
-    all.iter().for_each(|pushed| pushed.check(&engine).unwrap());
+    for pushed in &all {
+        pushed.check(&engine).unwrap();
+    }
     check_places(&engine, &|| "opened again".to_owned());
 }

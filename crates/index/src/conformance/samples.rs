@@ -242,7 +242,7 @@ pub fn source_row(n: u8) -> SourceRow {
         url: format!("ssh-ng://host-{n}"),
         cache: cache("a"),
         builder: "b".to_owned(),
-        trust: if n % 2 == 0 { SourceTrust::Builder } else { SourceTrust::Keys(vec!["k:1".to_owned()]) },
+        trust: if n.is_multiple_of(2) { SourceTrust::Builder } else { SourceTrust::Keys(vec!["k:1".to_owned()]) },
         filter: SourceFilter {
             skip_upstream: true,
             include: vec!["*".to_owned()],

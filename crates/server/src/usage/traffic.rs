@@ -90,7 +90,9 @@ impl Usage {
             let mut after: Option<UsageKey> = None;
             loop {
                 let page = meta.usage(from, after.as_ref(), PAGE)?;
-                page.iter().for_each(|(key, row)| take(key, row));
+                for (key, row) in &page {
+                    take(key, row);
+                }
                 let is_full = page.len() == PAGE;
                 match page.into_iter().last() {
                     Some((last, _)) if is_full => after = Some(last),
