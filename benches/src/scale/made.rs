@@ -122,9 +122,9 @@ pub(super) fn cache() -> CacheName {
     CACHE.parse().expect("it is a name")
 }
 
-/// Everything at once, and no grace.
+/// Everything at once, and no grace; repacking apart.
 pub(super) fn gc_options() -> GcOptions {
-    GcOptions { dry_run: false, grace_seconds: 0 }
+    GcOptions { dry_run: false, grace_seconds: 0, repack: None }
 }
 
 /// Writes the store.

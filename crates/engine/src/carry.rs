@@ -22,21 +22,39 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Rows read at a time.
 const PAGE: usize = 1024;
 
+/// What became of a pack's records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// Those that were written again.
+    pub(crate) records: u64,
+    /// Frames that could not be read.
+    pub(crate) unreadable_frames: u64,
+}
+
 impl Shared {
     /// Writes again, durably, every record of a sealed pack that the index still agrees with, and returns how many there
-    /// were. A pack that has no object any more has no records.
+    /// were. A pack that has no object any more has no records. What a frame said that can't be read is lost to whoever makes
+    /// the index again, whether or not its pack stays: it is counted and logged.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the pack can't be read whole: then nobody knows what would be lost with it, and it stays.
-    pub(crate) fn carry_records(&self, pack: PackId) -> Result<u64> {
-        let Some(footer) = self.packs.footer(pack)? else { return Ok(0) };
+    /// [`Error::Damaged`] when the footer can't be read: then nobody knows what would be lost with the pack, and it stays.
+    pub(crate) fn carry_records(&self, pack: PackId) -> Result<Carried> {
+        let mut sum = Carried::default();
+        let Some(footer) = self.packs.footer(pack)? else { return Ok(sum) };
         let keep_gone = self.packs.has_older(pack)?;
-        let mut carried = 0;
         let (mut batch, mut bytes): (Vec<(u64, Record)>, usize) = (Vec::new(), 0);
         let mut chain = Chain::default();
         for (offset, entry) in footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Record) {
             let loc = FrameLoc { pack, offset: *offset, len: entry.len };
-            let (_, frame) = self.frames.read_anew(loc, &mut chain)?;
+            let frame = match self.frames.read_anew(loc, &mut chain) {
+                Err(error) if error.is_damage() => {
+                    tracing::error!(%pack, offset, %error,
+                        "records can't be read and go with their pack: the index has what they said; back it up");
+                    sum.unreadable_frames += 1;
+                    continue;
+                }
+                other => other?.1,
+            };
             let damaged = |detail| Error::damaged(format!("a record at byte {offset} of pack {pack}"), detail);
             for numbered in records_of(&frame).map_err(damaged)? {
                 if self.packs.is_current(&numbered.record, keep_gone)? {
@@ -45,12 +63,12 @@ impl Shared {
                 }
             }
             if batch.len() >= BATCH || bytes >= BATCH_BYTES {
-                carried += self.carry(&mut batch, keep_gone)?;
+                sum.records += self.carry(&mut batch, keep_gone)?;
                 bytes = 0;
             }
         }
-        carried += self.carry(&mut batch, keep_gone)?;
-        Ok(carried)
+        sum.records += self.carry(&mut batch, keep_gone)?;
+        Ok(sum)
     }
 
     /// Returns whether a pack without edges is worth keeping for its records: most of it is records, and the index still
@@ -67,7 +85,10 @@ impl Shared {
         let (mut current, mut all, mut chain) = (0, 0, Chain::default());
         for (offset, entry) in footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Record) {
             let loc = FrameLoc { pack, offset: *offset, len: entry.len };
-            let (_, frame) = self.frames.read_anew(loc, &mut chain)?;
+            let frame = match self.frames.read_anew(loc, &mut chain) {
+                Err(error) if error.is_damage() => continue,
+                other => other?.1,
+            };
             all += frame.data.len();
             for numbered in records_of(&frame).unwrap_or_default() {
                 if self.packs.is_current(&numbered.record, true).unwrap_or(true) {

@@ -1,6 +1,7 @@
 //! The engine as its callers see it.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -117,6 +118,8 @@ pub(crate) struct Shared {
     listings: Cache<(RecipeId, Vec<StoreHash>), Arc<Listing>>,
     /// Held by the one that rewrites.
     pub(crate) rewriting: Mutex<()>,
+    /// Whether some pack may be sparse: what repacking looks at is counted only then.
+    pub(crate) has_sparse: AtomicBool,
     queue: Mutex<Option<SyncSender<Request>>>,
     pub(crate) commits: Arc<Commits>,
     committer: Mutex<Option<JoinHandle<()>>>,
@@ -183,6 +186,7 @@ impl Engine {
             options,
             packs,
             rewriting: Mutex::new(()),
+            has_sparse: AtomicBool::new(true),
             queue: Mutex::new(Some(queue)),
             commits,
             committer: Mutex::new(Some(thread)),

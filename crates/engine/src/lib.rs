@@ -67,13 +67,13 @@ pub use firn_pack::PackId;
 pub use gc::{Backlog, CacheFates, Explanation, Fate, GcOptions, GcReport, PackSum, PathDeletion, SparsePack};
 pub use ingest::{Ingest, IngestStats, Ingested};
 pub use mark::{
-    ChunkSet, Freed, Holder, HolderKind, MAX_CONFLICTS, Mark, MarkedConflict, Names, PackBytes, PackTotals,
+    ChunkSet, Freed, Holder, HolderKind, Kept, MAX_CONFLICTS, Mark, MarkedConflict, Names, PackBytes, PackTotals,
 };
 pub use measures::{CommitQueue, MemoryUse, PacksOfState};
 pub use push::{Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, Scope};
 pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;
-pub use rewrite::{Pace, PackUse, RepackOptions, Rewritten, SqueezeOptions};
+pub use rewrite::{Pace, PackUse, RepackOptions, Rewritten, SqueezeOptions, StuckPack};
 pub use scrub::Scrub;
 pub use transport::{TRANSPORT_FRAME_BYTES, TransportEncoder, ZstdRestore};
 pub use usage::{Dimension, Usage, day_name};

@@ -14,6 +14,7 @@
 mod chunks;
 mod collect;
 mod holders;
+mod kept;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -21,10 +22,13 @@ use std::ops::Range;
 use firn_index::{CacheName, UnixSeconds};
 use firn_nix::StoreHash;
 
+use crate::gc::ShortId;
+
 pub use chunks::PackBytes;
 pub(crate) use chunks::{ChunkTable, Sizes};
 pub(crate) use collect::collect;
 pub use holders::{Holder, HolderKind, Names};
+pub use kept::Kept;
 
 /// A set of chunks, by ordinal.
 pub type ChunkSet = roaring::RoaringBitmap;
@@ -45,19 +49,25 @@ impl Span {
 /// A recipe that somebody holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MarkedRecipe {
+    /// Half of its id.
+    pub(crate) id: ShortId,
     /// Bytes that it rebuilds.
     pub(crate) length: u64,
     /// Bytes of the frame that holds the recipe itself.
     pub(crate) record_bytes: u32,
+    /// The number of the pack that this frame lies in.
+    pub(crate) record_pack: u32,
     /// Where its spans begin; those of the next recipe end them.
     pub(crate) spans_from: u64,
     /// How many of the spans are its own chunks; the others are bases of delta frames.
     pub(crate) own_spans: u32,
+    /// Whether it is known that it can't be restored.
+    pub(crate) is_damaged: bool,
 }
 
 /// What a store holds and who needs it, as a mark pass found it.
 ///
-/// Takes about 64 bytes a path, 24 a recipe, 8 a run of chunks, 8 a stored chunk and 28 a frame.
+/// Takes about 64 bytes a path, 48 a recipe, 8 a run of chunks, 8 a stored chunk and 28 a frame.
 pub struct Mark {
     /// When the pass began.
     pub at: UnixSeconds,
@@ -197,20 +207,36 @@ impl Mark {
         freed
     }
 
-    /// Returns, for each pack in order of its id, how many of its bytes are chunks that something needs other than the
-    /// paths that `goes` chooses.
+    /// Returns, for each pack in order of its id, how many of its bytes are chunks and recipes that something needs other
+    /// than the paths that `goes` chooses.
     pub fn live_bytes(&self, mut goes: impl FnMut(&Holder) -> bool) -> Vec<PackBytes> {
+        let mut is_live = vec![false; self.recipes.len()];
+        for holder in self.holders.iter().filter(|holder| holder.kind != HolderKind::Path || !goes(holder)) {
+            holder.recipe().into_iter().for_each(|recipe| is_live[recipe] = true);
+        }
+        self.live_bytes_of(&is_live)
+    }
+
+    /// Does as [`Mark::live_bytes`], with the recipes that are gone.
+    pub(crate) fn live_bytes_without(&self, dead: &HashSet<ShortId>) -> Vec<PackBytes> {
+        let mut is_live = vec![false; self.recipes.len()];
+        for recipe in self.holders.iter().filter_map(Holder::recipe) {
+            is_live[recipe] = !dead.contains(&self.recipes[recipe].id);
+        }
+        self.live_bytes_of(&is_live)
+    }
+
+    fn live_bytes_of(&self, is_live: &[bool]) -> Vec<PackBytes> {
         let mut needed = Needed::new(self.table.len());
-        let mut seen = vec![false; self.recipes.len()];
-        for holder in &self.holders {
-            if holder.kind == HolderKind::Path && goes(holder) {
-                continue;
-            }
-            if let Some(recipe) = holder.recipe().filter(|recipe| !std::mem::replace(&mut seen[*recipe], true)) {
-                self.all(recipe).iter().for_each(|span| needed.add(*span));
+        // Repacking moves nothing for what can't be restored.
+        let live = || (0..self.recipes.len()).filter(|recipe| is_live[*recipe] && !self.recipes[*recipe].is_damaged);
+        live().for_each(|recipe| self.all(recipe).iter().for_each(|span| needed.add(*span)));
+        let mut packs = self.table.pack_bytes(|ordinal| needed.contains(ordinal));
+        for recipe in live().map(|recipe| &self.recipes[recipe]) {
+            if let Some(pack) = packs.get_mut(recipe.record_pack as usize) {
+                pack.live_recipe_bytes += u64::from(recipe.record_bytes);
             }
         }
-        let mut packs = self.table.pack_bytes(|ordinal| needed.contains(ordinal));
         packs.sort_unstable_by_key(|pack| pack.pack);
         packs
     }

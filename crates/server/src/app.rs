@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::{Access, Denial, Tokens};
 use crate::caches::Caches;
+use crate::collector::Collector;
 use crate::config::Config;
 use crate::metrics::Kind;
 use crate::scrubber::Scrubber;
@@ -33,6 +34,8 @@ pub struct App {
     pub downloads: Arc<Semaphore>,
     /// What compresses cold packs again.
     pub squeezer: Squeezer,
+    /// What collects garbage.
+    pub collector: Collector,
     /// What the HTTP side keeps in memory.
     pub http: crate::http::Memory,
     /// Reads packs again.
@@ -98,6 +101,7 @@ impl App {
             uploads,
             downloads,
             squeezer,
+            collector: Collector::default(),
             http,
             scrubber,
             sources: Arc::default(),

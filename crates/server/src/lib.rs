@@ -6,7 +6,7 @@
 //! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown.
 //! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
-//! * [`squeeze`] compresses cold packs again, in the background.
+//! * [`collector`] collects garbage, [`squeeze`] compresses cold packs again, in the background.
 //! * [`sources`] pulls from builders and other stores.
 //! * [`binary_cache`] reads other HTTP binary caches.
 //! * [`upstream`] knows which of them are worth asking.
@@ -25,6 +25,7 @@ pub mod backup;
 pub mod binary_cache;
 pub mod caches;
 pub mod cli;
+pub mod collector;
 pub mod config;
 pub mod data_dir;
 pub mod file_cache;

@@ -149,6 +149,7 @@ async fn serve(
         let _ = task.await;
     }
     app.engine.interrupt_collections();
+    app.collector.stop();
     app.scrubber.end();
     app.sources.end();
     server.drain(grace).await;

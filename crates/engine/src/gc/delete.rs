@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use firn_index::CacheName;
 use firn_nix::{StoreHash, StorePath};
 
-use super::graph::Node;
+use super::graph::{Graph, Node};
 use crate::committer::{Change, Removal, Removals};
 use crate::{Engine, Result};
 
@@ -40,8 +40,8 @@ impl Engine {
     ) -> Result<PathDeletion> {
         let packs = &self.shared.packs;
         let _watching = packs.watch.begin();
-        let plan = self.shared.plan(cache, packs.clock.now())?;
-        let graph = &plan.graph;
+        let now = packs.clock.now();
+        let graph = &Graph::load(self.meta(), cache, self.meta().uses_since()?.unwrap_or(now))?;
         let Some(target) = graph.node(hash).filter(|node| graph.facts(*node).is_there) else {
             return Ok(PathDeletion::Missing);
         };
@@ -64,8 +64,13 @@ impl Engine {
         let is_named = |pin: &firn_index::PinRow| {
             pin.counts(packs.clock.now()) && graph.node(&pin.path.hash()).is_some_and(|node| goes[node as usize])
         };
-        let pins: Vec<String> =
-            plan.pins.iter().filter(|(_, pin)| is_named(pin)).map(|(name, _)| name.to_string()).collect();
+        let pins: Vec<String> = self
+            .meta()
+            .pins(cache)?
+            .iter()
+            .filter(|(_, pin)| is_named(pin))
+            .map(|(name, _)| name.to_string())
+            .collect();
         if !pins.is_empty() {
             return Ok(PathDeletion::Pinned(pins));
         }

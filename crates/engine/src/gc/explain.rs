@@ -32,15 +32,21 @@ pub struct Explanation {
 }
 
 impl Engine {
-    /// Explains a path; `None` if the cache does not have it. Reads all paths of the cache.
+    /// Explains a path; `None` if the cache does not have it. Reads all paths of
+    /// the cache, and counts the store if the cache has a quota.
     pub fn explain(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<Explanation>> {
         self.flush_uses()?;
         let meta = self.meta();
         let Some(row) = meta.path(cache, hash)? else { return Ok(None) };
         let now = self.shared.packs.clock.now();
-        let plan = self.shared.plan(cache, now)?;
+        // What a quota takes is known once the store is counted.
+        let mark = match meta.retention(cache)?.quota_bytes {
+            Some(_) => self.mark(&|| false)?,
+            None => None,
+        };
+        let plan = self.shared.plan(cache, now, mark.as_ref())?;
         let Some(node) = plan.graph.node(hash) else { return Ok(None) };
-        let Some(fate) = self.shared.fate(cache, &plan, node)? else { return Ok(None) };
+        let Some(fate) = self.shared.fate(cache, &plan, node, None)? else { return Ok(None) };
         let mut referrers: Vec<Node> = plan.graph.referrers(node).collect();
         let referrer_count = referrers.len() as u64;
         referrers.sort_by_key(|node| std::cmp::Reverse(plan.graph.facts(*node).used_at));

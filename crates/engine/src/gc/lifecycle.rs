@@ -7,10 +7,14 @@ use firn_pack::{ChunkLoc, Footer, FrameKind, FrameLoc, PackId};
 use super::Collection;
 use super::report::{Backlog, PackSum};
 use crate::packs::{Packs, object_name};
+use crate::rewrite::StuckPack;
 use crate::{Error, Result};
 
 /// Rows read at a time.
 const PAGE: usize = 1000;
+
+/// Packs that a report names.
+pub(super) const MAX_NAMED: usize = 100;
 
 impl Collection<'_> {
     /// Stops to offer packs that no recipe has an edge to. A pack in which an upload under way may have put chunks that
@@ -68,7 +72,9 @@ impl Collection<'_> {
             if !is_over {
                 return Ok(());
             }
-            this.report.carried_records += this.shared.carry_records(pack)?;
+            let carried = this.shared.carry_records(pack)?;
+            this.report.carried_records += carried.records;
+            this.report.lost_record_frames += carried.unreadable_frames;
             // A crash may have lost what was forgotten, and the chunk index must not offer what is gone.
             packs.forget_pack_chunks(pack)?;
             if packs.meta.set_pack_state(pack, PackState::Condemned, PackState::Doomed, packs.clock.now())? {
@@ -123,6 +129,14 @@ impl Collection<'_> {
         Ok(())
     }
 
+    fn note_stuck(&mut self, pack: PackId, stored_bytes: u64, error: &Error) {
+        if self.report.stuck.len() < MAX_NAMED && !self.report.stuck.iter().any(|stuck| stuck.pack == pack) {
+            let hint = if error.is_damage() { "; `firnd rebuild-index` may give it a footer again" } else { "" };
+            let why = format!("nothing needs it, and it stays: {}{hint}", crate::error::chain(error));
+            self.report.stuck.push(StuckPack { pack, stored_bytes, recipes: 0, why });
+        }
+    }
+
     /// Calls `step` for every pack. One that can't be read or deleted is reported, and the others go on.
     fn each_pack(&mut self, mut step: impl FnMut(&mut Self, PackId, &PackRow) -> Result<()>) -> Result<()> {
         let mut after = None;
@@ -135,6 +149,7 @@ impl Collection<'_> {
                     Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
                         tracing::error!(%pack, %error, "a pack stays that nobody needs");
                         self.report.failed.add(row.stored_bytes);
+                        self.note_stuck(*pack, row.stored_bytes, &error);
                     }
                     other => other?,
                 }

@@ -8,6 +8,8 @@
 //! 3. Once every session that may have been told of such chunks is over, the pack is *doomed*, in one step with looking for
 //!    edges again; its records that still count were written again before. Later commits that lean on it are refused.
 //! 4. After a grace, and when no restore uses it, its object is deleted, then its row.
+//! 5. Packs of which little is needed any more are repacked ([`crate::rewrite`]), under a budget; what that empties goes the
+//!    same way.
 //!
 //! Safety rests on steps 1 and 3 alone, which are decided by the committer and the index. The waits only spare others
 //! refusals. Two collections at once do no harm either; a lease sees to it that there is one.
@@ -16,22 +18,29 @@ mod delete;
 mod explain;
 mod graph;
 mod lifecycle;
+mod repack;
 mod report;
 mod retention;
 mod sweep;
 
 pub use delete::PathDeletion;
 pub use explain::Explanation;
+pub(crate) use graph::{ShortId, short};
 pub(crate) use lifecycle::chunks_of;
 pub use report::{Backlog, CacheFates, Fate, GcReport, PackSum, SparsePack};
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use firn_index::{CacheName, UnixSeconds};
 use firn_nix::StoreHash;
+use firn_pack::PackId;
 
 use crate::engine::Shared;
+use crate::mark::Mark;
+use crate::packs::Lane;
+use crate::rewrite::{Pace, RepackOptions};
 use crate::{DELETION_LEASE, Engine, Error, Result};
 
 /// How long a lease lasts from each sign of life. A restart ends it.
@@ -44,6 +53,14 @@ pub struct GcOptions {
     pub dry_run: bool,
     /// How long doomed packs stay, so that restores that have only begun find them.
     pub grace_seconds: u64,
+    /// Which packs are repacked, and how much of that one collection does; `None` for none.
+    pub repack: Option<RepackOptions>,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        Self { dry_run: false, grace_seconds: 6 * 3600, repack: Some(RepackOptions::default()) }
+    }
 }
 
 /// One collection on its way.
@@ -55,6 +72,14 @@ pub(crate) struct Collection<'a> {
     holder: u128,
     now: UnixSeconds,
     report: GcReport,
+    /// What is needed by what, as it was before anything was removed; only if it was asked for.
+    mark: Option<Mark>,
+    /// The recipes that went since.
+    dead: HashSet<ShortId>,
+    /// Packs that recipes lean on that stay; only of a dry run.
+    needed: HashSet<PackId>,
+    /// Those of them that can't be emptied.
+    blocked: HashSet<PackId>,
 }
 
 impl Engine {
@@ -64,14 +89,38 @@ impl Engine {
     /// # Errors
     /// Those of index and storage. What was done until then stays done, and the next collection goes on.
     pub fn collect(&self, options: &GcOptions, removed: &dyn Fn(&CacheName, &[StoreHash])) -> Result<Option<GcReport>> {
+        self.collect_paced(options, removed, &mut |_| true)
+    }
+
+    /// Does as [`Engine::collect`]; repacking goes at this pace, and ends when that says so.
+    ///
+    /// # Errors
+    /// As [`Engine::collect`]. That packs could not be repacked is told in the report.
+    pub fn collect_paced(
+        &self,
+        options: &GcOptions,
+        removed: &dyn Fn(&CacheName, &[StoreHash]),
+        pace: &mut Pace<'_>,
+    ) -> Result<Option<GcReport>> {
         let packs = &self.shared.packs;
         let (holder, now) = (packs.entropy.draw(), packs.clock.now());
         if !packs.meta.take_lease(DELETION_LEASE, holder, now, now + LEASE_SECONDS)? {
             return Ok(None);
         }
         let report = GcReport { dry_run: options.dry_run, started_at: now, ..GcReport::default() };
-        let collection = Collection { shared: &self.shared, options, removed, holder, now, report };
-        let report = collection.run();
+        let collection = Collection {
+            shared: &self.shared,
+            options,
+            removed,
+            holder,
+            now,
+            report,
+            mark: None,
+            dead: HashSet::new(),
+            needed: HashSet::new(),
+            blocked: HashSet::new(),
+        };
+        let report = collection.run(pace);
         packs.meta.end_lease(DELETION_LEASE, holder)?;
         report.map(Some)
     }
@@ -88,25 +137,63 @@ impl Engine {
 }
 
 impl Collection<'_> {
-    fn run(mut self) -> Result<GcReport> {
+    fn run(mut self, pace: &mut Pace<'_>) -> Result<GcReport> {
         self.shared.packs.uses.flush(self.shared.packs.meta.as_ref(), self.now)?;
         // Before anything is looked at.
         let watching = self.shared.packs.watch.begin();
         self.sweep()?;
         drop(watching);
-        if !self.options.dry_run {
-            self.renew()?;
-            self.condemn()?;
-            self.renew()?;
-            self.doom()?;
-            self.renew()?;
-            self.delete()?;
+        if self.options.dry_run {
+            self.foresee()?;
+        } else {
+            if self.report.recipes > 0 {
+                self.shared.has_sparse.store(true, Ordering::SeqCst);
+                // What nobody needs of the open pack is to come back as well.
+                self.end_open_pack()?;
+            }
+            self.pass_packs_on()?;
+            if self.repack(pace)? {
+                self.pass_packs_on()?;
+            }
         }
         self.report.backlog = self.shared.packs.backlog()?;
         let Backlog { condemned, doomed } = self.report.backlog;
         self.report.reclaimable_bytes += condemned.stored_bytes + doomed.stored_bytes;
         self.report.ended_at = self.shared.packs.clock.now();
         Ok(self.report)
+    }
+
+    /// Takes packs without edges as far as they may go by now.
+    fn pass_packs_on(&mut self) -> Result<()> {
+        // Each is told by whoever looks at it last.
+        self.report.failed = PackSum::default();
+        self.report.stuck.retain(|stuck| stuck.recipes > 0);
+        self.renew()?;
+        self.condemn()?;
+        self.renew()?;
+        self.doom()?;
+        self.renew()?;
+        self.delete()?;
+        self.renew()
+    }
+
+    /// Seals the pack that uploads are written to. Without room it stays as it is.
+    fn end_open_pack(&self) -> Result<()> {
+        match self.shared.packs.end(Lane::Ingest) {
+            Err(error @ Error::StorageFull) => {
+                tracing::warn!(%error, "the open pack stays open during this collection");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Counts what is needed by what.
+    fn count(&self) -> Result<Mark> {
+        let interrupted = &self.shared.packs.interrupted;
+        let mark = crate::mark::collect(self.shared, &|| interrupted.load(Ordering::SeqCst))?;
+        self.renew()?;
+        mark.ok_or_else(|| Error::Internal("count what is needed: nobody stopped it, and it did not end".to_owned()))
     }
 
     /// Keeps the lease. Without it another collection may run beside this one, which is safe and a waste.

@@ -4,6 +4,8 @@ use firn_index::{CacheName, UnixSeconds};
 use firn_nix::StorePath;
 use firn_pack::PackId;
 
+use crate::rewrite::{Rewritten, StuckPack};
+
 /// What a collection did; of a dry run, what it would do now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GcReport {
@@ -35,12 +37,28 @@ pub struct GcReport {
     pub failed: PackSum,
     /// Records that were written again before their pack was doomed.
     pub carried_records: u64,
+    /// Frames of records that could not be read and went with their pack. The index has what they said; an index that is made
+    /// again from packs would not.
+    pub lost_record_frames: u64,
     /// What waits to be doomed or deleted.
     pub backlog: Backlog,
-    /// Packs that lost recipes in this collection and keep others: what rewriting them would free, about.
+    /// Packs that could not be read or deleted, or not be emptied, with the reason; at most 100.
+    pub stuck: Vec<StuckPack>,
+    /// Packs of which so little is needed that they are repacked, the sparsest first, as counted exactly; nothing unless it
+    /// is a dry run or packs are repacked.
     pub sparse: Vec<SparsePack>,
-    /// Stored bytes that come back once the backlog is deleted and sparse packs are rewritten, about.
+    /// What repacking did of that.
+    pub repacked: Rewritten,
+    /// Why packs were not repacked, or not all that are sparse.
+    pub repack_problem: Option<String>,
+    /// Bytes that nothing needs in packs that are not sparse enough, counted like `sparse`.
+    pub spared_bytes: u64,
+    /// Stored bytes that are to come back: of a dry run, by a collection now, its repacking and its grace included; of
+    /// another, the backlog and the sparse packs that are left. Exact, but for what replaces them: headers and footers of
+    /// new packs (some 30 bytes a chunk), and records of what is gone (some 100 bytes each).
     pub reclaimable_bytes: u64,
+    /// Bytes of records in these packs, which are not among `reclaimable_bytes`: what still counts of them is written again.
+    pub record_bytes: u64,
 }
 
 /// Packs and their stored bytes.
@@ -76,7 +94,7 @@ pub struct SparsePack {
     pub pack: PackId,
     /// Its bytes.
     pub stored_bytes: u64,
-    /// How many of them nobody needs, about: by the lengths of the recipes that lean on it.
+    /// How many of them nothing needs.
     pub dead_bytes: u64,
 }
 
@@ -93,7 +111,7 @@ pub struct CacheFates {
     pub removed_logical_bytes: u64,
     /// Paths that were to go and were asked for meanwhile, with what they refer to.
     pub rescued_paths: u64,
-    /// Stored bytes of what stays, about; counted only where there is a quota.
+    /// Stored bytes that what stays needs, whoever else needs them too; counted only where there is a quota.
     pub kept_stored_bytes: Option<u64>,
     /// The largest that go.
     pub largest_removed: Vec<Fate>,
@@ -108,6 +126,8 @@ pub struct Fate {
     pub path: StorePath,
     /// Its NAR's bytes.
     pub nar_size: u64,
+    /// Stored bytes that nothing else in the store needs: what deleting it alone would give back; counted by dry runs only.
+    pub alone_bytes: Option<u64>,
     /// When it was committed.
     pub committed_at: UnixSeconds,
     /// When it, or something that refers to it, was last used.

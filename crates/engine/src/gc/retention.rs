@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 
-use firn_index::{PinName, PinRow, RetentionRow, UnixSeconds};
+use firn_index::{CacheName, PinName, PinRow, RetentionRow, UnixSeconds};
 
 use super::graph::{Graph, Node};
+use crate::mark::Mark;
 
 /// Uses are recorded to the hour.
 pub(crate) const USE_SECONDS: u64 = 3600;
@@ -56,8 +57,9 @@ pub(crate) struct Rules<'a> {
     /// What was used within so many seconds stays whatever the quota says: somebody may be about to refer to it.
     pub(crate) fresh_seconds: u64,
     pub(crate) now: UnixSeconds,
-    /// The stored bytes that a path brings, about; asked for only if there is a quota.
-    pub(crate) stored_bytes: &'a dyn Fn(Node) -> u64,
+    /// The cache, and what its paths need: asked for only if there is a quota, which does nothing without it.
+    pub(crate) cache: &'a CacheName,
+    pub(crate) mark: Option<&'a Mark>,
 }
 
 /// The outcome for every path of a cache.
@@ -99,11 +101,11 @@ pub(crate) fn decide(graph: &Graph, rules: &Rules<'_>) -> Decisions {
         }
     }
     let mut kept_bytes = None;
-    if let Some(quota) = rules.retention.quota_bytes {
+    if let Some((quota, mark)) = rules.retention.quota_bytes.zip(rules.mark) {
         if rules.retention.keep_seconds.is_none() && rules.retention.keep_last.is_none() {
             keep_used(graph, &mut verdicts, 0, Reason::UnderQuota);
         }
-        kept_bytes = Some(fit(graph, &mut verdicts, &pinned, rules, quota));
+        kept_bytes = Some(fit(graph, &mut verdicts, &pinned, rules, mark, quota));
     }
     Decisions { verdicts, kept_bytes }
 }
@@ -145,13 +147,15 @@ fn newest(graph: &Graph, last: u32) -> Vec<Node> {
 }
 
 /// Takes from what stays, but for what is pinned or fresh, whatever was used longest ago until the rest fits the quota.
-/// Returns the bytes of what stays then.
-fn fit(graph: &Graph, verdicts: &mut [Verdict], pinned: &[bool], rules: &Rules<'_>, quota: u64) -> u64 {
-    let mut kept = 0_u64;
+/// Returns the bytes of what stays then: all that its paths need in packs, once each, whoever else needs it too.
+fn fit(graph: &Graph, verdicts: &mut [Verdict], pinned: &[bool], rules: &Rules<'_>, mark: &Mark, quota: u64) -> u64 {
+    let mut kept = mark.kept();
+    // What came after the pass is fresh, and not counted yet.
+    let holder = |node: Node| mark.path(rules.cache, &graph.hash(node));
     let mut queue = Vec::new();
     for (place, node) in (0_u32..).zip(graph.paths()) {
         if verdicts[node as usize].stays() {
-            kept = kept.saturating_add((rules.stored_bytes)(node));
+            holder(node).into_iter().for_each(|path| kept.add(path));
             let is_fresh = graph.facts(node).used_at >= rules.now.saturating_sub(rules.fresh_seconds);
             if !pinned[node as usize] && !is_fresh {
                 queue.push((graph.facts(node).used_at, place, node));
@@ -160,11 +164,11 @@ fn fit(graph: &Graph, verdicts: &mut [Verdict], pinned: &[bool], rules: &Rules<'
     }
     queue.sort_unstable();
     for (_, _, node) in queue {
-        if kept <= quota {
+        if kept.stored_bytes() <= quota {
             break;
         }
-        kept = kept.saturating_sub((rules.stored_bytes)(node));
+        holder(node).into_iter().for_each(|path| kept.remove(path));
         verdicts[node as usize] = Verdict::OverQuota;
     }
-    kept
+    kept.stored_bytes()
 }

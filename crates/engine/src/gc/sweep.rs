@@ -4,17 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, Content, DocumentRow, PackState, RetentionRow};
+use firn_index::{CacheName, Content, DocumentRow, RetentionRow};
 use firn_nix::{Sha256, StoreHash, StorePath};
-use firn_pack::PackId;
 
 use super::Collection;
 use super::graph::{Graph, Node, ShortId, short, short_nar};
-use super::report::{CacheFates, Fate, SparsePack};
+use super::report::{CacheFates, Fate};
 use super::retention::{Decisions, Reason, Rules, USE_SECONDS, Verdict, decide};
 use crate::Result;
 use crate::committer::{Change, Removal, Removals, Rescued};
 use crate::engine::Shared;
+use crate::mark::{Kept, Mark};
 
 /// Rows read at a time.
 const PAGE: usize = 1000;
@@ -24,13 +24,6 @@ const BATCH: usize = 1024;
 
 /// Paths of each kind that a report names.
 const LARGEST: usize = 20;
-
-/// What leans on a pack, in bytes of what recipes rebuild.
-#[derive(Debug, Clone, Copy, Default)]
-struct Leaning {
-    live: u64,
-    dead: u64,
-}
 
 /// The paths of a cache, and what becomes of them.
 pub(super) struct Plan {
@@ -43,9 +36,16 @@ pub(super) struct Plan {
 impl Collection<'_> {
     pub(super) fn sweep(&mut self) -> Result<()> {
         let caches: Vec<CacheName> = self.shared.packs.meta.caches()?.into_iter().map(|(name, _)| name).collect();
+        let mut has_quota = false;
+        for cache in &caches {
+            has_quota |= self.shared.packs.meta.retention(cache)?.quota_bytes.is_some();
+        }
+        if has_quota || self.options.dry_run {
+            self.mark = Some(self.count()?);
+        }
         let mut used: Vec<ShortId> = Vec::new();
         for cache in &caches {
-            let plan = self.shared.plan(cache, self.now)?;
+            let plan = self.shared.plan(cache, self.now, self.mark.as_ref())?;
             let kept = self.sweep_paths(cache, &plan)?;
             self.renew()?;
             self.sweep_nars(cache, &kept, &mut used)?;
@@ -67,12 +67,17 @@ impl Collection<'_> {
             removed_logical_bytes: 0,
             rescued_paths: 0,
             kept_stored_bytes: decisions.kept_bytes,
-            largest_removed: self.largest(cache, plan, false)?,
+            largest_removed: Vec::new(),
             largest_kept: Vec::new(),
         };
-        if self.options.dry_run {
-            fates.largest_kept = self.largest(cache, plan, true)?;
+        let mut all = self.mark.as_ref().filter(|_| self.options.dry_run).map(Mark::kept);
+        if let (Some(all), Some(mark)) = (&mut all, &self.mark) {
+            mark.holders().iter().for_each(|holder| all.add(holder));
+            fates.largest_kept = self.largest(cache, plan, true, Some((mark, all)))?;
         }
+        let counted = self.mark.as_ref().zip(all.as_ref());
+        fates.largest_removed = self.largest(cache, plan, false, counted)?;
+        drop(all);
         let mut kept = HashSet::new();
         let go: Vec<Node> = graph.paths().filter(|node| !decisions.of(*node).stays()).collect();
         kept.extend(graph.paths().filter(|node| decisions.of(*node).stays()).map(|node| graph.facts(node).nar));
@@ -211,9 +216,8 @@ impl Collection<'_> {
         }
     }
 
-    /// Removes recipes that are not in use, and sums up what leans on which pack.
+    /// Removes recipes that are not in use.
     fn sweep_recipes(&mut self, used: &[ShortId]) -> Result<()> {
-        let mut leaning: HashMap<PackId, Leaning> = HashMap::new();
         let mut after = None;
         loop {
             let page = self.shared.packs.meta.recipes(after, PAGE)?;
@@ -225,43 +229,18 @@ impl Collection<'_> {
             let dead: HashSet<RecipeId> =
                 go.into_iter().zip(removed).filter(|(_, removed)| *removed).map(|(id, _)| id).collect();
             self.report.recipes += dead.len() as u64;
-            for (id, row) in &page {
-                for pack in &row.edges {
-                    let leaning = leaning.entry(*pack).or_default();
-                    let side = if dead.contains(id) { &mut leaning.dead } else { &mut leaning.live };
-                    *side = side.saturating_add(row.length + 1);
+            if self.options.dry_run {
+                for (_, row) in page.iter().filter(|(id, _)| !dead.contains(id)) {
+                    self.needed.extend(&row.edges);
+                    // What is damaged can't be moved.
+                    self.blocked.extend(row.edges.iter().filter(|_| row.damaged_at.is_some()));
                 }
             }
-        }
-        self.renew()?;
-        self.sum_up(&leaning)
-    }
-
-    /// Reports which packs get sparse and, of a dry run, which would go.
-    fn sum_up(&mut self, leaning: &HashMap<PackId, Leaning>) -> Result<()> {
-        let mut after = None;
-        loop {
-            let page = self.shared.packs.meta.packs(after, PAGE)?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(*last);
-            for (pack, row) in page.iter().filter(|(_, row)| row.state == PackState::Live) {
-                let Leaning { live, dead } = leaning.get(pack).copied().unwrap_or_default();
-                if live == 0 {
-                    // A real collection finds it in the backlog, or deleted.
-                    if self.options.dry_run {
-                        self.report.condemned.add(row.stored_bytes);
-                        self.report.reclaimable_bytes += row.stored_bytes;
-                    }
-                    continue;
-                }
-                if dead > 0 {
-                    let share = u128::from(row.stored_bytes) * u128::from(dead) / (u128::from(live) + u128::from(dead));
-                    let dead_bytes = u64::try_from(share).unwrap_or(u64::MAX);
-                    self.report.sparse.push(SparsePack { pack: *pack, stored_bytes: row.stored_bytes, dead_bytes });
-                    self.report.reclaimable_bytes += dead_bytes;
-                }
+            if self.mark.is_some() {
+                self.dead.extend(dead.iter().map(|id| short(&id.0)));
             }
         }
+        self.renew()
     }
 
     /// Lets the committer remove what is still needed by nobody; a dry run takes it as done. Returns what was, and what
@@ -279,7 +258,13 @@ impl Collection<'_> {
     }
 
     /// Returns the largest paths that stay, or that go.
-    fn largest(&self, cache: &CacheName, plan: &Plan, stays: bool) -> Result<Vec<Fate>> {
+    fn largest(
+        &self,
+        cache: &CacheName,
+        plan: &Plan,
+        stays: bool,
+        counted: Option<(&Mark, &Kept<'_>)>,
+    ) -> Result<Vec<Fate>> {
         let mut nodes: Vec<Node> =
             plan.graph.paths().filter(|node| plan.decisions.of(*node).stays() == stays).collect();
         let by_size = |node: &Node| std::cmp::Reverse((plan.graph.facts(*node).nar_size, plan.graph.hash(*node)));
@@ -288,98 +273,47 @@ impl Collection<'_> {
             nodes.truncate(LARGEST);
         }
         nodes.sort_unstable_by_key(by_size);
-        let fate = |node| self.shared.fate(cache, plan, node);
+        let fate = |node| self.shared.fate(cache, plan, node, counted);
         Ok(nodes.into_iter().map(fate).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }
 
 impl Shared {
-    /// Reads a cache's paths and decides about them.
-    pub(super) fn plan(&self, cache: &CacheName, now: u64) -> Result<Plan> {
+    /// Reads a cache's paths and decides about them. Without a mark, a quota takes nothing.
+    pub(super) fn plan(&self, cache: &CacheName, now: u64, mark: Option<&Mark>) -> Result<Plan> {
         let meta = self.packs.meta.as_ref();
         let retention = meta.retention(cache)?;
         let pins = meta.pins(cache)?;
         let graph = Graph::load(meta, cache, meta.uses_since()?.unwrap_or(now))?;
-        let stored = match retention.quota_bytes {
-            Some(_) => self.stored_bytes(cache)?,
-            None => HashMap::new(),
-        };
         let rules = Rules {
             retention: &retention,
             pins: &pins,
             fresh_seconds: self.options.session_lease_seconds,
             now,
-            stored_bytes: &|node| stored.get(&graph.facts(node).nar).copied().unwrap_or(0),
+            cache,
+            mark,
         };
         let decisions = decide(&graph, &rules);
         Ok(Plan { graph, decisions, pins, retention })
     }
 
-    /// Returns, for each NAR of a cache, its share of the packs that it leans on: a pack's bytes are divided among the
-    /// recipes with an edge to it by their lengths, and a recipe's among its NARs. All shares of a store are its stored
-    /// bytes.
-    fn stored_bytes(&self, cache: &CacheName) -> Result<HashMap<ShortId, u64>> {
-        let meta = &self.packs.meta;
-        let mut packs: HashMap<PackId, (u64, u64)> = HashMap::new();
-        let mut after = None;
-        loop {
-            let page = meta.packs(after, PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            packs.extend(page.into_iter().map(|(id, row)| (id, (row.stored_bytes, 0))));
-        }
-        self.each_recipe(|_, length, edges| {
-            for pack in edges {
-                if let Some((_, weight)) = packs.get_mut(pack) {
-                    *weight = weight.saturating_add(length / edges.len() as u64 + 1);
-                }
-            }
-        })?;
-        let mut recipes: HashMap<ShortId, u64> = HashMap::new();
-        self.each_recipe(|id, length, edges| {
-            let of = |pack: &PackId| {
-                let (bytes, weight) = packs.get(pack).copied().unwrap_or_default();
-                let mine = u128::from(length / edges.len() as u64 + 1);
-                u64::try_from(u128::from(bytes) * mine / u128::from(weight.max(1))).unwrap_or(u64::MAX)
-            };
-            recipes.insert(short(&id.0), edges.iter().map(of).sum());
-        })?;
-        let mut nars: Vec<(ShortId, ShortId)> = Vec::new();
-        let mut users: HashMap<ShortId, u64> = HashMap::new();
-        let mut after = None;
-        loop {
-            let page = meta.nars(cache, after, PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (hash, row) in page {
-                *users.entry(short(&row.recipe.0)).or_default() += 1;
-                nars.push((short_nar(&hash), short(&row.recipe.0)));
-            }
-        }
-        let share = |recipe| recipes.get(recipe).copied().unwrap_or(0) / users.get(recipe).copied().unwrap_or(1);
-        Ok(nars.iter().map(|(nar, recipe)| (*nar, share(recipe))).collect())
-    }
-
-    fn each_recipe(&self, mut visit: impl FnMut(&RecipeId, u64, &[PackId])) -> Result<()> {
-        let mut after = None;
-        loop {
-            let page = self.packs.meta.recipes(after, PAGE)?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(*last);
-            for (id, row) in &page {
-                visit(id, row.length, &row.edges);
-            }
-        }
-    }
-
     /// Returns what becomes of a path, unless it is gone by now.
-    pub(super) fn fate(&self, cache: &CacheName, plan: &Plan, node: Node) -> Result<Option<Fate>> {
+    pub(super) fn fate(
+        &self,
+        cache: &CacheName,
+        plan: &Plan,
+        node: Node,
+        counted: Option<(&Mark, &Kept<'_>)>,
+    ) -> Result<Option<Fate>> {
         let facts = plan.graph.facts(node);
+        let alone =
+            |(mark, all): (&Mark, &Kept<'_>)| mark.path(cache, &plan.graph.hash(node)).map(|holder| all.alone(holder));
         let Some(row) = self.packs.meta.path(cache, &plan.graph.hash(node))? else { return Ok(None) };
         let verdict = plan.decisions.of(node);
         Ok(Some(Fate {
             path: row.path,
             nar_size: facts.nar_size,
+            alone_bytes: counted.and_then(alone),
             committed_at: facts.committed_at,
             used_at: facts.used_at,
             stays: verdict.stays(),

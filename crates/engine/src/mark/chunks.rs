@@ -19,6 +19,19 @@ pub struct PackBytes {
     pub live_bytes: u64,
     /// Bytes of its frames of chunks.
     pub chunk_bytes: u64,
+    /// Bytes of its frames of recipes that are needed.
+    pub live_recipe_bytes: u64,
+    /// Bytes of its frames of recipes.
+    pub recipe_bytes: u64,
+    /// Bytes of its frames of records, whether or not these count.
+    pub record_bytes: u64,
+}
+
+impl PackBytes {
+    /// Returns how many of its bytes hold chunks and recipes that nothing needs: what writing the rest anew gives back.
+    pub fn dead_bytes(&self) -> u64 {
+        self.chunk_bytes.saturating_sub(self.live_bytes) + self.recipe_bytes.saturating_sub(self.live_recipe_bytes)
+    }
 }
 
 /// The sizes of a chunk in 8 bytes: uncompressed, its share of its frame, and what its delta frame saves of it.
@@ -67,6 +80,8 @@ struct TablePack {
     id: PackId,
     stored_bytes: u64,
     chunk_bytes: u64,
+    recipe_bytes: u64,
+    record_bytes: u64,
     frames: Range<u32>,
 }
 
@@ -85,6 +100,9 @@ pub(crate) struct ChunkTable {
 /// The ordinal of a chunk that is in no pack.
 const NO_CHUNK: u32 = u32::MAX;
 
+/// The number of a pack that is not there.
+pub(super) const NO_PACK: u32 = u32::MAX;
+
 impl ChunkTable {
     /// Adds a pack whose frames can't be listed.
     pub(super) fn add_unread(&mut self, stored_bytes: u64) {
@@ -96,7 +114,7 @@ impl ChunkTable {
     /// Adds a pack; bases are given as ids, to be found by [`ChunkTable::resolve`].
     pub(super) fn add(&mut self, footer: &Footer, stored_bytes: u64, bases: &mut BaseIds) -> Result<()> {
         let first = small(self.frames.len())?;
-        let mut chunk_bytes = 0;
+        let (mut chunk_bytes, mut recipe_bytes, mut record_bytes) = (0, 0, 0);
         for (offset, entry) in &footer.frames {
             let len = u64::from(entry.len);
             match entry.kind {
@@ -108,16 +126,18 @@ impl ChunkTable {
                     self.chunks.extend(shares(entry));
                     bases.0.extend(entry.bases.iter().map(short));
                 }
-                FrameKind::Recipe => self.totals.recipe_bytes += len,
-                FrameKind::Record => self.totals.record_bytes += len,
+                FrameKind::Recipe => recipe_bytes += len,
+                FrameKind::Record => record_bytes += len,
             }
         }
+        self.totals.recipe_bytes += recipe_bytes;
+        self.totals.record_bytes += record_bytes;
         self.totals.packs += 1;
         self.totals.stored_bytes += stored_bytes;
         self.totals.chunk_bytes += chunk_bytes;
         self.numbers.insert(footer.id, small(self.packs.len())?);
         let frames = first..small(self.frames.len())?;
-        self.packs.push(TablePack { id: footer.id, stored_bytes, chunk_bytes, frames });
+        self.packs.push(TablePack { id: footer.id, stored_bytes, chunk_bytes, recipe_bytes, record_bytes, frames });
         Ok(())
     }
 
@@ -188,11 +208,24 @@ impl ChunkTable {
         self.totals
     }
 
+    /// Returns the number of a pack; [`NO_PACK`] for one that is not there.
+    pub(super) fn number_of(&self, pack: &PackId) -> u32 {
+        self.numbers.get(pack).copied().unwrap_or(NO_PACK)
+    }
+
+    /// Returns all packs, in order of their numbers.
     pub(super) fn pack_bytes(&self, is_live: impl Fn(usize) -> bool) -> Vec<PackBytes> {
         let of_pack = |pack: &TablePack| {
             let live = self.ordinals(pack).filter(|ordinal| is_live(*ordinal));
-            let live_bytes = live.map(|ordinal| u64::from(self.chunks[ordinal].stored_bytes())).sum();
-            PackBytes { pack: pack.id, stored_bytes: pack.stored_bytes, live_bytes, chunk_bytes: pack.chunk_bytes }
+            PackBytes {
+                pack: pack.id,
+                stored_bytes: pack.stored_bytes,
+                live_bytes: live.map(|ordinal| u64::from(self.chunks[ordinal].stored_bytes())).sum(),
+                chunk_bytes: pack.chunk_bytes,
+                live_recipe_bytes: 0,
+                recipe_bytes: pack.recipe_bytes,
+                record_bytes: pack.record_bytes,
+            }
         };
         self.packs.iter().map(of_pack).collect()
     }

@@ -9,6 +9,7 @@ use super::chunks::BaseIds;
 use super::holders::{Holder, HolderKind, NO_RECIPE, Names, Numbering};
 use super::{ChunkTable, MAX_CONFLICTS, Mark, MarkedConflict, MarkedRecipe, Span};
 use crate::engine::Shared;
+use crate::gc::short;
 use crate::packs::object_name;
 use crate::placement::Placement;
 use crate::recipes::recipe_of;
@@ -28,6 +29,7 @@ struct Row {
     id: RecipeId,
     record: FrameLoc,
     length: u64,
+    is_damaged: bool,
 }
 
 /// Runs a pass; `None` when `stop` said so. See [`Mark`] for what is consistent with what.
@@ -58,7 +60,12 @@ fn recipe_rows(meta: &dyn Meta) -> Result<Vec<Row>> {
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
         let page = meta.recipes(after, PAGE)?;
-        rows.extend(page.iter().map(|(id, row)| Row { id: *id, record: row.record, length: row.length }));
+        rows.extend(page.iter().map(|(id, row)| Row {
+            id: *id,
+            record: row.record,
+            length: row.length,
+            is_damaged: row.damaged_at.is_some(),
+        }));
         match page.last() {
             Some((last, _)) if page.len() == PAGE => after = Some(*last),
             _ => return Ok(rows),
@@ -342,7 +349,15 @@ impl Spans<'_> {
         let recipes = rows.into_iter().zip(places).map(|(row, (from, own_spans, count))| {
             let spans_from = spans.len() as u64;
             spans.extend_from_slice(&read[from as usize..][..count as usize]);
-            MarkedRecipe { length: row.length, record_bytes: row.record.len, spans_from, own_spans }
+            MarkedRecipe {
+                id: short(&row.id.0),
+                length: row.length,
+                record_bytes: row.record.len,
+                record_pack: self.table.number_of(&row.record.pack),
+                spans_from,
+                own_spans,
+                is_damaged: row.is_damaged,
+            }
         });
         let recipes = recipes.collect();
         Ok(Some((recipes, spans)))
@@ -430,7 +445,7 @@ impl Spans<'_> {
 }
 
 /// Sorts spans and joins those that touch or overlap.
-fn merge(spans: &mut Vec<Span>) {
+pub(super) fn merge(spans: &mut Vec<Span>) {
     spans.sort_unstable();
     spans.dedup_by(|next, last| {
         let end = last.first + last.count;

@@ -1,12 +1,14 @@
 //! Which packs are worth to be rewritten.
 
+use std::collections::HashMap;
+
 use firn_index::{PackRow, PackState};
 use firn_pack::PackId;
 
 use super::SqueezeOptions;
-use super::window::Window;
 use crate::Result;
 use crate::engine::Shared;
+use crate::mark::PackBytes;
 
 /// Rows read at a time.
 const PAGE: usize = 256;
@@ -19,6 +21,48 @@ pub(super) struct Candidate {
     pub(super) stored_bytes: u64,
 }
 
+/// A pack of which little is needed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sparse {
+    pub(crate) pack: PackId,
+    pub(super) effort: u8,
+    pub(crate) stored_bytes: u64,
+    /// What nothing needs of it.
+    pub(crate) dead_bytes: u64,
+    /// What of the rest is records.
+    pub(crate) record_bytes: u64,
+}
+
+impl Sparse {
+    /// Returns whether at most this part of a pack is needed.
+    pub(crate) fn is_sparse(bytes: &PackBytes, max_live_percent: u8) -> bool {
+        let live = u128::from(bytes.stored_bytes.saturating_sub(bytes.dead_bytes()));
+        bytes.dead_bytes() > 0 && live * 100 <= u128::from(bytes.stored_bytes) * u128::from(max_live_percent)
+    }
+
+    pub(crate) fn new(bytes: &PackBytes, effort: u8, stored_bytes: u64) -> Self {
+        Self {
+            pack: bytes.pack,
+            effort,
+            stored_bytes,
+            dead_bytes: bytes.dead_bytes(),
+            record_bytes: bytes.record_bytes,
+        }
+    }
+
+    /// Returns what packs are sorted by to be repacked.
+    pub(crate) fn order(&self) -> (u8, u64, PackId) {
+        let live = self.stored_bytes.saturating_sub(self.dead_bytes);
+        (self.effort, live.saturating_mul(1000) / self.stored_bytes.max(1), self.pack)
+    }
+}
+
+impl From<&Sparse> for Candidate {
+    fn from(sparse: &Sparse) -> Self {
+        Self { pack: sparse.pack, effort: sparse.effort, stored_bytes: sparse.stored_bytes }
+    }
+}
+
 impl Shared {
     /// Returns the packs that are old enough and were not compressed with as much effort, the oldest first.
     pub(super) fn cold_packs(&self, options: &SqueezeOptions) -> Result<Vec<Candidate>> {
@@ -28,18 +72,22 @@ impl Shared {
         Ok(packs)
     }
 
-    /// Returns the packs of which little is needed: those of one effort together, the sparsest first.
-    pub(super) fn sparse_packs(&self, max_live_percent: u8) -> Result<Vec<Candidate>> {
-        let mut sparse = Vec::new();
-        for candidate in self.needed_packs(|_| true)? {
-            let usage = Window::of(self, &[candidate])?.pack_use();
-            let live = usage.live_percent();
-            if live <= max_live_percent && usage.stored_bytes > 0 {
-                sparse.push((live, candidate));
+    /// Returns the packs of which little is needed, those of one effort together, the sparsest first; and how many bytes
+    /// nothing needs in the others. `live` says of every pack how much of it is needed.
+    pub(crate) fn sparse_packs(&self, live: Vec<PackBytes>, max_live_percent: u8) -> Result<(Vec<Sparse>, u64)> {
+        let live: HashMap<PackId, PackBytes> = live.into_iter().map(|bytes| (bytes.pack, bytes)).collect();
+        let (mut sparse, mut spared) = (Vec::new(), 0);
+        for Candidate { pack, effort, stored_bytes } in self.needed_packs(|_| true)? {
+            // One that was sealed since, or can't be read, is left alone.
+            let Some(bytes) = live.get(&pack) else { continue };
+            if Sparse::is_sparse(bytes, max_live_percent) {
+                sparse.push(Sparse::new(bytes, effort, stored_bytes));
+            } else {
+                spared += bytes.dead_bytes();
             }
         }
-        sparse.sort_by_key(|(live, candidate)| (candidate.effort, *live));
-        Ok(sparse.into_iter().map(|(_, candidate)| candidate).collect())
+        sparse.sort_by_key(Sparse::order);
+        Ok((sparse, spared))
     }
 
     /// Returns the live packs that a recipe needs, in the order in which they were sealed.

@@ -12,6 +12,7 @@
 //! pack stays.
 
 mod choose;
+mod left;
 mod moves;
 mod reencode;
 mod regroup;
@@ -19,13 +20,17 @@ mod survey;
 mod window;
 mod writer;
 
-use std::sync::{MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
+
+use firn_pack::PackId;
 
 use crate::engine::Shared;
 use crate::packs::Lane;
 use crate::{Engine, Result};
 
 use choose::Candidate;
+pub(crate) use choose::Sparse;
 use window::Window;
 use writer::Writer;
 
@@ -45,13 +50,13 @@ const ROUNDS: usize = 3;
 pub struct RepackOptions {
     /// Packs of which at most this part is needed are sparse, in percent of their bytes.
     pub max_live_percent: u8,
-    /// Bytes that one run writes, roughly: it ends with the window that is under way.
-    pub max_written_bytes: u64,
+    /// Bytes that one run reads and writes, roughly: it ends with the pack that is under way.
+    pub max_bytes: u64,
 }
 
 impl Default for RepackOptions {
     fn default() -> Self {
-        Self { max_live_percent: 60, max_written_bytes: 4 << 30 }
+        Self { max_live_percent: 60, max_bytes: 8 << 30 }
     }
 }
 
@@ -74,8 +79,21 @@ impl Default for SqueezeOptions {
     }
 }
 
+/// A pack that could not be emptied, read or deleted, and stays for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StuckPack {
+    /// Which.
+    pub pack: PackId,
+    /// Its bytes.
+    pub stored_bytes: u64,
+    /// Recipes that need it yet.
+    pub recipes: u64,
+    /// Why it stays, and what to do.
+    pub why: String,
+}
+
 /// What a rewrite has done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rewritten {
     /// Packs that were to be looked at when it began.
     pub packs: u64,
@@ -93,6 +111,10 @@ pub struct Rewritten {
     pub chunks: u64,
     /// Recipes that were moved.
     pub recipes: u64,
+    /// Frames that could not be read.
+    pub unreadable_frames: u64,
+    /// Packs that could not be emptied; at most 100 are named.
+    pub stuck: Vec<StuckPack>,
     /// Whether it was told to stop before it was through.
     pub is_stopped: bool,
 }
@@ -111,22 +133,11 @@ impl Engine {
     /// by them; what was moved by then stays moved.
     pub fn repack(&self, options: &RepackOptions, pace: &mut Pace<'_>) -> Result<Option<Rewritten>> {
         let Some(_turn) = self.shared.begin_rewrite() else { return Ok(None) };
-        let sparse = self.shared.sparse_packs(options.max_live_percent)?;
-        let mut so_far = Rewritten { packs: sparse.len() as u64, ..Rewritten::default() };
-        let mut rest = &sparse[..];
-        while !rest.is_empty() && so_far.written_bytes < options.max_written_bytes && !so_far.is_stopped {
-            let effort = rest[0].effort;
-            // What was squeezed and what was not don't come to the same packs.
-            let alike = rest.iter().take_while(|candidate| candidate.effort == effort).count();
-            let window = Window::of(&self.shared, &rest[..alike])?;
-            rest = &rest[window.taken()..];
-            let level = if effort == 0 { self.shared.options.compression_level } else { effort.into() };
-            let mut writer = Writer::new(&self.shared, level, self.shared.options.frame_bytes, effort, so_far, pace)?;
-            regroup::rewrite(&mut writer, &window)?;
-            so_far = writer.finish(&window)?;
-        }
-        self.shared.packs.end(Lane::Rewrite(0))?;
-        Ok(Some(so_far))
+        let Some(mark) = self.mark(&|| false)? else { return Ok(None) };
+        let live = mark.live_bytes(|_| false);
+        drop(mark);
+        let (sparse, _) = self.shared.sparse_packs(live, options.max_live_percent)?;
+        self.shared.repack_these(options, &sparse, pace).map(Some)
     }
 
     /// Compresses packs again, the oldest first, that were not compressed with as much effort: what is like other content
@@ -138,6 +149,7 @@ impl Engine {
     /// As [`Engine::repack`].
     pub fn squeeze(&self, options: &SqueezeOptions, pace: &mut Pace<'_>) -> Result<Option<Rewritten>> {
         let Some(_turn) = self.shared.begin_rewrite() else { return Ok(None) };
+        self.shared.has_sparse.store(true, Ordering::SeqCst);
         if options.min_age_seconds == 0 {
             self.shared.packs.end(Lane::Ingest)?;
         }
@@ -145,7 +157,7 @@ impl Engine {
         let mut so_far = Rewritten { packs: cold.len() as u64, ..Rewritten::default() };
         let mut rest = &cold[..];
         while !rest.is_empty() && so_far.read_bytes < options.max_read_bytes && !so_far.is_stopped {
-            let window = Window::of(&self.shared, rest)?;
+            let window = Window::of(&self.shared, rest, WINDOW_BYTES)?;
             rest = &rest[window.taken()..];
             let frame_bytes = options.frame_bytes.max(self.shared.options.frame_bytes);
             let mut writer = Writer::new(&self.shared, options.level.into(), frame_bytes, options.level, so_far, pace)?;
@@ -163,13 +175,40 @@ impl Engine {
     pub fn pack_use(&self, pack: firn_pack::PackId) -> Result<PackUse> {
         let row = self.meta().pack(pack)?;
         let candidate = Candidate { pack, effort: 0, stored_bytes: row.map_or(0, |row| row.stored_bytes) };
-        Ok(Window::of(&self.shared, &[candidate])?.pack_use())
+        Ok(Window::of(&self.shared, &[candidate], WINDOW_BYTES)?.pack_use())
     }
 }
 
 impl Shared {
+    /// Stores the live content of these packs anew, as far as the budget goes.
+    pub(crate) fn repack_these(
+        self: &Arc<Self>,
+        options: &RepackOptions,
+        sparse: &[Sparse],
+        pace: &mut Pace<'_>,
+    ) -> Result<Rewritten> {
+        let sparse: Vec<Candidate> = sparse.iter().map(Candidate::from).collect();
+        let mut so_far = Rewritten { packs: sparse.len() as u64, ..Rewritten::default() };
+        let mut rest = &sparse[..];
+        while !rest.is_empty() && !so_far.is_stopped {
+            let done = so_far.read_bytes.saturating_add(so_far.written_bytes);
+            let Some(budget) = options.max_bytes.checked_sub(done).filter(|budget| *budget > 0) else { break };
+            let effort = rest[0].effort;
+            // What was squeezed and what was not don't come to the same packs.
+            let alike = rest.iter().take_while(|candidate| candidate.effort == effort).count();
+            let window = Window::of(self, &rest[..alike], budget.min(WINDOW_BYTES))?;
+            rest = &rest[window.taken()..];
+            let level = if effort == 0 { self.options.compression_level } else { effort.into() };
+            let mut writer = Writer::new(self, level, self.options.frame_bytes, effort, so_far, pace)?;
+            regroup::rewrite(&mut writer, &window)?;
+            so_far = writer.finish(&window)?;
+        }
+        self.packs.end(Lane::Rewrite(0))?;
+        Ok(so_far)
+    }
+
     /// Returns the turn to rewrite, which one has at a time.
-    fn begin_rewrite(&self) -> Option<MutexGuard<'_, ()>> {
+    pub(crate) fn begin_rewrite(&self) -> Option<MutexGuard<'_, ()>> {
         match self.rewriting.try_lock() {
             Ok(turn) => Some(turn),
             Err(TryLockError::Poisoned(turn)) => Some(PoisonError::into_inner(turn)),

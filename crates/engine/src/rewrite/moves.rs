@@ -6,11 +6,10 @@ use firn_chunk::{ChunkId, RecipeId};
 use firn_index::Refusal;
 use firn_pack::FrameLoc;
 
-use super::ROUNDS;
 use super::reencode::locations;
-use super::survey;
 use super::window::Window;
 use super::writer::{Moved, Writer};
+use super::{ROUNDS, left, survey};
 use crate::committer::{Change, MovedRecipe};
 use crate::placement::Placement;
 use crate::recipes::StoredRecipe;
@@ -40,6 +39,8 @@ pub(super) fn move_recipes(writer: &mut Writer<'_, '_>, window: &Window) -> Resu
         if writer.shared.packs.meta.recipes_of_pack(*pack, None, 1)?.is_empty() {
             writer.so_far.emptied_packs += 1;
             writer.so_far.emptied_bytes += bytes;
+        } else if !writer.so_far.is_stopped {
+            left::report(writer, *pack, *bytes)?;
         }
     }
     Ok(())

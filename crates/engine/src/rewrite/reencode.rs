@@ -137,10 +137,13 @@ impl<'a, 'b, 'p, 'r> Walk<'a, 'b, 'p, 'r> {
         Ok(frame.and_then(|frame| Some(frame.data().slice(frame.range(other.index, id)?))))
     }
 
-    fn read(&self, loc: FrameLoc) -> Result<Option<Arc<CheckedFrame>>> {
+    fn read(&mut self, loc: FrameLoc) -> Result<Option<Arc<CheckedFrame>>> {
         match self.writer.shared.frames.get(loc, &self.stored.placement.bases, &mut std::iter::empty()) {
             Ok(fetched) => Ok(fetched.into_iter().next().map(|(_, frame)| frame)),
-            Err(error) if error.is_damage() => Ok(None),
+            Err(error) if error.is_damage() => {
+                self.writer.leave(loc, &error);
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

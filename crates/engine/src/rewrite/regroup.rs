@@ -33,7 +33,7 @@ pub(super) fn rewrite(writer: &mut Writer<'_, '_>, window: &Window) -> Result<()
             Some(bases) if is_whole => copy(writer, *loc, entry, &bases)?,
             Some(bases) => regroup(writer, window, *loc, entry, &bases)?,
             // What leans on a base that is gone or has bases itself stays where it is.
-            None => {}
+            None => writer.left.entry(loc.pack).or_default().baseless += 1,
         }
     }
     Ok(())
@@ -53,7 +53,10 @@ fn bases(writer: &mut Writer<'_, '_>, window: &Window, entry: &FrameEntry) -> Re
 fn copy(writer: &mut Writer<'_, '_>, loc: FrameLoc, entry: &FrameEntry, bases: &[Candidate]) -> Result<()> {
     let bytes = match writer.shared.frames.stored(loc) {
         Ok(bytes) => bytes,
-        Err(error) if error.is_damage() => return Ok(()),
+        Err(error) if error.is_damage() => {
+            writer.leave(loc, &error);
+            return Ok(());
+        }
         Err(error) => return Err(error),
     };
     // A frame that is damaged is not copied: its chunks may be found elsewhere, and its recipes stay with it.
@@ -84,10 +87,13 @@ fn regroup(
 }
 
 /// Returns the chunks of a frame; `None` when it is damaged.
-fn chunks(writer: &Writer<'_, '_>, loc: FrameLoc, entry: &FrameEntry) -> Result<Option<Vec<(ChunkId, Bytes)>>> {
+fn chunks(writer: &mut Writer<'_, '_>, loc: FrameLoc, entry: &FrameEntry) -> Result<Option<Vec<(ChunkId, Bytes)>>> {
     let fetched = match writer.shared.frames.get(loc, &[], &mut std::iter::empty()) {
         Ok(fetched) => fetched,
-        Err(error) if error.is_damage() => return Ok(None),
+        Err(error) if error.is_damage() => {
+            writer.leave(loc, &error);
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     let Some((_, frame)) = fetched.first() else { return Ok(None) };

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use firn_chunk::{ChunkId, RecipeId};
 use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 
+use super::WINDOW_CHUNKS;
 use super::choose::Candidate;
 use super::survey::Survey;
-use super::{WINDOW_BYTES, WINDOW_CHUNKS};
 use crate::engine::Shared;
 use crate::packs::object_name;
 use crate::{Error, Result};
@@ -37,8 +37,8 @@ pub(super) struct Window {
 
 impl Window {
     /// Reads footers of the first packs of these, as many as are rewritten together, and looks at who needs them. A pack
-    /// whose footer is damaged is left out: nothing can be told of it.
-    pub(super) fn of(shared: &Shared, candidates: &[Candidate]) -> Result<Self> {
+    /// whose footer is damaged is left out: nothing can be told of it. At least one is taken, and others up to `max_bytes`.
+    pub(super) fn of(shared: &Shared, candidates: &[Candidate], max_bytes: u64) -> Result<Self> {
         let mut window = Self {
             packs: Vec::new(),
             ids: HashSet::new(),
@@ -51,7 +51,7 @@ impl Window {
         let mut bytes = 0u64;
         for candidate in candidates {
             bytes = bytes.saturating_add(candidate.stored_bytes);
-            let is_full = bytes > WINDOW_BYTES || window.chunks.len() > WINDOW_CHUNKS;
+            let is_full = bytes > max_bytes || window.chunks.len() > WINDOW_CHUNKS;
             if is_full && !window.packs.is_empty() {
                 break;
             }

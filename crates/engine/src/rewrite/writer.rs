@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_chunk::ChunkId;
-use firn_pack::{Bases, ChunkLoc, Frame, FrameEncoder, FrameEntry, FrameKind, FrameLoc, MAX_BASES};
+use firn_pack::{Bases, ChunkLoc, Frame, FrameEncoder, FrameEntry, FrameKind, FrameLoc, MAX_BASES, PackId};
 
+use super::left::Left;
 use super::window::Window;
 use super::{Pace, Rewritten, moves};
 use crate::bases::{self, Base};
@@ -130,6 +131,8 @@ pub(super) struct Writer<'a, 'p> {
     made: HashMap<FrameLoc, Vec<Spot>>,
     /// All frames, with their chunks, to be read back.
     written: Vec<(FrameLoc, Vec<ChunkId>)>,
+    /// What could not be rewritten of packs.
+    pub(super) left: HashMap<PackId, Left>,
     pub(super) so_far: Rewritten,
 }
 
@@ -158,6 +161,7 @@ impl<'a, 'p> Writer<'a, 'p> {
             moved: HashMap::new(),
             made: HashMap::new(),
             written: Vec::new(),
+            left: HashMap::new(),
             so_far,
         })
     }
@@ -174,6 +178,13 @@ impl<'a, 'p> Writer<'a, 'p> {
             self.session.renew()?;
         }
         Ok(!self.so_far.is_stopped)
+    }
+
+    /// Notes that a frame can't be read, and stays where it is.
+    pub(super) fn leave(&mut self, loc: FrameLoc, error: &Error) {
+        if self.left.entry(loc.pack).or_default().add_unreadable(loc, error) {
+            self.so_far.unreadable_frames += 1;
+        }
     }
 
     /// Takes a chunk, to be stored without bases.

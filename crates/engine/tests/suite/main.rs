@@ -13,6 +13,7 @@ mod delta;
 mod faults;
 mod gc;
 mod gc_protocol;
+mod gc_repack;
 mod invariants;
 mod model;
 mod passes;

@@ -253,7 +253,7 @@ pub(crate) fn push_until_taken(engine: &Engine, name: &str, nar: &[u8]) -> Pushe
 }
 
 pub(crate) fn collect(engine: &Engine) {
-    engine.collect(&GcOptions { dry_run: false, grace_seconds: 0 }, &|_, _| {}).unwrap();
+    engine.collect(&GcOptions { dry_run: false, grace_seconds: 0, repack: None }, &|_, _| {}).unwrap();
 }
 
 pub(crate) fn repack(engine: &Engine) {

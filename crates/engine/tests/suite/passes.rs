@@ -103,7 +103,7 @@ fn damage_every_pack(memory: &Memory) {
 fn collect(engine: &Engine) -> Result<()> {
     // One to condemn and doom, one more for what the first waits for.
     for _ in 0..2 {
-        engine.collect(&GcOptions { dry_run: false, grace_seconds: 0 }, &|_, _| {})?;
+        engine.collect(&GcOptions { dry_run: false, grace_seconds: 0, repack: None }, &|_, _| {})?;
     }
     Ok(())
 }

@@ -175,7 +175,7 @@ fn the_packs_alone_give_the_same_index() {
 fn what_was_deleted_stays_deleted() {
     let (fixture, pushed) = filled();
     let engine = fixture.open();
-    let options = firn_engine::GcOptions { dry_run: false, grace_seconds: 0 };
+    let options = firn_engine::GcOptions { dry_run: false, grace_seconds: 0, repack: None };
     assert!(engine.meta().delete_cache(&other()).unwrap());
     engine.record_deleted_caches().unwrap();
     fixture.clock.advance(3 * 24 * 3600);

@@ -1,17 +1,18 @@
 //! Collections, explanations, deletions, pins.
 
-use firn_engine::{Engine, GcOptions, PathDeletion};
+use firn_engine::{Engine, PathDeletion};
 use firn_index::{CacheName, PinName, PinRow, Uploader};
 use firn_nix::{StoreHash, StorePath};
 
 use super::execute::{Admin, invalid, store};
-use super::{Answer, ExplainView, Failure, GcView, PinView};
+use super::{Answer, ExplainView, Failure, GcRequest, GcView, PinView};
 use crate::app::App;
+use crate::collector::{Collector, Plan};
 
-/// Collects garbage, and has a running server forget the narinfos of what goes; `None` if a collection is under way.
-pub fn collect(engine: &Engine, app: Option<&App>, options: &GcOptions) -> firn_engine::Result<Option<GcView>> {
-    let removed = |cache: &CacheName, paths: &[StoreHash]| forget(app, cache, paths);
-    Ok(engine.collect(options, &removed)?.map(Into::into))
+/// Collects garbage in a running server, which forgets the narinfos of what goes; `None` if a collection is under way.
+pub fn collect(app: &App, plan: &Plan) -> firn_engine::Result<Option<GcView>> {
+    let removed = |cache: &CacheName, paths: &[StoreHash]| forget(Some(app), cache, paths);
+    app.collector.run(&app.engine, plan, app.now(), &removed)
 }
 
 fn forget(app: Option<&App>, cache: &CacheName, paths: &[StoreHash]) {
@@ -23,13 +24,28 @@ fn forget(app: Option<&App>, cache: &CacheName, paths: &[StoreHash]) {
 }
 
 impl Admin<'_> {
-    pub(super) fn gc(&self, dry_run: bool, grace_seconds: Option<u64>) -> Result<Answer, Failure> {
-        let grace_seconds = grace_seconds.unwrap_or(self.gc_grace_seconds);
-        let options = GcOptions { dry_run, grace_seconds };
-        match collect(self.engine()?, self.app, &options).map_err(store)? {
+    pub(super) fn gc(&self, asked: &GcRequest) -> Result<Answer, Failure> {
+        let configured = Plan::configured(self.gc);
+        let plan = Plan {
+            dry_run: asked.dry_run,
+            grace_seconds: asked.grace_seconds.unwrap_or(configured.grace_seconds),
+            repack_percent: configured.repack_percent,
+            repack_bytes: asked.repack_bytes.unwrap_or(configured.repack_bytes),
+            bytes_per_second: asked.bytes_per_second.unwrap_or(configured.bytes_per_second),
+        };
+        let done = match self.app {
+            Some(app) => collect(app, &plan),
+            None => Collector::default().run(self.engine()?, &plan, self.now, &|_, _| {}),
+        };
+        match done.map_err(store)? {
             Some(view) => Ok(Answer::Collected(Box::new(view))),
             None => Err(Failure::Busy { detail: "collect garbage: a collection is under way already".to_owned() }),
         }
+    }
+
+    pub(super) fn stop_gc(&self) -> Result<Answer, Failure> {
+        let app = self.app.ok_or_else(|| invalid("stop a collection: no server runs".to_owned()))?;
+        Ok(Answer::CollectionStopped { was_running: app.collector.stop() })
     }
 
     pub(super) fn explain(&self, cache: &str, path: &str) -> Result<Answer, Failure> {

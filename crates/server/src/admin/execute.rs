@@ -12,6 +12,7 @@ use super::{
 };
 use crate::app::App;
 use crate::auth::{Token, grant_text, parse_grant};
+use crate::config::GcConfig;
 use crate::data_dir::{DataDir, IndexFiles};
 use crate::squeeze::{Pass, Squeezer};
 use crate::usage::report::{self, Asked};
@@ -35,8 +36,8 @@ pub struct Admin<'a> {
     pub app: Option<&'a App>,
     /// The whole store, if it was opened without a server.
     pub engine: Option<&'a Engine>,
-    /// How long doomed packs stay if the request does not say, in seconds.
-    pub gc_grace_seconds: u64,
+    /// How garbage is collected where the request does not say.
+    pub gc: &'a GcConfig,
     /// Where the store is.
     pub data: &'a DataDir,
     /// How clients reach the server, without a final slash.
@@ -62,7 +63,8 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
         Request::TokenList => admin.list_tokens(),
         Request::TokenRevoke { id } => admin.revoke_token(id),
         Request::Status => admin.status(),
-        Request::Gc { dry_run, grace_seconds } => admin.gc(dry_run, grace_seconds),
+        Request::Gc(asked) => admin.gc(&asked),
+        Request::GcStop => admin.stop_gc(),
         Request::Explain { cache, path } => admin.explain(&cache, &path),
         Request::PathDelete { cache, path, referrers } => admin.delete_path(&cache, &path, referrers),
         Request::PinAdd { cache, name, path, expires_in } => admin.add_pin(&cache, &name, &path, expires_in),

@@ -29,7 +29,7 @@ pub(crate) use execute::{cache_url, fresh_cache};
 pub use scrub::{ScrubPassView, ScrubView};
 pub use sources::{CountsView, ProblemView, SourceSettings, SourceView};
 pub use upstreams::{Activity as UpstreamActivity, NewUpstream, UpstreamView};
-pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView};
+pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView, RepackView, StuckPackView};
 
 use crate::squeeze::{Pass, Progress};
 
@@ -112,12 +112,9 @@ pub enum Request {
         fresh: bool,
     },
     /// Collects garbage.
-    Gc {
-        /// Whether to change nothing, and only say what would be done.
-        dry_run: bool,
-        /// How long doomed packs stay, in seconds; the configuration's `gc.grace` if there is none.
-        grace_seconds: Option<u64>,
-    },
+    Gc(GcRequest),
+    /// Stops the repacking of a collection in a running server.
+    GcStop,
     /// Says why a path is there.
     Explain {
         /// The cache.
@@ -229,10 +226,24 @@ pub enum Request {
     },
 }
 
+/// How garbage is to be collected; what is `None` is as the configuration says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GcRequest {
+    /// Whether to change nothing, and only say what would be done.
+    pub dry_run: bool,
+    /// How long doomed packs stay, in seconds.
+    pub grace_seconds: Option<u64>,
+    /// Bytes that repacking reads and writes, at most; 0 for no repacking.
+    pub repack_bytes: Option<u64>,
+    /// Bytes that it reads and writes in a second, at most.
+    pub bytes_per_second: Option<u64>,
+}
+
 impl Request {
     /// Returns whether the whole store is needed, packs included, and not only the index.
     pub fn needs_engine(&self) -> bool {
-        matches!(self, Self::Gc { .. } | Self::Explain { .. } | Self::PathDelete { .. })
+        matches!(self, Self::Gc(_) | Self::Explain { .. } | Self::PathDelete { .. })
     }
 
     /// Returns whether it may take long, and so lets others be executed beside it. It changes no row that they do.
@@ -316,6 +327,11 @@ pub enum Answer {
     Status(Status),
     /// What a collection did.
     Collected(Box<GcView>),
+    /// Whether there was a collection to stop.
+    CollectionStopped {
+        /// Whether there was.
+        was_running: bool,
+    },
     /// Why a path is there.
     Explained(Box<ExplainView>),
     /// Paths that are gone.

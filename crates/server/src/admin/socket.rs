@@ -164,7 +164,7 @@ impl Server {
             index: Some(&self.index),
             app: Some(&self.app),
             engine: None,
-            gc_grace_seconds: self.app.config.gc.grace.0.as_secs(),
+            gc: &self.app.config.gc,
             data: &self.data,
             base_url: &self.base_url,
             entropy: &SystemEntropy,

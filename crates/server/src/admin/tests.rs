@@ -37,7 +37,7 @@ impl Bench {
             index: None,
             app: None,
             engine: None,
-            gc_grace_seconds: 0,
+            gc: &crate::config::GcConfig::default(),
             data,
             base_url: "http://cache.test:8080",
             entropy,

@@ -1,6 +1,6 @@
 //! What is told of collections, paths and pins; times are seconds since 1970, `--json` prints the fields as they are called.
 
-use firn_engine::{CacheFates, Explanation, Fate, GcReport, PackSum};
+use firn_engine::{CacheFates, Explanation, Fate, GcReport, PackSum, StuckPack};
 use firn_index::{PinName, PinRow, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
@@ -54,10 +54,52 @@ pub struct GcView {
     pub backlog_condemned: PacksView,
     /// Packs that wait for their grace to end.
     pub backlog_doomed: PacksView,
-    /// Packs of which only a part is needed any more.
-    pub sparse_packs: u64,
-    /// Bytes that come back once the backlog is deleted and sparse packs are rewritten, about.
+    /// Frames of records that could not be read and went with their pack.
+    pub lost_record_frames: u64,
+    /// Packs of which so little is needed that they are repacked.
+    pub sparse: PacksView,
+    /// What nothing needs of them.
+    pub sparse_dead_bytes: u64,
+    /// What repacking did.
+    pub repack: RepackView,
+    /// Packs that can't be emptied, read or deleted, with the reason; at most 100.
+    pub stuck: Vec<StuckPackView>,
+    /// Bytes that nothing needs in packs that are not sparse enough to be repacked.
+    pub spared_bytes: u64,
+    /// Bytes that come back, with the backlog and all sparse packs.
     pub reclaimable_bytes: u64,
+    /// Bytes of records beside these: what still counts of them is written again.
+    pub record_bytes: u64,
+}
+
+/// What repacking did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepackView {
+    /// Packs that were looked at.
+    pub packs: u64,
+    /// Packs that nothing needs any more.
+    pub emptied: PacksView,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// Bytes that were written.
+    pub written_bytes: u64,
+    /// Recipes that were moved.
+    pub recipes: u64,
+    /// Frames that could not be read.
+    pub unreadable_frames: u64,
+    /// Why nothing or not all was done.
+    pub problem: Option<String>,
+}
+
+/// A pack that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StuckPackView {
+    /// Its id.
+    pub pack: String,
+    /// Its bytes.
+    pub stored_bytes: u64,
+    /// Why.
+    pub why: String,
 }
 
 impl From<GcReport> for GcView {
@@ -79,9 +121,35 @@ impl From<GcReport> for GcView {
             carried_records: report.carried_records,
             backlog_condemned: report.backlog.condemned.into(),
             backlog_doomed: report.backlog.doomed.into(),
-            sparse_packs: report.sparse.len() as u64,
+            lost_record_frames: report.lost_record_frames,
+            sparse: PacksView {
+                packs: report.sparse.len() as u64,
+                stored_bytes: report.sparse.iter().map(|pack| pack.stored_bytes).sum(),
+            },
+            sparse_dead_bytes: report.sparse.iter().map(|pack| pack.dead_bytes).sum(),
+            repack: RepackView {
+                packs: report.repacked.done_packs,
+                emptied: PacksView {
+                    packs: report.repacked.emptied_packs,
+                    stored_bytes: report.repacked.emptied_bytes,
+                },
+                read_bytes: report.repacked.read_bytes,
+                written_bytes: report.repacked.written_bytes,
+                recipes: report.repacked.recipes,
+                unreadable_frames: report.repacked.unreadable_frames,
+                problem: report.repack_problem,
+            },
+            stuck: report.stuck.into_iter().map(Into::into).collect(),
+            spared_bytes: report.spared_bytes,
             reclaimable_bytes: report.reclaimable_bytes,
+            record_bytes: report.record_bytes,
         }
+    }
+}
+
+impl From<StuckPack> for StuckPackView {
+    fn from(stuck: StuckPack) -> Self {
+        Self { pack: stuck.pack.to_string(), stored_bytes: stuck.stored_bytes, why: stuck.why }
     }
 }
 
@@ -98,7 +166,7 @@ pub struct CacheFatesView {
     pub removed_logical_bytes: u64,
     /// Paths that were asked for at the last moment.
     pub rescued_paths: u64,
-    /// Stored bytes of what stays, about; only with a quota.
+    /// Stored bytes that what stays needs, whoever else needs them too; only with a quota.
     pub kept_stored_bytes: Option<u64>,
     /// The largest that go.
     pub largest_removed: Vec<FateView>,
@@ -128,6 +196,8 @@ pub struct FateView {
     pub path: String,
     /// Its NAR's bytes.
     pub nar_size: u64,
+    /// Stored bytes that nothing else in the store needs; only of a dry run.
+    pub alone_bytes: Option<u64>,
     /// When it became visible.
     pub committed_at: UnixSeconds,
     /// When it, or what refers to it, was last used.
@@ -143,6 +213,7 @@ impl From<Fate> for FateView {
         Self {
             path: fate.path.base_name(),
             nar_size: fate.nar_size,
+            alone_bytes: fate.alone_bytes,
             committed_at: fate.committed_at,
             used_at: fate.used_at,
             stays: fate.stays,

@@ -3,18 +3,22 @@
 use clap::{Args, Subcommand};
 
 use super::{CliError, Report, admin, output};
-use crate::admin::{Answer, CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView, Request};
-use crate::config::{Config, Span};
+use crate::admin::{Answer, CacheFatesView, ExplainView, FateView, GcRequest, GcView, PacksView, PinView, Request};
+use crate::config::{Config, Size, Span};
 use crate::data_dir::DataDir;
 
 pub(super) const GC_HELP: &str = "\
 Removes the paths that no rule of their cache keeps (`firnd cache set` makes rules; without any, a cache keeps
 everything), and gives back the bytes that nobody needs: packs are condemned, doomed once the uploads that may have
-been told of them are over, and deleted after a grace. It may be interrupted at any time; the next one goes on.
-A running server collects on its own every gc.interval.
+been told of them are over, and deleted after a grace. Packs of which only a part is needed are repacked, under
+a budget. It may be interrupted at any time; the next one goes on. A running server collects on its own every
+gc.interval, and a collection that it does for this command goes on when the command is interrupted.
+
+--dry-run counts the whole store: it reads every row of the index, every recipe, and the list of every pack.
 
 Examples:
   firnd gc --dry-run                what would go, how many bytes come back, and why
+  firnd gc --max-repack '0 B'       without repacking
   firnd gc --json | jq .deleted.stored_bytes";
 
 #[derive(Debug, Args)]
@@ -25,6 +29,15 @@ pub(super) struct Gc {
     /// How long doomed packs stay [default: gc.grace of the configuration]
     #[arg(long, value_name = "DURATION")]
     grace: Option<Span>,
+    /// Bytes that repacking reads and writes, at most; '0 B' for none [default: gc.repack-bytes]
+    #[arg(long, value_name = "SIZE")]
+    max_repack: Option<Size>,
+    /// Bytes that repacking reads and writes in a second, at most [default: gc.repack-rate]
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<Size>,
+    /// End the repacking of the collection that the running server is at
+    #[arg(long, conflicts_with_all = ["dry_run", "grace", "max_repack", "rate"])]
+    stop: bool,
 }
 
 #[derive(Debug, Args)]
@@ -83,8 +96,19 @@ pub(super) enum PinCommand {
 }
 
 pub(super) fn gc(arguments: Gc, data: &DataDir, config: &Config) -> Result<Report, CliError> {
-    let grace_seconds = arguments.grace.map(|span| span.0.as_secs());
-    let request = Request::Gc { dry_run: arguments.dry_run, grace_seconds };
+    if arguments.stop {
+        let Answer::CollectionStopped { was_running } = admin::ask(data, config, &Request::GcStop, false)? else {
+            return Err(admin::unexpected());
+        };
+        let text = if was_running { "told it to repack no more\n" } else { "no collection is under way\n" };
+        return Ok(Report::new(text, &serde_json::json!({ "was_running": was_running })));
+    }
+    let request = Request::Gc(GcRequest {
+        dry_run: arguments.dry_run,
+        grace_seconds: arguments.grace.map(|span| span.0.as_secs()),
+        repack_bytes: arguments.max_repack.map(|size| size.0),
+        bytes_per_second: arguments.rate.map(|size| size.0),
+    });
     let Answer::Collected(view) = admin::ask(data, config, &request, false)? else { return Err(admin::unexpected()) };
     Ok(Report::new(gc_text(&view), &*view))
 }
@@ -159,11 +183,39 @@ fn gc_text(view: &GcView) -> String {
         format!("{} condemned, {} doomed", packs(view.backlog_condemned), packs(view.backlog_doomed)),
     ));
     if view.failed.packs > 0 {
-        rows.push(("failed", format!("{}: the log says why", packs(view.failed))));
+        rows.push(("failed", packs(view.failed)));
     }
-    rows.push(("sparse packs", view.sparse_packs.to_string()));
-    rows.push(("comes back", format!("about {}", output::bytes(view.reclaimable_bytes))));
+    if view.sparse.packs > 0 {
+        let dead = output::bytes(view.sparse_dead_bytes);
+        rows.push(("sparse", format!("{}, {dead} of these needed by nothing", packs(view.sparse))));
+    }
+    let repack = &view.repack;
+    if repack.packs > 0 {
+        let (read, written) = (output::bytes(repack.read_bytes), output::bytes(repack.written_bytes));
+        rows.push(("repacked", format!("{} emptied: {read} read, {written} written", packs(repack.emptied))));
+    }
+    rows.extend(repack.problem.iter().map(|problem| ("not repacked", problem.clone())));
+    if view.spared_bytes > 0 {
+        rows.push(("not sparse", format!("{} that nothing needs stay in packs", output::bytes(view.spared_bytes))));
+    }
+    if view.lost_record_frames > 0 {
+        let frames = view.lost_record_frames;
+        rows.push(("records lost", format!("{frames} frames: the index has what they said; take a backup")));
+    }
+    let word = if view.dry_run { "comes back" } else { "is to come" };
+    rows.push((word, comes_back(view)));
     text.push_str(&output::pairs(&rows));
+    for stuck in &view.stuck {
+        text.push_str(&format!("pack {} stays ({}): {}\n", stuck.pack, output::bytes(stuck.stored_bytes), stuck.why));
+    }
+    text
+}
+
+fn comes_back(view: &GcView) -> String {
+    let mut text = output::bytes(view.reclaimable_bytes);
+    if view.record_bytes > 0 {
+        text.push_str(&format!(", and what counts no more of {} of records", output::bytes(view.record_bytes)));
+    }
     text
 }
 
@@ -180,8 +232,9 @@ fn fates_text(fates: &CacheFatesView, dry_run: bool) -> String {
         text.push_str(&format!("  {} of these were asked for at the last moment\n", fates.rescued_paths));
     }
     for (word, list) in [("goes", &fates.largest_removed), ("stays", &fates.largest_kept)] {
-        for FateView { path, nar_size, why, .. } in list.iter().filter(|_| dry_run) {
-            text.push_str(&format!("  {word}  {:>10}  {path}: {why}\n", output::bytes(*nar_size)));
+        for FateView { path, nar_size, alone_bytes, why, .. } in list.iter().filter(|_| dry_run) {
+            let alone = alone_bytes.map_or_else(String::new, |bytes| format!(" ({} its own)", output::bytes(bytes)));
+            text.push_str(&format!("  {word}  {:>10}  {path}{alone}: {why}\n", output::bytes(*nar_size)));
         }
     }
     text

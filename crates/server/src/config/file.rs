@@ -111,6 +111,9 @@ impl Config {
         self.check_store(&mut check);
         check.span("gc.interval", self.gc.interval, Duration::ZERO, Duration::from_secs(365 * 86_400));
         check.span("gc.grace", self.gc.grace, Duration::ZERO, Duration::from_secs(365 * 86_400));
+        check.count("gc.repack-percent", self.gc.repack_percent.into(), 0, 95);
+        check.size("gc.repack-bytes", self.gc.repack_bytes, 0, 1 << 50);
+        check.size("gc.repack-rate", self.gc.repack_rate, 64 << 10, 1 << 40);
         let scrub = &self.scrub;
         check.span("scrub.every", scrub.every, Duration::ZERO, Duration::from_secs(3650 * 86_400));
         check.size("scrub.rate", scrub.rate, 1 << 10, 1 << 40);

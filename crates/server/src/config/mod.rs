@@ -110,11 +110,23 @@ pub struct GcConfig {
     pub interval: Span,
     /// How long packs stay that nobody needs and that nobody may lean on any more.
     pub grace: Span,
+    /// Packs of which at most this percentage is needed are repacked by collections; 0 for none.
+    pub repack_percent: u8,
+    /// Bytes that the repacking of one collection reads and writes, at most.
+    pub repack_bytes: Size,
+    /// Bytes that it reads and writes in a second, at most.
+    pub repack_rate: Size,
 }
 
 impl Default for GcConfig {
     fn default() -> Self {
-        Self { interval: Span(Duration::from_secs(24 * 3600)), grace: Span(Duration::from_secs(6 * 3600)) }
+        Self {
+            interval: Span(Duration::from_secs(24 * 3600)),
+            grace: Span(Duration::from_secs(6 * 3600)),
+            repack_percent: 60,
+            repack_bytes: Size(8 << 30),
+            repack_rate: Size(20 << 20),
+        }
     }
 }
 
