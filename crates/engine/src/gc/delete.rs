@@ -39,7 +39,7 @@ impl Engine {
         removed: &dyn Fn(&CacheName, &[StoreHash]),
     ) -> Result<PathDeletion> {
         let packs = &self.shared.packs;
-        let _watching = packs.watch.begin();
+        let _watching = self.shared.watch()?;
         let now = packs.clock.now();
         let graph = &Graph::load(self.meta(), cache, self.meta().uses_since()?.unwrap_or(now))?;
         let Some(target) = graph.node(hash).filter(|node| graph.facts(*node).is_there) else {

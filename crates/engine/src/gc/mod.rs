@@ -37,10 +37,12 @@ use firn_index::{CacheName, UnixSeconds};
 use firn_nix::StoreHash;
 use firn_pack::PackId;
 
+use crate::committer::Change;
 use crate::engine::Shared;
 use crate::mark::Mark;
 use crate::packs::Lane;
 use crate::rewrite::{Pace, RepackOptions};
+use crate::watch::Watching;
 use crate::{DELETION_LEASE, Engine, Error, Result};
 
 /// How long a lease lasts from each sign of life. A restart ends it.
@@ -136,11 +138,23 @@ impl Engine {
     }
 }
 
+impl Shared {
+    /// Begins to keep what is named. When it returns, every commit is in the index that was prepared, and named what it
+    /// needs, before anybody watched: the committer does one group after the other.
+    fn watch(&self) -> Result<Watching<'_>> {
+        let watching = self.packs.watch.begin();
+        for outcome in self.submit_all(vec![Change::Carry { records: Vec::new(), keep_gone: false }])? {
+            outcome?;
+        }
+        Ok(watching)
+    }
+}
+
 impl Collection<'_> {
     fn run(mut self, pace: &mut Pace<'_>) -> Result<GcReport> {
         self.shared.packs.uses.flush(self.shared.packs.meta.as_ref(), self.now)?;
         // Before anything is looked at.
-        let watching = self.shared.packs.watch.begin();
+        let watching = self.shared.watch()?;
         self.sweep()?;
         drop(watching);
         if self.options.dry_run {

@@ -155,7 +155,9 @@ fn fit(graph: &Graph, verdicts: &mut [Verdict], pinned: &[bool], rules: &Rules<'
     let mut queue = Vec::new();
     for (place, node) in (0_u32..).zip(graph.paths()) {
         if verdicts[node as usize].stays() {
-            holder(node).into_iter().for_each(|path| kept.add(path));
+            if let Some(path) = holder(node) {
+                kept.add(path);
+            }
             let is_fresh = graph.facts(node).used_at >= rules.now.saturating_sub(rules.fresh_seconds);
             if !pinned[node as usize] && !is_fresh {
                 queue.push((graph.facts(node).used_at, place, node));
@@ -167,7 +169,9 @@ fn fit(graph: &Graph, verdicts: &mut [Verdict], pinned: &[bool], rules: &Rules<'
         if kept.stored_bytes() <= quota {
             break;
         }
-        holder(node).into_iter().for_each(|path| kept.remove(path));
+        if let Some(path) = holder(node) {
+            kept.remove(path);
+        }
         verdicts[node as usize] = Verdict::OverQuota;
     }
     kept.stored_bytes()

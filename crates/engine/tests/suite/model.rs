@@ -242,14 +242,15 @@ const STEP_KINDS: [&str; 26] = [
 
 /// Pushes as clients do: what was refused because something that it leaned on went comes again.
 pub(crate) fn push_until_taken(engine: &Engine, name: &str, nar: &[u8]) -> Pushed {
-    for _ in 0..20 {
+    for _ in 0..200 {
         match push_path(engine, name, nar) {
             Ok(pushed) => return pushed,
-            Err(Error::Refused(_) | Error::WrongNar { .. }) => {}
+            // Also damaged: a chunk was found in a pack that was deleted meanwhile, as its session had ended long ago.
+            Err(Error::Refused(_) | Error::WrongNar { .. } | Error::Damaged { .. }) => {}
             Err(error) => panic!("{error:?}"),
         }
     }
-    panic!("twenty uploads of {name} were refused");
+    panic!("200 uploads of {name} were refused");
 }
 
 pub(crate) fn collect(engine: &Engine) {

@@ -64,7 +64,7 @@ fn assert_corrupt<T: std::fmt::Debug>(result: Result<T, Error>, what: &str) {
 
 #[test]
 fn a_newer_format_is_refused() {
-    for (name, known) in [("meta", 2_u32), ("chunks", 1)] {
+    for (name, known) in [("meta", 3_u32), ("chunks", 1)] {
         let folder = filled();
         put_raw(&raw(&folder.path().join(name)), "default", b"format", &(known + 1).to_le_bytes());
         let error = match name {
@@ -92,7 +92,7 @@ fn an_older_format_is_brought_up_to_date() {
     assert!(opened.put_pin(&cache("a"), &pin_name(1), &pin_row(1)).expect("writes"));
     drop(opened);
     let db = raw(&folder.path().join("meta"));
-    assert_eq!(db.get(b"format").expect("reads"), Some(2_u32.to_le_bytes().to_vec()), "older programs refuse it");
+    assert_eq!(db.get(b"format").expect("reads"), Some(3_u32.to_le_bytes().to_vec()), "older programs refuse it");
 }
 
 #[test]

@@ -120,6 +120,6 @@ fn fresh_token(entropy: &dyn Entropy) -> Token {
     let mut secret = [0; 32];
     secret[..16].copy_from_slice(&entropy.draw().to_le_bytes());
     secret[16..].copy_from_slice(&entropy.draw().to_le_bytes());
-    let [a, b, c, d, e, f, g, h, ..] = entropy.draw().to_le_bytes();
-    Token::new(TokenId(u64::from_le_bytes([a, b, c, d, e, f, g, h])), secret)
+    let [a, b, c, d, e, f, g, h, ..] = entropy.draw().to_be_bytes();
+    Token::new(TokenId(u64::from_be_bytes([a, b, c, d, e, f, g, h])), secret)
 }
