@@ -11,7 +11,7 @@ const LONGEST_REST: u64 = 300;
 
 /// Tells when an upstream that fails again and again is worth another try.
 ///
-/// After [`FAILURES`] in a row nobody asks for a while; then one may try, and the others wait for how that goes.
+/// After `FAILURES` in a row nobody asks for a while; then one may try, and the others wait for how that goes.
 #[derive(Debug, Default)]
 pub struct Breaker(Mutex<State>);
 
