@@ -1,6 +1,6 @@
 //! Decoded frames: read, checked, and kept in memory up to a limit of bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -233,8 +233,16 @@ impl Frames {
     /// [`Error::Damaged`] when a chunk is not to be had from where it is placed.
     pub(crate) fn chunks_of(&self, placement: &Placement) -> Result<Vec<ChunkId>> {
         let mut ids = Vec::new();
+        // Looked for once: a footer that can't be read would be read again for each run.
+        let mut unlisted = BTreeSet::new();
         for run in &placement.runs {
-            let listed = self.listed.with_frame(&self.packs, run.frame.pack, run.frame.offset)?;
+            let listed = match unlisted.contains(&run.frame.pack) {
+                true => None,
+                false => self.listed.with_frame(&self.packs, run.frame.pack, run.frame.offset)?,
+            };
+            if listed.is_none() {
+                unlisted.insert(run.frame.pack);
+            }
             let items = usize::from(run.first)..usize::from(run.first) + run.count as usize;
             match listed.as_ref().and_then(|listed| listed.frame(run.frame.offset)?.get(items)) {
                 Some(listed) => ids.extend_from_slice(listed),

@@ -278,7 +278,7 @@ impl Packs {
 
     /// Forgets those of the chunks that were found in frames that can't be read.
     fn forget_unreadable(&self, ids: &[ChunkId], found: &mut [Option<ChunkLoc>]) -> Result<()> {
-        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         if unreadable.is_empty() {
             return Ok(());
         }
@@ -286,6 +286,7 @@ impl Packs {
         for (id, place) in ids.iter().zip(found) {
             forgotten.extend(place.take_if(|loc| unreadable.contains(&loc.frame)).map(|loc| (*id, loc)));
         }
+        drop(unreadable);
         if forgotten.is_empty() { Ok(()) } else { self.forget_chunks(&forgotten) }
     }
 
