@@ -312,20 +312,31 @@ impl Engine {
     /// gone or wrong, the first chunk of the range included.
     pub fn restore(&self, recipe: &RecipeId, slots: &[StoreHash], range: Range<u64>) -> Result<Restore> {
         let mut row = self.whole_recipe(recipe)?;
-        let stored = loop {
-            match self.shared.recipes.get(&self.shared.frames, recipe, &row) {
-                Err(error) if error.is_damage() => {
-                    // It may have been moved between the two reads, and what was there before deleted.
-                    let again = self.whole_recipe(recipe)?;
-                    if again.record == row.record {
-                        self.shared.mark_damaged(*recipe, row.record);
-                        return Err(error);
-                    }
-                    row = again;
-                }
-                other => break other?,
+        loop {
+            match self.restore_as(recipe, &row, slots, range.clone()) {
+                Err(error) if error.is_damage() => match self.meta().recipe(recipe)? {
+                    // It was moved since the row was read, and what was there before deleted.
+                    Some(again) if again.record != row.record && again.damaged_at.is_none() => row = again,
+                    _ => return Err(error),
+                },
+                other => return other,
             }
-        };
+        }
+    }
+
+    /// Prepares to restore a range, as a row says.
+    fn restore_as(
+        &self,
+        recipe: &RecipeId,
+        row: &RecipeRow,
+        slots: &[StoreHash],
+        range: Range<u64>,
+    ) -> Result<Restore> {
+        let stored = self.shared.recipes.get(&self.shared.frames, recipe, row).inspect_err(|error| {
+            if error.is_damage() {
+                self.shared.mark_damaged(*recipe, row.record);
+            }
+        })?;
         Restore::open(&self.shared, Some((*recipe, row.record)), stored, slots, range)
     }
 

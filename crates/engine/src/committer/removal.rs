@@ -13,6 +13,7 @@ use firn_nix::{Sha256, StoreHash};
 use super::Group;
 use crate::Result;
 use crate::records::Record;
+use crate::watch::Since;
 
 /// Something that a sweep found to be needed by nobody.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) type Rescued = HashSet<(CacheName, StoreHash)>;
 #[derive(Debug)]
 pub(crate) struct Removals {
     pub(crate) items: Vec<Removal>,
+    /// When the sweep began: what was named from then on stays.
+    pub(crate) since: Since,
     /// Paths that stay because of what was done in an earlier request of the same sweep.
     pub(crate) rescued: Rescued,
     outcome: Mutex<Outcome>,
@@ -48,8 +51,8 @@ pub(crate) struct Outcome {
 }
 
 impl Removals {
-    pub(crate) fn new(items: Vec<Removal>, rescued: Rescued) -> Arc<Self> {
-        Arc::new(Self { items, rescued, outcome: Mutex::default() })
+    pub(crate) fn new(items: Vec<Removal>, since: Since, rescued: Rescued) -> Arc<Self> {
+        Arc::new(Self { items, since, rescued, outcome: Mutex::default() })
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
@@ -62,19 +65,25 @@ impl Group<'_> {
     pub(super) fn add_removals(&mut self, commit: &mut Commit, removals: &Removals) -> Result<()> {
         let mut outcome = Outcome { removed: Vec::new(), rescued: removals.rescued.clone() };
         for item in &removals.items {
-            let removed = self.add_removal(commit, item, &mut outcome.rescued)?;
+            let removed = self.add_removal(commit, item, removals.since, &mut outcome.rescued)?;
             outcome.removed.push(removed);
         }
         *removals.outcome.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
         Ok(())
     }
 
-    fn add_removal(&mut self, commit: &mut Commit, item: &Removal, rescued: &mut Rescued) -> Result<bool> {
+    fn add_removal(
+        &mut self,
+        commit: &mut Commit,
+        item: &Removal,
+        since: Since,
+        rescued: &mut Rescued,
+    ) -> Result<bool> {
         let packs = self.packs;
         match item {
             Removal::Path(cache, hash) => {
                 let Some(row) = packs.meta.path(cache, hash)? else { return Ok(true) };
-                if packs.watch.has_path(cache, *hash) || rescued.contains(&(cache.clone(), *hash)) {
+                if packs.watch.has_path(cache, *hash, since) || rescued.contains(&(cache.clone(), *hash)) {
                     rescued.insert((cache.clone(), *hash));
                     rescued.extend(row.references.iter().map(|reference| (cache.clone(), reference.hash())));
                     return Ok(false);
@@ -83,7 +92,7 @@ impl Group<'_> {
             }
             Removal::Nar(cache, hash, aliases) => {
                 let Some(row) = packs.meta.nar(cache, hash)? else { return Ok(true) };
-                if packs.watch.has_nar(cache, *hash) || row.lease_until > self.now {
+                if packs.watch.has_nar(cache, *hash, since) || row.lease_until > self.now {
                     return Ok(false);
                 }
                 self.records.push(Record::NarGone(cache.clone(), *hash).encode());
@@ -91,14 +100,14 @@ impl Group<'_> {
                 commit.ops.extend(aliases.iter().map(|name| Op::DeleteAlias(cache.clone(), name.clone())));
             }
             Removal::Document(cache, key) => {
-                if packs.watch.has_document(cache, key) {
+                if packs.watch.has_document(cache, key, since) {
                     return Ok(false);
                 }
                 self.records.push(Record::DocumentGone(cache.clone(), key.clone()).encode());
                 commit.ops.push(Op::DeleteDocument(cache.clone(), key.clone()));
             }
             Removal::Recipe(id) => {
-                if packs.watch.has_recipe(id) {
+                if packs.watch.has_recipe(id, since) {
                     return Ok(false);
                 }
                 commit.ops.push(Op::DeleteRecipe(*id));

@@ -39,7 +39,7 @@ impl Engine {
         removed: &dyn Fn(&CacheName, &[StoreHash]),
     ) -> Result<PathDeletion> {
         let packs = &self.shared.packs;
-        let _watching = self.shared.watch()?;
+        let watching = self.shared.watch()?;
         let now = packs.clock.now();
         let graph = &Graph::load(self.meta(), cache, self.meta().uses_since()?.unwrap_or(now))?;
         let Some(target) = graph.node(hash).filter(|node| graph.facts(*node).is_there) else {
@@ -79,7 +79,7 @@ impl Engine {
         for batch in go.chunks(BATCH) {
             let names = batch.iter().map(path).collect::<Result<Vec<_>>>()?;
             let items = batch.iter().map(|node| Removal::Path(cache.clone(), graph.hash(*node))).collect();
-            let removals = Removals::new(items, rescued);
+            let removals = Removals::new(items, watching.since(), rescued);
             for outcome in self.shared.submit_all(vec![Change::Remove(removals.clone())])? {
                 outcome?;
             }

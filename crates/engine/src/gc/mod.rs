@@ -42,7 +42,7 @@ use crate::engine::Shared;
 use crate::mark::Mark;
 use crate::packs::Lane;
 use crate::rewrite::{Pace, RepackOptions};
-use crate::watch::Watching;
+use crate::watch::{Since, Watching};
 use crate::{DELETION_LEASE, Engine, Error, Result};
 
 /// How long a lease lasts from each sign of life. A restart ends it.
@@ -72,6 +72,8 @@ pub(crate) struct Collection<'a> {
     /// Is told of every path that was removed, once that is durable.
     removed: &'a dyn Fn(&CacheName, &[StoreHash]),
     holder: u128,
+    /// When it began to watch what is named.
+    since: Since,
     now: UnixSeconds,
     report: GcReport,
     /// What is needed by what, as it was before anything was removed; only if it was asked for.
@@ -115,6 +117,7 @@ impl Engine {
             options,
             removed,
             holder,
+            since: Since::default(),
             now,
             report,
             mark: None,
@@ -155,6 +158,7 @@ impl Collection<'_> {
         self.shared.packs.uses.flush(self.shared.packs.meta.as_ref(), self.now)?;
         // Before anything is looked at.
         let watching = self.shared.watch()?;
+        self.since = watching.since();
         self.sweep()?;
         drop(watching);
         if self.options.dry_run {

@@ -249,7 +249,7 @@ impl Collection<'_> {
         if self.options.dry_run || items.is_empty() {
             return Ok((vec![true; items.len()], rescued));
         }
-        let removals = Removals::new(items, rescued);
+        let removals = Removals::new(items, self.since, rescued);
         for outcome in self.shared.submit_all(vec![Change::Remove(Arc::clone(&removals))])? {
             outcome?;
         }

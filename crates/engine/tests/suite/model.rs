@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use firn_engine::{Engine, Error, GcOptions, PathDeletion, RepackOptions, SqueezeOptions};
+use firn_engine::{Engine, Error, GcOptions, PathDeletion, PathOutcome, RepackOptions, SqueezeOptions};
 use firn_index::{PinRow, RetentionRow};
 use firn_storage::{Memory, Storage};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
 use crate::fixture::client::Local;
-use crate::fixture::{Fixture, Pushed, cache, path, push_path, uploader};
+use crate::fixture::{Fixture, Pushed, cache, path, push, push_path, uploader};
 use crate::invariants::{check, check_places, factor, rebuild_indexes};
 
 const DAY: u64 = 24 * 3600;
@@ -243,8 +243,13 @@ const STEP_KINDS: [&str; 26] = [
 /// Pushes as clients do: what was refused because something that it leaned on went comes again.
 pub(crate) fn push_until_taken(engine: &Engine, name: &str, nar: &[u8]) -> Pushed {
     for _ in 0..200 {
-        match push_path(engine, name, nar) {
-            Ok(pushed) => return pushed,
+        let pushed = push(engine, nar)
+            .and_then(|pushed| engine.commit_path(&cache(), pushed.as_path(name)).map(|outcome| (pushed, outcome)));
+        match pushed {
+            Ok((pushed, outcome)) => {
+                assert!(matches!(outcome, PathOutcome::Created | PathOutcome::Merged), "{name}: {outcome:?}");
+                return pushed;
+            }
             // Also damaged: a chunk was found in a pack that was deleted meanwhile, as its session had ended long ago.
             Err(Error::Refused(_) | Error::WrongNar { .. } | Error::Damaged { .. }) => {}
             Err(error) => panic!("{error:?}"),
