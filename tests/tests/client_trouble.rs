@@ -2,8 +2,10 @@
 //! version.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::Output;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use firn_testkit::firnd::Firnd;
 use firn_testkit::gateway::{Edit, Gateway};
@@ -11,6 +13,9 @@ use firn_testkit::nix::{Nix, Version};
 use firn_tests::builder::{Builder, Result, assert_cached};
 use firn_tests::closure;
 use serde_json::{Value, json};
+
+/// A user without rights.
+const NOBODY: u32 = 65534;
 
 fn said(output: &Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -74,7 +79,53 @@ fn a_database_that_is_locked_is_told_and_then_waited_for() -> Result<()> {
 }
 
 #[test]
-fn a_database_that_may_not_be_read_is_told_with_what_to_do() -> Result<()> {
+fn a_database_that_another_user_keeps_is_told_with_what_to_do() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let builder = Builder::new(&nix, &cache)?;
+    let path = builder.store.build_one(&closure(1))?;
+    let database = builder.store.root().join("nix/var/nix/db/db.sqlite");
+    let home = tempfile::tempdir()?;
+    let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    allow(&builder.store.root(), 0o755)?;
+    for (mode, expected) in [(0o000, None), (0o644, Some(0))] {
+        allow(&database, mode)?;
+        let pushed = somebody(&builder.push(&[&path])?, home.path())?.output()?;
+        let (code, said) = (pushed.status.code(), said(&pushed));
+        match expected {
+            None => assert!(code == Some(5) && said.contains("run as root, or go through the Nix daemon"), "{said}"),
+            Some(good) => assert_eq!(code, Some(good), "{said}"),
+        }
+    }
+    assert_cached(&nix, &cache, &builder, &path)
+}
+
+/// Returns a command as an ordinary user runs it: whoever runs the tests, or nobody in place of root.
+fn somebody(command: &Command, home: &Path) -> Result<Command> {
+    let program = home.join("firn");
+    if !program.exists() {
+        fs::copy(command.get_program(), &program)?;
+        for path in [home, &program] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        }
+    }
+    let config = home.join("config.toml");
+    fs::write(&config, "")?;
+    let mut copy = Command::new(program);
+    copy.args(command.get_args()).env_clear().current_dir(home);
+    copy.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    copy.env("HOME", home).env("FIRN_CONFIG", &config);
+    if fs::metadata("/proc/self")?.uid() == 0 {
+        std::os::unix::fs::chown(&config, Some(NOBODY), Some(NOBODY))?;
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o600))?;
+        copy.uid(NOBODY).gid(NOBODY);
+    }
+    Ok(copy)
+}
+
+#[test]
+fn a_database_that_is_damaged_or_gone_is_told_with_what_to_do() -> Result<()> {
     let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
     let firnd = Firnd::start()?;
     let cache = firnd.cache("main", &["--public"])?;
@@ -92,7 +143,6 @@ fn a_database_that_may_not_be_read_is_told_with_what_to_do() -> Result<()> {
     let refused = builder.push(&[&path])?.output()?;
     assert_eq!(refused.status.code(), Some(5), "{}", said(&refused));
     assert!(said(&refused).contains("nix-store --verify"), "{}", said(&refused));
-    // Root reads whatever the mode says; then there is only the file that is not there.
     fs::remove_file(&database)?;
     let refused = builder.push(&[&path])?.output()?;
     assert_eq!(refused.status.code(), Some(5), "{}", said(&refused));
