@@ -50,7 +50,7 @@ run: build ## Start a persistent server on ./data and print how to use it
 	@scripts/run
 
 bench: setup ## Run the benchmarks (ARGS="--help" says which)
-	$(CARGO) run --release --locked --package firn-benches -- $(ARGS)
+	FIRND=$(CARGO_TARGET_DIR)/release/firnd $(CARGO) run --release --locked --package firn-benches -- $(ARGS)
 
 fmt: ## Format the source
 	$(CARGO) fmt --all
