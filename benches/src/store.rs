@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use firn_engine::{Delta, Engine, Entropy, Options, PathUpload, SqueezeOptions, S
 use firn_index::{CacheName, CacheRow, Meta, Totals, Uploader};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
 use firn_pack::{Footer, FrameKind, PackId};
-use firn_storage::{Disk, Storage};
+use firn_storage::Disk;
 
 use crate::corpus::{self, Entry};
 use crate::process::{cpu_seconds, disk_bytes, peak_bytes};
@@ -188,7 +189,6 @@ impl Needed {
 
 /// Sums up the packs that recipes need, and the records of the others, which garbage collection carries on.
 fn needed_bytes(engine: &Engine, data: &Path) -> anyhow::Result<Needed> {
-    let storage = Disk::open(data.join("store"))?;
     let mut needed = Needed::default();
     let mut after: Option<PackId> = None;
     loop {
@@ -196,9 +196,13 @@ fn needed_bytes(engine: &Engine, data: &Path) -> anyhow::Result<Needed> {
         for (pack, row) in &page {
             let is_needed = !engine.meta().recipes_of_pack(*pack, None, 1)?.is_empty();
             let hex = pack.to_string();
-            let name = format!("packs/{}/{hex}", &hex[..2]);
-            let read = |at, len| storage.read(&name, at, len).map_err(std::io::Error::other);
-            let footer = Footer::open(read, storage.len(&name)?)?;
+            // Past the storage, which the engine has locked.
+            let file = File::open(data.join("store/packs").join(&hex[..2]).join(hex))?;
+            let read = |at, len: usize| {
+                let mut bytes = vec![0; len];
+                file.read_exact_at(&mut bytes, at).map(|()| bytes)
+            };
+            let footer = Footer::open(read, file.metadata()?.len())?;
             for (_, entry) in footer.frames.iter().filter(|(_, entry)| is_needed || entry.kind == FrameKind::Record) {
                 let bytes = u64::from(entry.len) + 24 + 36 * entry.items.len() as u64 + 32 * entry.bases.len() as u64;
                 needed.by_kind.push((entry.kind, bytes));
