@@ -69,6 +69,10 @@ codes! {
     Forbidden = "forbidden", Permanent;
     /// There is no such cache.
     NoSuchCache = "no-such-cache", Permanent;
+    /// The cache has no such path.
+    NoSuchPath = "no-such-path", Permanent;
+    /// The cache has no such pin.
+    NoSuchPin = "no-such-pin", Permanent;
     /// A body is not what the endpoint takes: a list that is cut, a commit that doesn't parse.
     BadRequest = "bad-request", Permanent;
     /// A body or a list is longer than the limits.

@@ -43,6 +43,12 @@ pub enum Endpoint {
     },
     /// POST: make paths visible.
     Commits,
+    /// GET: the cache's pins.
+    Pins,
+    /// POST: pin a path, or move a pin.
+    PinAdd,
+    /// POST: remove a pin.
+    PinRemove,
 }
 
 impl Endpoint {
@@ -62,6 +68,9 @@ impl Endpoint {
                 return format!("{PREFIX}caches/{cache}/recipes/{recipe}/{offset}?length={length}");
             }
             Self::Commits => "commits",
+            Self::Pins => "pins",
+            Self::PinAdd => "pins/add",
+            Self::PinRemove => "pins/remove",
         };
         format!("{PREFIX}caches/{cache}/{rest}")
     }
@@ -107,6 +116,12 @@ impl Endpoint {
                 Self::RecipePart { recipe, offset, length }
             }
             "commits" => Self::Commits,
+            "pins" => match segments.next() {
+                None => Self::Pins,
+                Some("add") => Self::PinAdd,
+                Some("remove") => Self::PinRemove,
+                Some(_) => return None,
+            },
             _ => return None,
         })
     }
@@ -115,7 +130,7 @@ impl Endpoint {
     #[must_use]
     pub fn method(&self) -> &'static str {
         match self {
-            Self::Capabilities | Self::Cache => "GET",
+            Self::Capabilities | Self::Cache | Self::Pins => "GET",
             Self::Session(_) => "DELETE",
             Self::RecipePart { .. } => "PUT",
             Self::Sessions
@@ -123,7 +138,9 @@ impl Endpoint {
             | Self::KnownRecipes
             | Self::MissingChunks
             | Self::Frames
-            | Self::Commits => "POST",
+            | Self::Commits
+            | Self::PinAdd
+            | Self::PinRemove => "POST",
         }
     }
 }
@@ -155,6 +172,8 @@ mod tests {
             "/x/api/v1/capabilities",
             "/api/v1/caches/main/x",
             "/api/v1/caches/main/frames/1",
+            "/api/v1/caches/main/pins/x",
+            "/api/v1/caches/main/pins/add/x",
             "/api/v1/caches/main/sessions/1",
             "/api/v1/caches/main/sessions/00000000000000000000000000000001/x",
             "/api/v1/caches/main/recipes",
@@ -185,6 +204,9 @@ mod tests {
             Endpoint::Frames,
             part,
             Endpoint::Commits,
+            Endpoint::Pins,
+            Endpoint::PinAdd,
+            Endpoint::PinRemove,
         ] {
             for cache in ["main", ROOT_CACHE] {
                 assert_eq!(Endpoint::parse(&endpoint.path(cache)), Some((cache, endpoint)));

@@ -7,6 +7,7 @@
 //! It takes about 100 bytes of memory for each record, and 60 for each recipe.
 
 mod contents;
+mod history;
 mod last;
 mod learn;
 mod packs;
@@ -70,8 +71,8 @@ pub struct Parts {
     pub meta: Arc<dyn Meta>,
     /// An empty chunk index.
     pub chunks: Arc<dyn ChunkIndex>,
-    /// The earlier index, if it can be read: caches, tokens, pins, retention and last uses are taken from it, the order of
-    /// packs, and what was known to be damaged.
+    /// The earlier index, if it can be read: caches, tokens, pins, retention and last uses are taken from it, who pushed what,
+    /// usage counters, what scrubs found, the order of packs and the effort of their frames, and what was known to be damaged.
     pub old: Option<Arc<dyn Meta>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
@@ -118,6 +119,7 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
     work.keep_secrets(new_cache)?;
     let needed = work.write_records(&found)?;
     work.write_recipes(&needed)?;
+    work.keep_history()?;
     work.count()?;
     work.packs.meta.flush()?;
     work.packs.chunks.flush()?;

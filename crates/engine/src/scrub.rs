@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use firn_chunk::RecipeId;
-use firn_index::{DamagedPath, PackState, ScrubPass, ScrubRow};
+use firn_index::{CacheName, Content, DamagedPath, DocumentKey, DocumentKind, PackState, ScrubPass, ScrubRow};
 use firn_pack::PackId;
 
 use self::pack::{Checked, PackCheck};
@@ -180,7 +180,7 @@ impl Scrub {
         }
     }
 
-    /// Returns the paths of all caches that are made of one of these recipes.
+    /// Returns the paths and documents of all caches that are made of one of these recipes.
     fn locate(&self, recipes: &BTreeSet<RecipeId>) -> Result<Vec<DamagedPath>> {
         let (meta, mut found) = (&self.shared.packs.meta, Vec::new());
         if recipes.is_empty() {
@@ -200,8 +200,30 @@ impl Scrub {
                     _ => break,
                 }
             }
+            self.locate_documents(&cache, recipes, &mut found)?;
         }
         Ok(found)
+    }
+
+    fn locate_documents(
+        &self,
+        cache: &CacheName,
+        recipes: &BTreeSet<RecipeId>,
+        found: &mut Vec<DamagedPath>,
+    ) -> Result<()> {
+        let (meta, mut after) = (&self.shared.packs.meta, None::<DocumentKey>);
+        loop {
+            let page = meta.documents(cache, after.as_ref(), PAGE)?;
+            for (key, row) in &page {
+                if matches!(&row.content, Content::Recipe { recipe, .. } if recipes.contains(recipe)) {
+                    found.push(DamagedPath { cache: cache.to_string(), path: name_of(key) });
+                }
+            }
+            match page.into_iter().last() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -217,4 +239,15 @@ impl Scrub {
         let current = self.pass.finished_at.is_none().then(|| self.pass.clone());
         Ok(self.shared.packs.meta.set_scrub(&ScrubRow { current, last: self.last.clone() })?)
     }
+}
+
+/// Names a document as a request for it does.
+fn name_of(key: &DocumentKey) -> String {
+    let kind = match key.kind {
+        DocumentKind::Log => "log",
+        DocumentKind::Realisation => "realisations",
+        DocumentKind::BuildTrace => "build-trace-v2",
+        DocumentKind::DebugInfo => "debuginfo",
+    };
+    format!("{kind}/{}", key.name)
 }

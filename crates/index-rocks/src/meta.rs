@@ -24,8 +24,7 @@ mod reads;
 mod sources;
 mod writes;
 
-/// The newest format that this code reads, and the one that it writes. Version 2 has the families of retention, garbage
-/// collection and last uses.
+/// The newest format that this code reads, and the one that it writes; `docs/FORMAT.md` says what each version brought.
 const FORMAT_VERSION: u32 = 3;
 
 /// [`Meta`] in a RocksDB database of its own.
@@ -185,6 +184,7 @@ impl Meta for RocksMeta {
         let mut staged = Staged::new(self);
         staged.delete(Family::Pack, &id.0);
         staged.delete(Family::Since, &id.0);
+        staged.delete(Family::Effort, &id.0);
         staged.delete(Family::Seq, &row.seq.to_be_bytes());
         let gone = Totals { stored_bytes: row.stored_bytes, unique_bytes: row.unique_bytes, ..Totals::default() };
         staged.discount(&gone)?;

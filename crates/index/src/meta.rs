@@ -240,7 +240,7 @@ pub trait Meta: Sources + Send + Sync {
     /// Returns when a pack was last condemned or doomed. A commit that revives a pack leaves the time as it was, so that
     /// a live pack that has one is known to have been condemned.
     fn pack_since(&self, id: PackId) -> Result<Option<UnixSeconds>>;
-    /// Removes the row and the number of a doomed pack whose object is gone, and takes its bytes off the totals;
+    /// Removes the row, the number and the effort of a doomed pack whose object is gone, and takes its bytes off the totals;
     /// returns whether it did. A pack that is not doomed stays as it is.
     fn remove_pack(&self, id: PackId) -> Result<bool>;
     /// Returns a pack's row.

@@ -46,6 +46,8 @@ pub struct App {
     pub usage: Usage,
     /// Exchanges identities for tokens.
     pub oidc: crate::oidc::Oidc,
+    /// What [`crate::maintenance`] counted last.
+    pub counted: crate::maintenance::Counted,
     /// Counters of requests.
     pub requests: crate::metrics::Requests,
     clock: Arc<dyn Clock>,
@@ -107,6 +109,7 @@ impl App {
             sources: Arc::default(),
             usage,
             oidc,
+            counted: Default::default(),
             requests,
             clock,
         })

@@ -6,6 +6,7 @@
 //! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown.
 //! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
+//! * [`maintenance`] says how the work in the background is doing.
 //! * [`collector`] collects garbage, [`squeeze`] compresses cold packs again, in the background.
 //! * [`sources`] pulls from builders and other stores.
 //! * [`binary_cache`] reads other HTTP binary caches.
@@ -31,6 +32,7 @@ pub mod data_dir;
 pub mod file_cache;
 pub mod http;
 mod kill;
+pub mod maintenance;
 pub mod metrics;
 pub mod oidc;
 pub mod scrubber;

@@ -47,7 +47,7 @@ impl Pass {
         }
     }
 
-    fn options(&self) -> SqueezeOptions {
+    pub(crate) fn options(&self) -> SqueezeOptions {
         SqueezeOptions {
             level: self.level,
             frame_bytes: usize::try_from(self.frame_bytes).unwrap_or(usize::MAX),

@@ -3,6 +3,7 @@
 mod doctor;
 mod hook;
 mod login;
+mod pin;
 mod push;
 mod status;
 mod usage;
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     Du(usage::DuArguments),
     /// Show what changed between two paths, by file, in bytes that were new
     Diff(usage::DiffArguments),
+    /// Keep paths in a cache with everything that they refer to, under names
+    #[command(subcommand)]
+    Pin(pin::Command),
     /// Check the whole chain from Nix to the cache, and say what to do
     Doctor(doctor::Arguments),
 }
@@ -56,6 +60,7 @@ impl Command {
             Self::Usage(arguments) => usage::run(&arguments, context),
             Self::Du(arguments) => usage::du(&arguments, context),
             Self::Diff(arguments) => usage::diff(&arguments, context),
+            Self::Pin(command) => pin::run(&command, context),
             Self::Doctor(arguments) => doctor::run(&arguments, context),
         }
     }

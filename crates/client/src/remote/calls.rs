@@ -1,11 +1,9 @@
 //! The endpoints of the push API.
 
-use std::pin::Pin;
-
 use bytes::Bytes;
 use firn_api::{
-    AnswerReader, Bitmap, CacheDescription, Capabilities, Endpoint, FramesTaken, PathAnswer, Session, SessionToken,
-    WireId, encode_ids,
+    AnswerReader, Bitmap, CacheDescription, Capabilities, Endpoint, FramesTaken, PathAnswer, Pin, PinAdd, PinRemove,
+    Pins, Session, SessionToken, WireId, encode_ids,
 };
 use firn_chunk::{ChunkId, RecipeId};
 use firn_nix::{StoreHash, StorePath};
@@ -17,6 +15,9 @@ use crate::{Error, Refusal, Result};
 
 /// The longest JSON answer that is read, beside those to commits.
 const MAX_JSON_BYTES: usize = 256 << 10;
+
+/// The longest list of pins that is read: a server takes 10,000 from clients.
+const MAX_LIST_BYTES: usize = 16 << 20;
 
 /// A part of a recipe that is not longer is not divided further: no proxy takes less.
 const MIN_PART_BYTES: usize = 64 << 10;
@@ -38,7 +39,7 @@ impl Remote {
     }
 
     /// Begins a session. Boxed, since requests that lean on one call it.
-    pub(super) fn begin_session(&self) -> Pin<Box<dyn Future<Output = Result<SessionToken>> + Send + '_>> {
+    pub(super) fn begin_session(&self) -> std::pin::Pin<Box<dyn Future<Output = Result<SessionToken>> + Send + '_>> {
         Box::pin(async {
             let session: Session = self.json(Call::new("begin a session", Endpoint::Sessions)).await?;
             Ok(session.session)
@@ -116,6 +117,37 @@ impl Remote {
         Ok(())
     }
 
+    /// Returns the cache's pins, by name.
+    ///
+    /// # Errors
+    /// As all requests.
+    pub async fn pins(&self) -> Result<Vec<Pin>> {
+        let pins: Pins = self.long_json(Call::new("list the pins", Endpoint::Pins)).await?;
+        Ok(pins.pins)
+    }
+
+    /// Pins a path of the cache with all that it refers to, or moves the pin of that name.
+    ///
+    /// # Errors
+    /// As all requests.
+    pub async fn add_pin(&self, pin: &PinAdd) -> Result<Pin> {
+        self.json(Self::with_json("pin the path", Endpoint::PinAdd, pin)).await
+    }
+
+    /// Removes a pin and returns what it was.
+    ///
+    /// # Errors
+    /// As all requests.
+    pub async fn remove_pin(&self, name: &str) -> Result<Pin> {
+        let asked = PinRemove { name: name.to_owned() };
+        self.json(Self::with_json("remove the pin", Endpoint::PinRemove, &asked)).await
+    }
+
+    fn with_json(doing: &'static str, endpoint: Endpoint, value: &impl serde::Serialize) -> Call {
+        let body = serde_json::to_vec(value).expect("texts and numbers are JSON");
+        Call { in_session: false, ..Call::with_body(doing, endpoint, body) }
+    }
+
     /// Sends the body of a commit and returns what became of each of its paths, in order.
     ///
     /// # Errors
@@ -147,7 +179,15 @@ impl Remote {
     }
 
     async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
-        let bytes = self.exchange(&call, || Whole::new(MAX_JSON_BYTES)).await?;
+        self.json_of(call, MAX_JSON_BYTES).await
+    }
+
+    async fn long_json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
+        self.json_of(call, MAX_LIST_BYTES).await
+    }
+
+    async fn json_of<T: DeserializeOwned>(&self, call: Call, most: usize) -> Result<T> {
+        let bytes = self.exchange(&call, || Whole::new(most)).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
             let detail = format!("{error}; is this the URL of a firnd?");
             self.nonsense(call.doing, detail)

@@ -22,9 +22,25 @@ impl Rebuild {
         let (mut greatest, records) = (0, self.records(loc, old_number, chain)?);
         for (record, rank) in records.into_iter().flatten() {
             greatest = greatest.max(rank.order);
-            self.lasts.add(&record, rank);
+            // Its number is taken all the same.
+            self.lasts.note_order(rank.order);
+            if !self.is_undone(&record)? {
+                self.lasts.add(&record, rank);
+            }
         }
         Ok(greatest)
+    }
+
+    /// Returns whether a record says that something is gone which the earlier index has: a crash came between the record
+    /// and the removal, or it was uploaded again since, which has a record of its own.
+    fn is_undone(&self, record: &Record) -> Result<bool> {
+        let Some(old) = &self.old else { return Ok(false) };
+        Ok(match record {
+            Record::PathGone(cache, hash) => old.path(cache, hash)?.is_some(),
+            Record::NarGone(cache, hash) => old.nar(cache, hash)?.is_some(),
+            Record::DocumentGone(cache, key) => old.document(cache, key)?.is_some(),
+            _ => false,
+        })
     }
 
     /// Returns the records of a frame with their ranks; `None` if it is damaged.

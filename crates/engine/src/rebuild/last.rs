@@ -80,9 +80,13 @@ pub(super) struct Lasts {
 }
 
 impl Lasts {
+    /// Takes note of the number of a record frame.
+    pub(super) fn note_order(&mut self, order: u64) {
+        self.order = self.order.max(order);
+    }
+
     /// Takes note of a record.
     pub(super) fn add(&mut self, record: &Record, rank: Rank) {
-        self.order = self.order.max(rank.order);
         if let Record::CacheGone(cache) = record {
             let gone = self.gone.entry(cache.clone()).or_default();
             *gone = (*gone).max(rank.order);

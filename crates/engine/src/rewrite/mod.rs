@@ -26,6 +26,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use firn_pack::PackId;
 
 use crate::engine::Shared;
+use crate::gc::PackSum;
 use crate::packs::Lane;
 use crate::{Engine, Result};
 
@@ -166,6 +167,16 @@ impl Engine {
         }
         self.shared.packs.end(Lane::Rewrite(options.level))?;
         Ok(Some(so_far))
+    }
+
+    /// Sums up the packs that [`Engine::squeeze`] would take now. Reads the row of every pack.
+    ///
+    /// # Errors
+    /// Errors of the index.
+    pub fn squeeze_backlog(&self, options: &SqueezeOptions) -> Result<PackSum> {
+        let mut sum = PackSum::default();
+        self.shared.cold_packs(options)?.iter().for_each(|candidate| sum.add(candidate.stored_bytes));
+        Ok(sum)
     }
 
     /// Returns how much of a sealed pack is needed; reads every recipe that needs it.

@@ -11,6 +11,7 @@ use firn_index::{AliasRow, CacheName, DocumentKey, DocumentKind, Meta, PackRow, 
 use firn_pack::{Footer, FrameKind};
 use firn_storage::{Memory, Storage};
 
+use crate::fixture::broken::{BrokenMeta, When};
 use crate::fixture::client::Local;
 use crate::fixture::{
     Fixture, Pushed, cache, cache_row, ingest, noise, objects, package, package_with, path, push, push_path, uploader,
@@ -268,4 +269,50 @@ fn damage_that_was_known_stays_known() {
     engine.close().unwrap();
     let (new, _) = again(&fixture, Some(Arc::clone(&fixture.meta)));
     assert!(!new.open().is_restorable(&pushed.recipe).unwrap());
+}
+
+#[test]
+fn what_a_crash_kept_from_being_deleted_is_there_after_a_rebuild() {
+    let memory = Memory::new();
+    let mut fixture = Fixture::on(Arc::new(memory.clone()));
+    let sound = Arc::clone(&fixture.meta);
+    let broken = Arc::new(BrokenMeta::new(Arc::clone(&sound)));
+    fixture.meta = Arc::clone(&broken) as Arc<dyn Meta>;
+    let engine = fixture.open();
+    let pushed = push_path(&engine, "a", &noise(1, 100_000)).unwrap();
+    // The first commit is the one behind which a deletion begins to look.
+    broken.plan(Some("commit"), 1, When::Before);
+    // The pack says that it is gone by now, the index does not.
+    assert!(engine.delete_path(&cache(), &path("a").hash(), false, &|_, _| {}).is_err());
+    assert!(broken.fired());
+    let left = fixture.over(memory.after_power_loss());
+    let fixture = Fixture { meta: sound, ..left };
+    let (anew, _) = again(&fixture, None);
+    assert_eq!(anew.meta.paths(&cache(), None, ALL).unwrap().len(), 0, "packs alone say that it is gone");
+    let (new, done) = again(&fixture, Some(Arc::clone(&fixture.meta)));
+    assert_eq!((done.paths, done.lost), (1, 0), "{done:?}");
+    check_all(&new.open(), &[pushed]);
+}
+
+#[test]
+fn what_happened_is_taken_over_from_the_earlier_index() {
+    let (fixture, _) = filled();
+    let key = firn_index::UsageKey { day: 20_000, cache: cache(), builder: "ci".to_owned() };
+    let counted = firn_index::UsageRow { pushes: 3, ..Default::default() };
+    fixture.meta.add_usage(&[(key.clone(), counted)]).unwrap();
+    fixture.meta.put_summary(20_000, &Default::default(), b"{}").unwrap();
+    let (new, _) = again(&fixture, Some(Arc::clone(&fixture.meta)));
+    assert_eq!(new.meta.usage(0, None, ALL).unwrap(), fixture.meta.usage(0, None, ALL).unwrap());
+    assert_eq!(new.meta.summaries(0).unwrap(), fixture.meta.summaries(0).unwrap());
+    assert_eq!(new.meta.last_report().unwrap(), Some(b"{}".to_vec()));
+    let mut known = 0;
+    for (hash, _) in fixture.meta.paths(&cache(), None, ALL).unwrap() {
+        let pushes = fixture.meta.provenance(&cache(), &hash).unwrap();
+        assert_eq!(new.meta.provenance(&cache(), &hash).unwrap(), pushes);
+        known += usize::from(pushes.is_some());
+    }
+    assert!(known > 0, "somebody pushed something");
+    for (pack, _) in new.meta.packs(None, ALL).unwrap() {
+        assert_eq!(new.meta.effort(pack).unwrap(), fixture.meta.effort(pack).unwrap());
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firn_engine::{Engine, Error};
-use firn_index::{PackState, ScrubPass};
+use firn_index::{DocumentKey, DocumentKind, PackState, ScrubPass};
 use firn_storage::{Failure, Fault, Memory, Operation, Storage};
 
 use crate::fixture::{Fixture, Pushed, cache, noise, objects, package, path, push_path, upload_again};
@@ -255,4 +255,20 @@ fn who_leans_on_a_damaged_base_is_named_too() {
         upload_again(&store.engine, &pushed.bytes);
         pushed.check(&store.engine).unwrap();
     }
+}
+
+#[test]
+fn a_damaged_log_is_named() {
+    let store = Store::new();
+    push_path(&store.engine, "whole", &package(1, 50_000)).unwrap();
+    let key = DocumentKey { kind: DocumentKind::Log, name: "abc-thing.drv".to_owned() };
+    let log = firn_testkit::random::Random::new(5).noise(200_000);
+    store
+        .engine
+        .commit_document(&cache(), key, firn_engine::DocumentContent::Inline(log), crate::fixture::uploader("b"))
+        .unwrap();
+    let store = store.reopened();
+    store.damage(0, 0.7);
+    let pass = scrub(&store.engine);
+    assert_eq!((pass.damaged_paths, names(&pass)), (1, vec!["log/abc-thing.drv"]), "{pass:?}");
 }

@@ -80,19 +80,28 @@ fn a_newer_format_is_refused() {
 
 #[test]
 fn an_older_format_is_brought_up_to_date() {
-    let folder = filled();
-    let mut db = raw(&folder.path().join("meta"));
-    for family in ["since", "use", "pin", "retention"] {
-        db.drop_cf(family).expect("the older format lacks it");
+    // Version 2 came to have families one by one, before it was 3.
+    let (first, second) =
+        (["since", "use", "pin", "retention"], ["effort", "provenance", "usage", "source", "upstream", "issued"]);
+    for (version, lacks) in
+        [(1_u32, [&first[..], &second].concat()), (2, second.to_vec()), (2, vec!["source", "issued"])]
+    {
+        let folder = filled();
+        let mut db = raw(&folder.path().join("meta"));
+        for family in lacks {
+            db.drop_cf(family).expect("the older format lacks it");
+        }
+        put_raw(&db, "default", b"format", &version.to_le_bytes());
+        drop(db);
+        let opened = meta(folder.path()).expect("opens");
+        assert!(opened.path(&cache("a"), &store_hash(5)).expect("reads").is_some(), "what it held is there");
+        assert!(opened.put_pin(&cache("a"), &pin_name(1), &pin_row(1)).expect("writes"));
+        assert_eq!(opened.effort(firn_pack::PackId([9; 16])).expect("reads"), 0);
+        assert_eq!(opened.usage(0, None, 9).expect("reads"), []);
+        drop(opened);
+        let db = raw(&folder.path().join("meta"));
+        assert_eq!(db.get(b"format").expect("reads"), Some(3_u32.to_le_bytes().to_vec()), "older programs refuse it");
     }
-    put_raw(&db, "default", b"format", &1_u32.to_le_bytes());
-    drop(db);
-    let opened = meta(folder.path()).expect("opens");
-    assert!(opened.path(&cache("a"), &store_hash(5)).expect("reads").is_some(), "what it held is there");
-    assert!(opened.put_pin(&cache("a"), &pin_name(1), &pin_row(1)).expect("writes"));
-    drop(opened);
-    let db = raw(&folder.path().join("meta"));
-    assert_eq!(db.get(b"format").expect("reads"), Some(3_u32.to_le_bytes().to_vec()), "older programs refuse it");
 }
 
 #[test]

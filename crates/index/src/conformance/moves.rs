@@ -95,4 +95,9 @@ fn efforts(meta: &dyn Meta) {
     assert_eq!(one(meta, commit(&[], vec![Op::Effort(pack(2), 4)])), Ok(()));
     ok(meta.forget_pack(pack(2)));
     assert_eq!(ok(meta.effort(pack(2))), 0);
+    // It goes with its pack.
+    assert!(ok(meta.set_pack_state(pack(1), PackState::Live, PackState::Condemned, 1)));
+    assert!(ok(meta.set_pack_state(pack(1), PackState::Condemned, PackState::Doomed, 1)));
+    assert!(ok(meta.remove_pack(pack(1))));
+    assert_eq!(ok(meta.effort(pack(1))), 0);
 }

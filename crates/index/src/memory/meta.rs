@@ -243,6 +243,7 @@ impl Meta for MemoryMeta {
         };
         state.packs.remove(&id);
         state.since.remove(&id);
+        state.efforts.remove(&id);
         state.sealed.remove(&row.seq);
         let gone = Totals { stored_bytes: row.stored_bytes, unique_bytes: row.unique_bytes, ..Totals::default() };
         state.totals.subtract(&gone);

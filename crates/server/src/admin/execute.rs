@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::auth::{Token, grant_text, parse_grant};
 use crate::config::GcConfig;
 use crate::data_dir::{DataDir, IndexFiles};
+use crate::maintenance::Maintenance;
 use crate::squeeze::{Pass, Squeezer};
 use crate::usage::report::{self, Asked};
 
@@ -472,6 +473,7 @@ impl Admin<'_> {
             free_bytes: self.data.free_bytes(),
             condemned,
             doomed,
+            maintenance: self.app.map(Maintenance::of).transpose().map_err(store)?.map(Box::new),
         }))
     }
 }

@@ -31,6 +31,7 @@ pub use sources::{CountsView, ProblemView, SourceSettings, SourceView};
 pub use upstreams::{Activity as UpstreamActivity, NewUpstream, UpstreamView};
 pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView, RepackView, StuckPackView};
 
+use crate::maintenance::Maintenance;
 use crate::squeeze::{Pass, Progress};
 
 /// Something to do.
@@ -487,6 +488,8 @@ pub struct Status {
     pub condemned: PacksView,
     /// Packs that are about to be deleted: they wait for their grace to end.
     pub doomed: PacksView,
+    /// How the work in the background is doing, if a server runs.
+    pub maintenance: Option<Box<Maintenance>>,
 }
 
 /// Why a request was not done; nothing of it took effect.

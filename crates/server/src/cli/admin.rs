@@ -9,6 +9,7 @@ use super::{CliError, Report, output};
 use crate::admin::{Admin, Answer, Request, Status, execute, socket};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataError, Lock, SystemEntropy};
+use crate::maintenance::Maintenance;
 use crate::serve::{self, ServeError};
 
 /// How long to wait for a server that starts or stops, or for another command.
@@ -96,7 +97,7 @@ fn status_text(status: &Status) -> String {
         _ => String::new(),
     };
     let free = status.free_bytes.map_or_else(|| "unknown".to_owned(), output::bytes);
-    output::pairs(&[
+    let mut rows = vec![
         ("server", server),
         ("data", status.data.clone()),
         ("caches", status.caches.to_string()),
@@ -110,5 +111,44 @@ fn status_text(status: &Status) -> String {
         ("free", free),
         ("condemned", format!("{} in {} packs", output::bytes(status.condemned.stored_bytes), status.condemned.packs)),
         ("doomed", format!("{} in {} packs", output::bytes(status.doomed.stored_bytes), status.doomed.packs)),
-    ])
+    ];
+    if let Some(maintenance) = &status.maintenance {
+        rows.extend(maintenance_rows(maintenance));
+    }
+    output::pairs(&rows)
+}
+
+fn maintenance_rows(maintenance: &Maintenance) -> Vec<(&'static str, String)> {
+    let Maintenance { gc, scrub, squeeze } = maintenance;
+    let since = |at: Option<u64>| at.map_or_else(|| "not since the server began".to_owned(), output::time);
+    let failed =
+        |problem: &Option<String>| problem.as_ref().map(|problem| format!("; failed: {problem}")).unwrap_or_default();
+    let collecting = match gc.running_since {
+        Some(at) => format!("under way since {}", output::time(at)),
+        None => format!("last {}", since(gc.last_ended_at)),
+    };
+    let came = output::bytes(gc.deleted.stored_bytes);
+    let mut rows = vec![
+        ("collection", format!("{collecting}; {came} came back since the server began{}", failed(&gc.problem))),
+        ("is to come", output::bytes(gc.reclaimable_bytes)),
+    ];
+    rows.extend(gc.stuck.iter().take(5).map(|stuck| ("stuck pack", format!("{}: {}", stuck.pack, stuck.why))));
+    let scrubbing = match (scrub.running, scrub.last_ended_at) {
+        (true, _) => format!("under way, {} read", output::bytes(scrub.read_bytes)),
+        (false, Some(at)) => format!("last {}", output::time(at)),
+        (false, None) => "never came to an end".to_owned(),
+    };
+    let damage = match scrub.damaged_paths + scrub.unreadable_packs {
+        0 => String::new(),
+        _ => format!("; {} damaged paths, {} packs not readable", scrub.damaged_paths, scrub.unreadable_packs),
+    };
+    rows.push(("scrub", format!("{scrubbing}{damage}{}", failed(&scrub.problem))));
+    let waiting = format!("{} in {} packs", output::bytes(squeeze.backlog.stored_bytes), squeeze.backlog.packs);
+    let squeezing = match (squeeze.pass.running, squeeze.enabled) {
+        (true, _) => format!("under way: {} of {} packs", squeeze.pass.done_packs, squeeze.pass.packs),
+        (false, true) => format!("{waiting} wait"),
+        (false, false) => format!("off; {waiting} could be squeezed"),
+    };
+    rows.push(("squeeze", format!("{squeezing}{}", failed(&squeeze.pass.error))));
+    rows
 }

@@ -120,7 +120,8 @@ fn report(view: &View) -> Report {
 
 fn notes(view: &View, data: &DataDir, why_not: Option<&DataError>) -> String {
     if view.kept_from_old {
-        return "kept from the earlier index: caches with their keys, tokens, pins, retention and last uses\n"
+        return "kept from the earlier index: caches with their keys, tokens, pins, retention and last uses, who pushed \
+                what, usage counters\n"
             .to_owned();
     }
     let mut text = match why_not {
@@ -134,6 +135,7 @@ fn notes(view: &View, data: &DataDir, why_not: Option<&DataError>) -> String {
     text += &format!(
         "made anew, private, with fresh keys and default settings: {}\n\
          there are no tokens: make new ones with `firnd token create`\n\
+         lost with the earlier index: pins, retention and quotas, last uses, who pushed what and when, usage counters\n\
          paths keep the signatures that they have; give clients the new public keys too (`firnd cache show`)\n",
         if view.new_caches.is_empty() { "no caches".to_owned() } else { view.new_caches.join(", ") }
     );

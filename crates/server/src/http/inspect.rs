@@ -20,6 +20,7 @@ use super::{failed, work};
 use crate::app::App;
 use crate::auth::Denial;
 use crate::caches::Cache;
+use crate::maintenance::Maintenance;
 use crate::usage::viewer::Viewer;
 use crate::usage::{counters, report, view};
 
@@ -40,6 +41,7 @@ const MAX_FOUND: usize = 500;
 pub(super) enum Call {
     Metrics,
     OpenApi,
+    Maintenance,
     Usage,
     History,
     Search,
@@ -54,6 +56,7 @@ pub(super) fn route(path: &str) -> Option<Call> {
     Some(match segments.as_slice() {
         ["metrics"] => Call::Metrics,
         ["api", "v1", "openapi.yaml"] => Call::OpenApi,
+        ["api", "v1", "maintenance"] => Call::Maintenance,
         ["api", "v1", "usage"] => Call::Usage,
         ["api", "v1", "usage", "history"] => Call::History,
         ["api", "v1", "usage", "search"] => Call::Search,
@@ -100,6 +103,12 @@ fn blocking(app: &App, call: Call, headers: &HeaderMap, query: &Query) -> Result
             }
             let body = crate::metrics::encode(app).map_err(fail)?;
             Ok(text(body, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
+        }
+        Call::Maintenance => {
+            if !viewer.sees_all(app) {
+                return Err(denied(&viewer));
+            }
+            Ok(json(&Maintenance::of(app).map_err(fail)?))
         }
         Call::Usage => {
             let asked = asked(query, now)?;

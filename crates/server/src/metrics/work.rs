@@ -1,4 +1,4 @@
-//! Metrics of what the server works at beside requests: memories, commits, packs, scrubbing, squeezing, counting.
+//! Metrics of what the server works at beside requests: memories, commits, packs, collections, scrubbing, squeezing.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -11,6 +11,7 @@ use firn_index::PackState;
 
 use super::{Counters, gauge};
 use crate::app::App;
+use crate::maintenance::{GcState, Maintenance, ScrubState, SqueezeState};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByMemory {
@@ -30,8 +31,10 @@ pub(super) fn register(app: &App, registry: &mut Registry) -> firn_engine::Resul
     memories(app, registry);
     commits(app, registry);
     packs(app, registry)?;
-    scrub(app, registry)?;
-    squeeze(app, registry);
+    let Maintenance { gc, scrub: scrubbing, squeeze: squeezing } = Maintenance::of(app)?;
+    collections(&gc, registry);
+    scrub(app, &scrubbing, registry)?;
+    squeeze(&squeezing, registry);
     Ok(())
 }
 
@@ -91,10 +94,28 @@ fn packs(app: &App, registry: &mut Registry) -> firn_engine::Result<()> {
     Ok(())
 }
 
-fn scrub(app: &App, registry: &mut Registry) -> firn_engine::Result<()> {
+fn collections(gc: &GcState, registry: &mut Registry) {
+    let bytes = || Some(Unit::Bytes);
+    gauge(registry, "gc_running", "Whether a collection is under way", None, u64::from(gc.running_since.is_some()));
+    counter(registry, "gc_runs", "Collections that came to their end", None, gc.runs);
+    counter(registry, "gc_failures", "Collections that failed", None, gc.failures);
+    counter(registry, "gc_removed_paths", "Paths that collections removed", None, gc.removed_paths);
+    counter(registry, "gc_deleted", "Bytes of packs that were deleted", bytes(), gc.deleted.stored_bytes);
+    counter(registry, "gc_repack_read", "Bytes that repacking read", bytes(), gc.repack_read_bytes);
+    counter(registry, "gc_repack_written", "Bytes that repacking wrote", bytes(), gc.repack_written_bytes);
+    gauge(registry, "gc_reclaimable", "What was to come back after the last collection", bytes(), gc.reclaimable_bytes);
+    gauge(registry, "gc_stuck_packs", "Packs that can't be emptied, read or deleted", None, gc.stuck.len() as u64);
+    let (Some(started_at), Some(ended_at)) = (gc.last_started_at, gc.last_ended_at) else { return };
+    gauge(registry, "gc_finished_timestamp_seconds", "When the last collection ended", None, ended_at);
+    let took = ended_at.saturating_sub(started_at);
+    gauge(registry, "gc_last_duration", "How long it took", Some(Unit::Seconds), took);
+}
+
+fn scrub(app: &App, state: &ScrubState, registry: &mut Registry) -> firn_engine::Result<()> {
     let found = app.engine.scrub_outcome()?;
-    let is_running = app.scrubber.state().running.is_some();
-    gauge(registry, "scrub_running", "Whether stored bytes are being read again", None, u64::from(is_running));
+    gauge(registry, "scrub_running", "Whether stored bytes are being read again", None, u64::from(state.running));
+    let is_failing = u64::from(state.problem.is_some());
+    gauge(registry, "scrub_failing", "Whether the last scrub broke off", None, is_failing);
     if let Some(at) = found.last.as_ref().and_then(|pass| pass.finished_at) {
         gauge(registry, "scrub_finished_timestamp_seconds", "When all stored bytes had been read again last", None, at);
     }
@@ -120,8 +141,8 @@ fn scrub(app: &App, registry: &mut Registry) -> firn_engine::Result<()> {
     Ok(())
 }
 
-fn squeeze(app: &App, registry: &mut Registry) {
-    let progress = app.squeezer.control().progress();
+fn squeeze(state: &SqueezeState, registry: &mut Registry) {
+    let progress = &state.pass;
     gauge(
         registry,
         "squeeze_running",
@@ -131,7 +152,18 @@ fn squeeze(app: &App, registry: &mut Registry) {
     );
     gauge(registry, "squeeze_packs", "Packs that the newest pass found to do", None, progress.packs);
     gauge(registry, "squeeze_done_packs", "Packs of these that are done", None, progress.done_packs);
+    let is_failing = u64::from(progress.error.is_some());
+    gauge(registry, "squeeze_failing", "Whether the newest pass failed", None, is_failing);
     let bytes = Some(Unit::Bytes);
+    let waiting = state.backlog.stored_bytes;
+    gauge(registry, "squeeze_backlog", "Bytes of packs that could be squeezed", bytes.clone(), waiting);
     gauge(registry, "squeeze_read", "Bytes that the newest pass compressed again", bytes.clone(), progress.read_bytes);
     gauge(registry, "squeeze_written", "Bytes that came of it", bytes, progress.written_bytes);
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, value: u64) {
+    match unit {
+        Some(unit) => registry.register_with_unit(name, help, unit, ConstCounter::new(value)),
+        None => registry.register(name, help, ConstCounter::new(value)),
+    }
 }

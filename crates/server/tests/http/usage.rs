@@ -2,11 +2,13 @@
 
 use firn_api::usage::{Difference, DiskUse, Found, GroupBy, PathDescription, UsageHistory, UsageReport};
 use firn_index::Verb;
+use firn_server::collector::Plan;
 use firn_server::http::codec::Codec;
 use firn_testkit::http::{Answer, Request};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::support::{Package, World, code};
 
@@ -208,10 +210,41 @@ fn the_description_names_what_there_is() {
     }
 }
 
+/// Collects garbage and reads all stored bytes, once.
+fn maintain(world: &World) {
+    let app = &world.app;
+    let plan = Plan::configured(&app.config.gc);
+    assert!(app.collector.run(&app.engine, &plan, app.now(), &|_, _| {}).unwrap().is_some());
+    let mut scrub = app.engine.scrub().unwrap();
+    while scrub.step().unwrap().is_some() {}
+}
+
+#[test]
+fn how_maintenance_is_doing_is_told_to_those_who_see_all() {
+    let (world, watcher, ..) = filled();
+    let before: Value = read(&ask(&world, &watcher, "/api/v1/maintenance"));
+    assert_eq!((&before["gc"]["runs"], &before["scrub"]["last_ended_at"]), (&json!(0), &Value::Null), "{before}");
+    maintain(&world);
+    let after: Value = read(&ask(&world, &watcher, "/api/v1/maintenance"));
+    assert_eq!((&after["gc"]["runs"], &after["scrub"]["running"]), (&json!(1), &json!(false)), "{after}");
+    assert_eq!(after["gc"]["last_ended_at"], world.app.now());
+    assert_eq!(after["scrub"]["last_ended_at"], world.app.now());
+    let text = world.send(Request::get("/api/v1/openapi.yaml")).text();
+    for part in ["gc", "scrub", "squeeze"] {
+        for name in after[part].as_object().unwrap().keys() {
+            assert!(text.contains(name), "'{part}.{name}' is not described");
+        }
+    }
+    let some = world.make_token(51, "pub", &[Verb::Usage], |_| {});
+    assert_eq!(ask(&world, &some, "/api/v1/maintenance").status, 403);
+    assert_eq!(world.send(Request::get("/api/v1/maintenance")).status, 401);
+}
+
 #[test]
 fn dashboards_and_alerts_name_metrics_that_exist() {
     let (world, watcher, ..) = filled();
     let _: UsageReport = read(&ask(&world, &watcher, "/api/v1/usage?fresh=1"));
+    maintain(&world);
     let metrics = ask(&world, &watcher, "/metrics");
     assert!(metrics.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     let metrics = metrics.text();

@@ -10,7 +10,11 @@ use super::caches::keeps;
 use super::layout::{age, bytes, count, percent, time};
 use super::table::{Column, cell, facts, table};
 use super::{Answer, Call, Made, Problem};
+use crate::maintenance::Maintenance;
 use crate::squeeze::Progress;
+
+/// Stuck packs that are shown.
+const STUCK: usize = 5;
 
 /// Paths that are looked at to find out which pins keep one: some tens of milliseconds' work.
 const LOOKED_AT: usize = 4000;
@@ -22,7 +26,7 @@ pub(super) fn page(call: &Call) -> Made {
     let content = html! {
         h1 { "State" }
         (now(call)?)
-        (collection(call))
+        (collection(call)?)
         (scrub(call)?)
         (squeeze(&call.app.squeezer.control().progress()))
         (counting(call))
@@ -50,9 +54,27 @@ fn now(call: &Call) -> Result<Markup, Problem> {
     Ok(html! { section { h2 { "Now" } (facts("How the server is", rows)) } })
 }
 
-fn collection(call: &Call) -> Markup {
+fn collection(call: &Call) -> Result<Markup, Problem> {
     let latest = call.app.usage.latest();
-    html! {
+    let gc = Maintenance::of(&call.app).map_err(|error| call.engine(error))?.gc;
+    let never = || "not since the server began".to_owned();
+    let now = match gc.running_since {
+        Some(at) => html! { "under way since " (time(at)) },
+        None => cell(gc.last_ended_at.map_or_else(never, |at| age(at, call.app.now()))),
+    };
+    let mut rows = vec![
+        ("Last", now),
+        ("Came back since the server began", cell(bytes(gc.deleted.stored_bytes))),
+        ("Is to come", cell(bytes(gc.reclaimable_bytes))),
+        ("Condemned: waits for uploads", cell(bytes(gc.condemned.stored_bytes))),
+        ("Doomed: waits for downloads", cell(bytes(gc.doomed.stored_bytes))),
+    ];
+    let alarm = |text: String| html! { strong class="alarm" { (text) } };
+    rows.extend(gc.problem.into_iter().map(|problem| ("Failed", alarm(problem))));
+    rows.extend(
+        gc.stuck.into_iter().take(STUCK).map(|stuck| ("Stuck", alarm(format!("pack {}: {}", stuck.pack, stuck.why)))),
+    );
+    Ok(html! {
         section {
             h2 { "Garbage collection" }
             @match &latest {
@@ -62,8 +84,9 @@ fn collection(call: &Call) -> Markup {
                 },
                 None => p { "The store has not been counted yet." },
             }
+            (facts("How collections are", rows))
         }
-    }
+    })
 }
 
 fn scrub(call: &Call) -> Result<Markup, Problem> {

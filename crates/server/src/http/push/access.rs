@@ -43,7 +43,7 @@ impl Asker {
         host: Option<&str>,
         address: Option<IpAddr>,
     ) -> Result<Self, Refusal> {
-        let is_question = matches!(endpoint, Endpoint::Cache | Endpoint::MissingPaths);
+        let is_question = matches!(endpoint, Endpoint::Cache | Endpoint::MissingPaths | Endpoint::Pins);
         let Some(name) = name.or_else(|| root_cache(app, host)) else { return Err(Problem::Forbidden.into()) };
         let public = app.caches.get(&name).is_some_and(|cache| cache.row.public);
         let bearer = app.tokens.bearer(headers, app.now());

@@ -10,6 +10,7 @@ mod commit;
 mod describe;
 mod items;
 mod parts;
+mod pins;
 mod proofs;
 mod questions;
 mod refusal;
@@ -155,6 +156,9 @@ where
             uploads::recipe_part(&call, body, parts::Place { recipe, offset, length }, limits.recipe_bytes).await
         }
         Endpoint::Commits => commit::commit(&call, body, limits).await,
+        Endpoint::Pins => pins::list(&call).await,
+        Endpoint::PinAdd => pins::add(&call, body).await,
+        Endpoint::PinRemove => pins::remove(&call, body).await,
     }
 }
 

@@ -9,12 +9,16 @@ use crate::support::World;
 
 const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// How many of the requests below are questions, which whoever may pull may ask.
+const QUESTIONS: usize = 3;
+
 /// Requests to every endpoint of a cache: method, path, body.
 fn requests() -> Vec<(&'static str, String, Vec<u8>)> {
     let session = "0".repeat(32);
     vec![
         ("GET", String::new(), vec![]),
         ("POST", "/missing-paths".into(), vec![0; 20]),
+        ("GET", "/pins".into(), vec![]),
         ("POST", "/sessions".into(), vec![]),
         ("DELETE", format!("/sessions/{session}"), vec![]),
         ("POST", "/known-recipes".into(), vec![0; 32]),
@@ -22,6 +26,8 @@ fn requests() -> Vec<(&'static str, String, Vec<u8>)> {
         ("POST", "/frames".into(), vec![0; 100]),
         ("PUT", format!("/recipes/{ZERO}/0?length=5"), vec![0; 5]),
         ("POST", "/commits".into(), b"{}\n".to_vec()),
+        ("POST", "/pins/add".into(), b"{}".to_vec()),
+        ("POST", "/pins/remove".into(), b"{}".to_vec()),
     ]
 }
 
@@ -54,7 +60,7 @@ fn a_private_cache_and_none_look_alike() {
             let [private, absent, root] = ["priv", "absent", "_"]
                 .map(|cache| Client::new(&world, cache, token.as_deref()).send(method, &rest, body.clone()));
             assert_eq!(essence(&private), essence(&absent), "{method} {rest}");
-            let is_question = index < 2;
+            let is_question = index < QUESTIONS;
             let (status, code) = refusal(&private);
             assert_eq!(code, codes[usize::from(is_question)], "{method} {rest}");
             let not_granted = code == "not-granted" || is_question;
@@ -85,11 +91,11 @@ fn a_grant_is_enough_and_no_more_than_that() {
         assert_eq!(about["token_expires_at"].as_u64(), (token == &puller).then_some(2_000_000));
         assert_eq!(about["upstream_keys"][0], firn_index::CacheRow::NIXOS_KEY);
         assert_eq!(about["substituters"][0], format!("http://{}/priv", world.address));
-        let refused = requests().into_iter().skip(2).filter(|(method, rest, body)| {
+        let refused = requests().into_iter().skip(QUESTIONS).filter(|(method, rest, body)| {
             let answer = client.send(method, rest, body.clone());
             answer.status == 403 && refusal(&answer).1 == "not-granted"
         });
-        assert_eq!(refused.count(), if may.1 { 0 } else { 7 });
+        assert_eq!(refused.count(), if may.1 { 0 } else { requests().len() - QUESTIONS });
     }
     // Anyone may ask a public cache what it is and has, and do nothing else.
     let anyone = Client::new(&world, "pub", None);

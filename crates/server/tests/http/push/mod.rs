@@ -3,5 +3,6 @@
 mod access;
 mod commits;
 mod garbage;
+mod pins;
 mod support;
 mod upstreams;

@@ -1,0 +1,165 @@
+//! `firnd gc` beside a server at work: what is deleted comes back from the disk, and nobody who is at it loses anything.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use firn_testkit::Result;
+use firn_testkit::firnd::{Cache, Firnd};
+use firn_testkit::http::Request;
+use firn_testkit::nix::{Nix, Version};
+use firn_tests::{Package, assert_same, builder, client, closure, is_taken};
+
+const CONFIG: &str = "[store]\npack-size = \"1 MiB\"\n[gc]\ninterval = \"0 s\"\n";
+
+fn bytes_below(folder: &Path) -> u64 {
+    let mut sum = 0;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => sum += bytes_below(&entry.path()),
+            Ok(metadata) => sum += metadata.len(),
+            Err(_) => {}
+        }
+    }
+    sum
+}
+
+fn gc(firnd: &Firnd) -> Result<serde_json::Value> {
+    firnd.json(&["gc", "--grace", "0 s", "--rate", "1 GiB"])
+}
+
+/// Uploads packages of consecutive seeds until it is told to stop; returns the seeds of those that were acknowledged.
+fn upload(address: std::net::SocketAddr, cache: &Cache, stop: &AtomicBool) -> Vec<u64> {
+    let mut done = Vec::new();
+    for seed in 1000..2000_u64 {
+        // Every second shares its bytes with what is being deleted.
+        let nar = if seed % 2 == 0 { Package::new(seed % 8, 300_000).nar } else { Package::new(seed, 50_000).nar };
+        let package = Package::of(seed, nar);
+        let requests = [
+            Request::put(&package.nar_target(&cache.name), package.nar.clone()),
+            Request::put(&package.narinfo_target(&cache.name), package.narinfo()),
+        ];
+        let taken =
+            requests.into_iter().all(|request| request.token(&cache.token).send(address).is_ok_and(|a| is_taken(&a)));
+        if taken {
+            done.push(seed);
+        }
+        if stop.load(Ordering::SeqCst) && done.len() >= 4 {
+            break;
+        }
+    }
+    done
+}
+
+#[test]
+fn what_is_deleted_comes_back_while_everybody_goes_on() -> Result<()> {
+    let Some(nix) = Nix::require(Version::ALL[0]) else { return Ok(()) };
+    let firnd = Firnd::start_with(CONFIG)?;
+    let main = firnd.cache("main", &["--public"])?;
+    let doomed = firnd.cache("doomed", &["--public"])?;
+    let ours = builder(&nix, &main)?;
+    let path = ours.build_one(&closure(1))?;
+    ours.copy_to(&main.url, &[&path])?.done()?;
+    let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+    firnd.admin(["pin", "add", "release", &name])?;
+    for seed in 0..8 {
+        Package::new(seed, 300_000).upload(&firnd, &doomed)?;
+    }
+    let large = Package::new(77, 24_000_000);
+    large.upload(&firnd, &doomed)?;
+    let packs = firnd.data().join("store");
+    let before = bytes_below(&packs);
+
+    // A download that has begun, and that its client reads slowly: what fits into sockets' buffers is less.
+    let mut slow = TcpStream::connect(firnd.address()).expect("connects");
+    slow.set_read_timeout(Some(Duration::from_secs(120))).expect("a socket");
+    write!(slow, "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", large.nar_target("doomed")).expect("sends");
+    let mut first = [0; 4096];
+    slow.read_exact(&mut first).expect("begins");
+
+    let stop = AtomicBool::new(false);
+    let (uploaded, reports) = thread::scope(|scope| {
+        let uploading = scope.spawn(|| upload(firnd.address(), &main, &stop));
+        let collecting = || -> Result<Vec<serde_json::Value>> {
+            firnd.admin(["cache", "delete", "doomed", "--yes"])?;
+            let mut reports = Vec::new();
+            for _ in 0..3 {
+                reports.push(gc(&firnd)?);
+                let theirs = client(&nix, &main)?;
+                theirs.copy_from(&main.url, &[&path])?.done()?;
+                assert_same(&ours, &theirs, &path)?;
+            }
+            Ok(reports)
+        };
+        let reports = collecting();
+        stop.store(true, Ordering::SeqCst);
+        (uploading.join().expect("the thread does not panic"), reports)
+    });
+    let reports = reports?;
+    assert!(reports.iter().any(|report| report["recipes"].as_u64() > Some(0)), "{reports:?}");
+
+    let mut rest = first.to_vec();
+    slow.read_to_end(&mut rest).expect("goes on");
+    let head = rest.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+    assert!(rest[head..] == large.nar[..], "the download did not go to its end: {} bytes", rest.len() - head);
+    drop(slow);
+
+    for seed in &uploaded {
+        let answer = firnd.send(&Request::get(&Package::new(*seed, 10).narinfo_target("main")))?;
+        assert_eq!(answer.status, 200, "package {seed} was acknowledged and is gone\n{}", firnd.log());
+        let nar = if seed % 2 == 0 { Package::new(seed % 8, 300_000).nar } else { Package::new(*seed, 50_000).nar };
+        let answer = firnd.send(&Request::get(&Package::of(*seed, nar.clone()).nar_target("main")))?;
+        assert!(answer.whole && answer.body == nar, "package {seed} is visible and wrong");
+    }
+    assert!(uploaded.len() >= 4, "{uploaded:?}");
+    let missing = firnd.send(&Request::get(&large.narinfo_target("doomed")))?;
+    assert!(missing.status == 404 || missing.status == 401 || missing.status == 403, "{}", missing.status);
+    // Nobody reads it any more.
+    gc(&firnd)?;
+    gc(&firnd)?;
+    let after = bytes_below(&packs);
+    // At most what came meanwhile is there besides.
+    let came = uploaded.len() as u64 * 60_000;
+    assert!(
+        after + 20_000_000 < before + came,
+        "{before} bytes before, {after} afterwards: {reports:?}\n{}",
+        firnd.log()
+    );
+    let status = firnd.json(&["status"])?;
+    assert!(status["maintenance"]["gc"]["deleted"]["stored_bytes"].as_u64() > Some(20_000_000), "{status}");
+    Ok(())
+}
+
+#[test]
+fn a_token_that_is_revoked_in_mid_upload_makes_nothing_visible() -> Result<()> {
+    let firnd = Firnd::start_with(CONFIG)?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let package = Package::new(5, 2_000_000);
+    let tokens = firnd.json(&["token", "list"])?;
+    let id = tokens[0]["id"].as_str().expect("an id").to_owned();
+    let mut upload = TcpStream::connect(firnd.address()).expect("connects");
+    upload.set_read_timeout(Some(Duration::from_secs(120))).expect("a socket");
+    let (target, length) = (package.nar_target("main"), package.nar.len());
+    let token = &cache.token;
+    write!(
+        upload,
+        "PUT {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
+    )
+    .expect("sends");
+    let (half, rest) = package.nar.split_at(length / 2);
+    upload.write_all(half).expect("sends");
+    firnd.admin(["token", "revoke", &id])?;
+    // The body may be refused at any moment from now on.
+    let _ = upload.write_all(rest);
+    let mut answer = Vec::new();
+    let _ = upload.read_to_end(&mut answer);
+    let refused = package.put_narinfo(&firnd, &cache)?;
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    assert!(!package.is_visible(&firnd, &cache)?);
+    gc(&firnd)?;
+    Ok(())
+}
