@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod connection;
 mod counted;
 mod daemon;
 mod database;
@@ -31,6 +32,7 @@ mod nar_stream;
 mod path_info;
 mod pattern;
 mod process;
+mod raw_info;
 mod resolve;
 mod serve;
 

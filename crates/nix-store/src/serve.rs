@@ -7,10 +7,11 @@ use std::os::unix::net::UnixStream;
 
 use firn_nix::StorePath;
 
+use crate::connection::Connection;
 use crate::counted::Counted;
-use crate::daemon::wire::{self, ReadError, ReadResult, nonsense};
-use crate::nar_stream::{self, Broken};
-use crate::{Error, PathInfo, Result, Selection, UnreadableRow};
+use crate::daemon::wire::{self, ReadResult, nonsense};
+use crate::raw_info::{MAX_REFERENCES, MAX_SIGNATURES, RawInfo, store_path, texts};
+use crate::{Error, Result, Selection, UnreadableRow};
 
 const CLIENT_MAGIC: u64 = 0x390c_9deb;
 const SERVER_MAGIC: u64 = 0x5452_eecb;
@@ -24,15 +25,12 @@ const DUMP_STORE_PATH: u64 = 3;
 
 /// Paths that one question is about: its answer waits in our memory.
 const BATCH: usize = 500;
-const MAX_REFERENCES: u64 = 1_000_000;
-const MAX_SIGNATURES: u64 = 1000;
 
 /// A connection to `nix-store --serve`. After [`Error::DaemonLost`] all later calls fail as well: connect anew.
 #[derive(Debug)]
 pub struct ServeProtocol {
-    stream: BufReader<Counted>,
+    connection: Connection,
     store_dir: String,
-    lost: bool,
 }
 
 impl ServeProtocol {
@@ -41,14 +39,13 @@ impl ServeProtocol {
     /// # Errors
     /// [`Error::DaemonVersion`], [`Error::DaemonLost`].
     pub fn over(stream: UnixStream, store_dir: &str) -> Result<Self> {
-        let stream = BufReader::with_capacity(64 << 10, Counted::new(stream));
-        let mut this = Self { stream, store_dir: store_dir.to_owned(), lost: false };
+        let mut this = Self { connection: Connection::new(stream, "nix-store"), store_dir: store_dir.to_owned() };
         const DOING: &str = "greet";
         let mut greeting = Vec::new();
         wire::put_number(&mut greeting, CLIENT_MAGIC);
         wire::put_number(&mut greeting, NEWEST);
-        this.send(DOING, &greeting)?;
-        let version = this.receive(DOING, |from| {
+        this.connection.send(DOING, &greeting)?;
+        let version = this.connection.receive(DOING, |from| {
             if wire::number(from)? == SERVER_MAGIC { wire::number(from) } else { nonsense("no greeting of nix-store") }
         })?;
         if version >> 8 != 2 || version < OLDEST {
@@ -60,7 +57,7 @@ impl ServeProtocol {
     /// Returns how many bytes came so far.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.stream.get_ref().received()
+        self.connection.received()
     }
 
     /// Returns what is known of paths, with id 0; those that are not valid are absent.
@@ -74,21 +71,21 @@ impl ServeProtocol {
                 wire::put_text(&mut request, &path.to_absolute(&self.store_dir));
             }
             const DOING: &str = "look up paths";
-            self.send(DOING, &request)?;
-            let raw = self.receive(DOING, |from| {
+            self.connection.send(DOING, &request)?;
+            let raw = self.connection.receive(DOING, |from| {
                 let mut raw = Vec::new();
                 loop {
                     match wire::text(from)? {
                         path if path.is_empty() => return Ok(raw),
                         _ if raw.len() == batch.len() => return nonsense("more paths than were asked for"),
-                        path => raw.push(RawInfo::read(path, from)?),
+                        path => raw.push((path, read_info(from)?)),
                     }
                 }
             })?;
             let mut missing: Vec<&StorePath> = batch.iter().collect();
-            for info in raw {
-                let path = info.path.clone();
-                match info.parse(&self.store_dir) {
+            for (path, info) in raw {
+                let parsed = store_path(&path, &self.store_dir).and_then(|path| info.parse(path, &self.store_dir));
+                match parsed {
                     Ok(info) => {
                         missing.retain(|path| **path != info.path);
                         all.paths.push(info);
@@ -113,104 +110,26 @@ impl ServeProtocol {
         let mut request = Vec::new();
         wire::put_number(&mut request, DUMP_STORE_PATH);
         wire::put_text(&mut request, &path.to_absolute(&self.store_dir));
-        self.send(DOING, &request)?;
-        nar_stream::copy(&mut self.stream, size, out).map_err(|broken| {
-            self.lost = true;
-            explain(DOING, broken)
-        })
-    }
-
-    fn send(&mut self, doing: &'static str, bytes: &[u8]) -> Result<()> {
-        if self.lost {
-            return Err(Error::DaemonLost { doing, source: "the connection was lost before".into() });
-        }
-        self.stream.get_mut().write_all(bytes).map_err(|error| {
-            self.lost = true;
-            Error::DaemonLost { doing, source: error.into() }
-        })
-    }
-
-    fn receive<T>(
-        &mut self,
-        doing: &'static str,
-        read: impl FnOnce(&mut BufReader<Counted>) -> ReadResult<T>,
-    ) -> Result<T> {
-        read(&mut self.stream).map_err(|error| {
-            self.lost = true;
-            let source = match error {
-                ReadError::Io(error) => error.into(),
-                ReadError::Nonsense(what) => format!("nix-store sent {what}").into(),
-            };
-            Error::DaemonLost { doing, source }
-        })
+        self.connection.send(DOING, &request)?;
+        self.connection.nar(DOING, size, out)
     }
 }
 
-/// Says what a NAR that did not come through means.
-pub(crate) fn explain(doing: &'static str, broken: Broken) -> Error {
-    match broken {
-        Broken::Io(error) => Error::DaemonLost { doing, source: error.into() },
-        Broken::Nar(what) => Error::DaemonLost { doing, source: format!("what came is no such NAR: {what}").into() },
-        Broken::Sink(source) => Error::Sink { source },
-    }
-}
-
-struct RawInfo {
-    path: String,
-    deriver: String,
-    references: Vec<String>,
-    nar_size: u64,
-    nar_hash: String,
-    ca: String,
-    signatures: Vec<String>,
-}
-
-impl RawInfo {
-    fn read(path: String, from: &mut BufReader<Counted>) -> ReadResult<Self> {
-        let texts = |from: &mut BufReader<Counted>, most| {
-            (0..wire::count(from, most)?).map(|_| wire::text(from)).collect::<ReadResult<Vec<_>>>()
-        };
-        let deriver = wire::text(from)?;
-        let references = texts(from, MAX_REFERENCES)?;
-        // The size of a compressed file, which a store has not.
-        wire::number(from)?;
-        Ok(Self {
-            path,
-            deriver,
-            references,
-            nar_size: wire::number(from)?,
-            nar_hash: wire::text(from)?,
-            ca: wire::text(from)?,
-            signatures: texts(from, MAX_SIGNATURES)?,
-        })
-    }
-
-    fn parse(self, store_dir: &str) -> Result<PathInfo, String> {
-        let store_path = |text: &str| {
-            StorePath::parse_absolute(text, store_dir)
-                .map_err(|error| format!("{text:?} is no store path of {store_dir}: {error}"))
-        };
-        let mut references = self.references.iter().map(|text| store_path(text)).collect::<Result<Vec<_>, _>>()?;
-        references.sort_unstable();
-        if self.nar_size == 0 {
-            return Err("the size of its NAR is not recorded".to_owned());
-        }
-        Ok(PathInfo {
-            id: 0,
-            path: store_path(&self.path)?,
-            nar_hash: self
-                .nar_hash
-                .parse()
-                .map_err(|error| format!("its hash {:?} is none: {error}", self.nar_hash))?,
-            nar_size: self.nar_size,
-            registered_at: 0,
-            deriver: if self.deriver.is_empty() { None } else { Some(store_path(&self.deriver)?) },
-            ultimate: false,
-            signatures: self.signatures,
-            ca: Some(self.ca).filter(|ca| !ca.is_empty()),
-            references,
-        })
-    }
+/// Reads what `nix-store` says of a path, behind its name.
+fn read_info(from: &mut BufReader<Counted>) -> ReadResult<RawInfo> {
+    let deriver = wire::text(from)?;
+    let references = texts(from, MAX_REFERENCES)?;
+    // The size of a compressed file, which a store has not.
+    wire::number(from)?;
+    Ok(RawInfo {
+        deriver,
+        references,
+        nar_size: wire::number(from)?,
+        nar_hash: wire::text(from)?,
+        ca: wire::text(from)?,
+        signatures: texts(from, MAX_SIGNATURES)?,
+        ..RawInfo::default()
+    })
 }
 
 #[cfg(test)]

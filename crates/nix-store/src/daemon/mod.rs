@@ -8,16 +8,16 @@ mod messages;
 mod tests;
 pub(crate) mod wire;
 
-use std::io::{BufReader, Write as _};
+use std::io::BufReader;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use firn_nix::StorePath;
 
-use self::wire::{ReadError, ReadResult, nonsense};
+use self::wire::{ReadResult, nonsense};
+use crate::connection::Connection;
 use crate::counted::Counted;
-use crate::nar_stream;
-use crate::serve::explain;
+use crate::raw_info::{MAX_REFERENCES, MAX_SIGNATURES, RawInfo, texts};
 use crate::{Error, Location, PathInfo, Result, Selection, UnreadableRow};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
@@ -40,8 +40,6 @@ const PIPELINE: usize = 64;
 
 /// The most valid paths of a store; the largest known ones have a tenth of it.
 const MAX_PATHS: u64 = 10_000_000;
-const MAX_REFERENCES: u64 = 1_000_000;
-const MAX_SIGNATURES: u64 = 1000;
 
 #[derive(Debug, Clone, Copy)]
 enum Operation {
@@ -58,12 +56,11 @@ enum Operation {
 /// later calls return as well, connect anew. After [`Error::DaemonRefused`] the connection is as good as before.
 #[derive(Debug)]
 pub struct Daemon {
-    stream: BufReader<Counted>,
+    connection: Connection,
     store_dir: String,
     protocol: u64,
     nix_version: Option<String>,
     trusts_us: Option<bool>,
-    lost: bool,
 }
 
 /// All paths of a store.
@@ -99,12 +96,11 @@ impl Daemon {
     /// [`Error::DaemonVersion`], [`Error::DaemonLost`], [`Error::DaemonRefused`] if it does not serve this user.
     pub fn over(stream: UnixStream, store_dir: &str) -> Result<Self> {
         let mut daemon = Self {
-            stream: BufReader::with_capacity(64 << 10, Counted::new(stream)),
+            connection: Connection::new(stream, "the daemon"),
             store_dir: store_dir.to_owned(),
             protocol: 0,
             nix_version: None,
             trusts_us: None,
-            lost: false,
         };
         daemon.shake_hands()?;
         Ok(daemon)
@@ -136,16 +132,16 @@ impl Daemon {
     /// Returns what is known of a path, with id 0, or `None` if it is not valid.
     pub fn info(&mut self, path: &StorePath) -> Result<Option<PathInfo>> {
         let raw = self.ask("look up a path", Operation::QueryPathInfo, Some(path), |from| {
-            Ok(if wire::truth(from)? { Some(RawInfo::read(from)?) } else { None })
+            Ok(if wire::truth(from)? { Some(read_info(from)?) } else { None })
         })?;
-        let parse = |raw: RawInfo| raw.parse(path, &self.store_dir);
+        let parse = |raw: RawInfo| raw.parse(path.clone(), &self.store_dir);
         raw.map(parse).transpose().map_err(|why| Error::DaemonAnswer { what: path.to_absolute(&self.store_dir), why })
     }
 
     /// Returns how many bytes came so far.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.stream.get_ref().received()
+        self.connection.received()
     }
 
     /// Returns what is known of paths, with id 0; those that are not valid are absent. Asks for up to 64 before it waits for answers, so that a
@@ -159,14 +155,13 @@ impl Daemon {
                 wire::put_number(&mut request, Operation::QueryPathInfo as u64);
                 wire::put_text(&mut request, &path.to_absolute(&self.store_dir));
             }
-            self.send(DOING, &request)?;
+            self.connection.send(DOING, &request)?;
             for path in batch {
-                let raw =
-                    self.answer(DOING, |from| Ok(if wire::truth(from)? { Some(RawInfo::read(from)?) } else { None }));
+                let raw = self.answer(DOING, |from| Ok(if wire::truth(from)? { Some(read_info(from)?) } else { None }));
                 let refused = |why| UnreadableRow { id: 0, path: path.to_absolute(&self.store_dir), why };
                 match raw {
                     Ok(None) => all.absent.push(path.clone()),
-                    Ok(Some(raw)) => match raw.parse(path, &self.store_dir) {
+                    Ok(Some(raw)) => match raw.parse(path.clone(), &self.store_dir) {
                         Ok(info) => all.paths.push(info),
                         Err(why) => all.unreadable.push(refused(why)),
                     },
@@ -186,10 +181,7 @@ impl Daemon {
     pub fn nar(&mut self, path: &StorePath, size: u64, out: &mut dyn std::io::Write) -> Result<()> {
         const DOING: &str = "get a NAR";
         self.ask(DOING, Operation::NarFromPath, Some(path), |_| Ok(()))?;
-        nar_stream::copy(&mut self.stream, size, out).map_err(|broken| {
-            self.lost = true;
-            explain(DOING, broken)
-        })
+        self.connection.nar(DOING, size, out)
     }
 
     /// Returns all valid paths: tens of megabytes in a large store.
@@ -212,8 +204,8 @@ impl Daemon {
         const DOING: &str = "greet";
         let mut greeting = Vec::new();
         wire::put_number(&mut greeting, CLIENT_MAGIC);
-        self.send(DOING, &greeting)?;
-        let offered = self.receive(DOING, |from| {
+        self.connection.send(DOING, &greeting)?;
+        let offered = self.connection.receive(DOING, |from| {
             if wire::number(from)? == DAEMON_MAGIC {
                 wire::number(from)
             } else {
@@ -229,9 +221,9 @@ impl Daemon {
         // Once a CPU to run on, and whether to keep space in reserve.
         wire::put_number(&mut answer, 0);
         wire::put_number(&mut answer, 0);
-        self.send(DOING, &answer)?;
+        self.connection.send(DOING, &answer)?;
         let protocol = self.protocol;
-        (self.nix_version, self.trusts_us) = self.receive(DOING, |from| {
+        (self.nix_version, self.trusts_us) = self.connection.receive(DOING, |from| {
             let nix_version = if protocol >= WITH_NIX_VERSION { Some(wire::text(from)?) } else { None };
             let trust = if protocol >= WITH_TRUST { wire::number(from)? } else { 0 };
             let trusts_us = match trust {
@@ -257,7 +249,7 @@ impl Daemon {
         if let Some(path) = path {
             wire::put_text(&mut request, &path.to_absolute(&self.store_dir));
         }
-        self.send(doing, &request)?;
+        self.connection.send(doing, &request)?;
         self.answer(doing, read)
     }
 
@@ -266,93 +258,23 @@ impl Daemon {
         doing: &'static str,
         read: impl FnOnce(&mut BufReader<Counted>) -> ReadResult<T>,
     ) -> Result<T> {
-        match self.receive(doing, messages::until_answer)? {
-            Ok(()) => self.receive(doing, read),
+        match self.connection.receive(doing, messages::until_answer)? {
+            Ok(()) => self.connection.receive(doing, read),
             Err(message) => Err(Error::DaemonRefused { doing, message }),
         }
     }
-
-    fn send(&mut self, doing: &'static str, bytes: &[u8]) -> Result<()> {
-        if self.lost {
-            return Err(Error::DaemonLost { doing, source: "the connection was lost before".into() });
-        }
-        self.stream.get_mut().write_all(bytes).map_err(|error| {
-            self.lost = true;
-            Error::DaemonLost { doing, source: error.into() }
-        })
-    }
-
-    /// Reads something; after a failure nobody knows where in the stream we are.
-    fn receive<T>(
-        &mut self,
-        doing: &'static str,
-        read: impl FnOnce(&mut BufReader<Counted>) -> ReadResult<T>,
-    ) -> Result<T> {
-        read(&mut self.stream).map_err(|error| {
-            self.lost = true;
-            let source = match error {
-                ReadError::Io(error) => error.into(),
-                ReadError::Nonsense(what) => format!("the daemon sent {what}").into(),
-            };
-            Error::DaemonLost { doing, source }
-        })
-    }
 }
 
-/// The daemon's answer before anything of it is understood, so that what we don't like of it doesn't cost the connection.
-struct RawInfo {
-    deriver: String,
-    nar_hash: String,
-    references: Vec<String>,
-    registered_at: u64,
-    nar_size: u64,
-    ultimate: bool,
-    signatures: Vec<String>,
-    ca: String,
-}
-
-impl RawInfo {
-    fn read(from: &mut BufReader<Counted>) -> ReadResult<Self> {
-        let texts = |from: &mut BufReader<Counted>, most| {
-            (0..wire::count(from, most)?).map(|_| wire::text(from)).collect::<ReadResult<Vec<_>>>()
-        };
-        Ok(Self {
-            deriver: wire::text(from)?,
-            nar_hash: wire::text(from)?,
-            references: texts(from, MAX_REFERENCES)?,
-            registered_at: wire::number(from)?,
-            nar_size: wire::number(from)?,
-            ultimate: wire::truth(from)?,
-            signatures: texts(from, MAX_SIGNATURES)?,
-            ca: wire::text(from)?,
-        })
-    }
-
-    fn parse(self, path: &StorePath, store_dir: &str) -> Result<PathInfo, String> {
-        let store_path = |text: &str| {
-            StorePath::parse_absolute(text, store_dir)
-                .map_err(|error| format!("{text:?} is no store path of {store_dir}: {error}"))
-        };
-        let mut references = self.references.iter().map(|text| store_path(text)).collect::<Result<Vec<_>, _>>()?;
-        references.sort_unstable();
-        if self.nar_size == 0 {
-            return Err("the size of its NAR is not recorded".to_owned());
-        }
-        Ok(PathInfo {
-            id: 0,
-            path: path.clone(),
-            nar_hash: self
-                .nar_hash
-                .parse()
-                .map_err(|error| format!("its hash {:?} is none: {error}", self.nar_hash))?,
-            nar_size: self.nar_size,
-            // A time before 1970 comes as a huge number.
-            registered_at: i64::try_from(self.registered_at).map_or(0, i64::unsigned_abs),
-            deriver: if self.deriver.is_empty() { None } else { Some(store_path(&self.deriver)?) },
-            ultimate: self.ultimate,
-            signatures: self.signatures,
-            ca: Some(self.ca).filter(|ca| !ca.is_empty()),
-            references,
-        })
-    }
+/// Reads what the daemon says of a path.
+fn read_info(from: &mut BufReader<Counted>) -> ReadResult<RawInfo> {
+    Ok(RawInfo {
+        deriver: wire::text(from)?,
+        nar_hash: wire::text(from)?,
+        references: texts(from, MAX_REFERENCES)?,
+        registered_at: wire::number(from)?,
+        nar_size: wire::number(from)?,
+        ultimate: wire::truth(from)?,
+        signatures: texts(from, MAX_SIGNATURES)?,
+        ca: wire::text(from)?,
+    })
 }
