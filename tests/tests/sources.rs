@@ -440,6 +440,36 @@ fn wrong_bytes_and_collected_paths_harm_nothing_but_themselves() -> Result<()> {
 }
 
 #[test]
+fn what_is_collected_between_list_and_question_is_left_out_and_the_rest_comes() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    for scheme in ["ssh-ng", "ssh"] {
+        let world = World::new(&nix)?;
+        let (stays, goes) = (world.builder.build_one(&closure(1))?, world.builder.build_one(&noise("goes", 1))?);
+        // Whoever asks for a list has it made, and then the builder's own garbage collector runs.
+        let folder = world.builder.root().join("before");
+        fs::create_dir(&folder)?;
+        let root = world.builder.root().display().to_string();
+        let text = format!(
+            "/usr/bin/find \"$@\" || exit\ncase \"$*\" in *newerct*) nix-store --store {root} --delete {goes} >&2;; esac"
+        );
+        fs::rename(script(&world.builder, "find", &text)?, folder.join("find"))?;
+        let session = world.sshd.user_key().with_file_name("session");
+        let before = fs::read_to_string(&session)?;
+        let (first, rest) = before.split_once('\n').ok_or("a session of one line")?;
+        let last = rest.lines().last().ok_or("a session without a command")?;
+        let own = format!("export PATH={}:$PATH\n{last}", folder.display());
+        fs::write(&session, format!("{first}\n{}\n", rest.replace(last, &own)))?;
+        world.add("builder", &world.url(scheme), &["--trust"])?;
+        let view = world.sync("builder")?;
+        assert!(!world.builder.on_disk(&goes).exists(), "it was not collected: {view:#}");
+        assert_eq!((number(&view, "paths"), number(&view, "refused")), (3, 0), "{scheme}: {view:#}");
+        assert!(number(&view, "gone") >= 1 && view["error"].is_null(), "{scheme}: {view:#}");
+        assert!(world.has(&stays)? && !world.has(&goes)?);
+    }
+    Ok(())
+}
+
+#[test]
 fn schedules_pauses_and_stops_are_obeyed() -> Result<()> {
     let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
     let mut world = World::new(&nix)?;
@@ -495,7 +525,7 @@ fn bad_sources_are_refused_when_they_are_added() -> Result<()> {
         (&["x", "local", "--cache", "none", "--trust"], 5),
         (&["X y", "local", "--cache", "main", "--trust"], 2),
         (&["x", "ssh://-oProxyCommand=x", "--cache", "main", "--trust"], 2),
-        (&["x", "https://cache.example.org", "--cache", "main", "--trust"], 2),
+        (&["x", "https://user:secret@cache.example.org", "--cache", "main", "--trust"], 2),
         (&["x", "local", "--cache", "main", "--key", "nonsense"], 2),
         (&["x", "local", "--cache", "main", "--trust", "--parallel", "0"], 2),
         (&["x", "ssh://h", "--cache", "main", "--trust", "--ssh-key", "relative"], 2),

@@ -1,6 +1,7 @@
 //! Where requests go.
 
 use firn_chunk::RecipeId;
+use firn_nix::StoreHash;
 
 use crate::SessionToken;
 
@@ -20,6 +21,13 @@ pub enum Endpoint {
     Capabilities,
     /// GET: what the cache is, and what the asker may do with it.
     Cache,
+    /// GET: which paths came since a time?
+    Paths {
+        /// Seconds since 1970; 0 for all.
+        since: u64,
+        /// Where the last page ended.
+        after: Option<StoreHash>,
+    },
     /// POST: begin a session.
     Sessions,
     /// DELETE: end a session.
@@ -58,6 +66,10 @@ impl Endpoint {
         let rest = match self {
             Self::Capabilities => return format!("{PREFIX}capabilities"),
             Self::Cache => return format!("{PREFIX}caches/{cache}"),
+            Self::Paths { since, after } => {
+                let after = after.map(|hash| format!("&after={hash}")).unwrap_or_default();
+                return format!("{PREFIX}caches/{cache}/paths?since={since}{after}");
+            }
             Self::Sessions => "sessions",
             Self::Session(session) => return format!("{PREFIX}caches/{cache}/sessions/{session}"),
             Self::MissingPaths => "missing-paths",
@@ -96,7 +108,13 @@ impl Endpoint {
 
     fn of_cache<'a>(segments: &mut impl Iterator<Item = &'a str>, query: &str) -> Option<Self> {
         let Some(name) = segments.next() else { return Some(Self::Cache) };
+        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         Some(match name {
+            "paths" => {
+                let since = value("since").map_or(Some(0), number)?;
+                let after = value("after").map(|hash| hash.parse().ok());
+                Self::Paths { since, after: after.map_or(Some(None), |hash| hash.map(Some))? }
+            }
             "sessions" => match segments.next() {
                 None => Self::Sessions,
                 Some(session) => Self::Session(session.parse().ok()?),
@@ -108,8 +126,7 @@ impl Endpoint {
             "recipes" => {
                 let recipe = segments.next()?.parse().ok()?;
                 let offset = number(segments.next()?)?;
-                let length = query.split('&').find_map(|pair| pair.strip_prefix("length="))?;
-                let length = number(length).filter(|length| (1..=MAX_RECIPE_BYTES).contains(length))?;
+                let length = number(value("length")?).filter(|length| (1..=MAX_RECIPE_BYTES).contains(length))?;
                 if offset >= length {
                     return None;
                 }
@@ -130,7 +147,7 @@ impl Endpoint {
     #[must_use]
     pub fn method(&self) -> &'static str {
         match self {
-            Self::Capabilities | Self::Cache | Self::Pins => "GET",
+            Self::Capabilities | Self::Cache | Self::Paths { .. } | Self::Pins => "GET",
             Self::Session(_) => "DELETE",
             Self::RecipePart { .. } => "PUT",
             Self::Sessions
@@ -175,6 +192,11 @@ mod tests {
             "/api/v1/caches/main/pins/x",
             "/api/v1/caches/main/pins/add/x",
             "/api/v1/caches/main/sessions/1",
+            "/api/v1/caches/main/paths/x",
+            "/api/v1/caches/main/paths?since=-1",
+            "/api/v1/caches/main/paths?since=",
+            "/api/v1/caches/main/paths?after=",
+            "/api/v1/caches/main/paths?after=x",
             "/api/v1/caches/main/sessions/00000000000000000000000000000001/x",
             "/api/v1/caches/main/recipes",
             &format!("/api/v1/caches/main/recipes/{ID}/0"),
@@ -196,6 +218,8 @@ mod tests {
         let part = Endpoint::RecipePart { recipe: RecipeId([1; 32]), offset: 4, length: 5 };
         for endpoint in [
             Endpoint::Cache,
+            Endpoint::Paths { since: 0, after: None },
+            Endpoint::Paths { since: 9, after: Some(StoreHash([7; 20])) },
             Endpoint::Sessions,
             Endpoint::Session(SessionToken(1)),
             Endpoint::MissingPaths,
@@ -213,6 +237,8 @@ mod tests {
                 assert_eq!(Endpoint::parse(&endpoint.path(cache).replace('/', "//")), Some((cache, endpoint)));
             }
         }
+        let all = Endpoint::Paths { since: 0, after: None };
+        assert_eq!(Endpoint::parse("/api/v1/caches/main/paths"), Some(("main", all)));
         assert_eq!(Endpoint::parse("/api/v1/capabilities?x"), Some(("", Endpoint::Capabilities)));
         assert_eq!(part.path("_"), format!("/api/v1/caches/_/recipes/{ID}/4?length=5"));
     }

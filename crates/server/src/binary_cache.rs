@@ -5,9 +5,12 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use firn_api::{Endpoint, PathList, ROOT_CACHE};
 use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, StoreHash};
 use http_body_util::BodyExt as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderValue};
@@ -23,6 +26,8 @@ const MAX_REDIRECTS: usize = 5;
 const IDLE_CONNECTION: Duration = Duration::from_secs(50);
 /// The longest file with a token, in bytes.
 const MAX_TOKEN_BYTES: u64 = 4096;
+/// The longest page of a list of paths, in bytes: ten thousand of the longest names.
+const MAX_PAGE_BYTES: usize = 4 << 20;
 
 /// How long to wait for another cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -110,6 +115,7 @@ pub struct BinaryCache {
     shown: String,
     patience: Patience,
     token_file: Option<PathBuf>,
+    answer_bytes: Arc<AtomicU64>,
 }
 
 impl BinaryCache {
@@ -140,12 +146,34 @@ impl BinaryCache {
             .referer(false)
             .build()
             .map_err(|error| fail(causes(&error)))?;
-        Ok(Self { http, base, shown: url.trim_end_matches('/').to_owned(), patience, token_file })
+        let shown = url.trim_end_matches('/').to_owned();
+        Ok(Self { http, base, shown, patience, token_file, answer_bytes: Arc::default() })
     }
 
     /// Returns the cache's URL as it was given, without a final slash.
     pub fn url(&self) -> &str {
         &self.shown
+    }
+
+    /// Returns how many bytes the bodies of answers had so far that were not files, of all clones together.
+    pub fn answer_bytes(&self) -> u64 {
+        self.answer_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Asks a firn for a page of the paths that came to this cache since a time by its clock; `None` if it gives no such list.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn paths(&self, since: u64, after: Option<StoreHash>) -> Result<Option<PathList>, FetchError> {
+        // The API is beside the cache: `…/NAME/` has it at `…/api/`, and `/` at `/api/`.
+        let name = self.base.path_segments().and_then(|parts| parts.rev().find(|part| !part.is_empty()));
+        let target = Endpoint::Paths { since, after }.path(name.unwrap_or(ROOT_CACHE));
+        let up = if name.is_some() { "../" } else { "" };
+        let url = self.at(&format!("{up}{}", target.trim_start_matches('/')))?;
+        let Some(text) = self.text(&url, MAX_PAGE_BYTES).await? else { return Ok(None) };
+        let malformed =
+            |error: serde_json::Error| FetchError::Malformed { url: url.to_string(), detail: error.to_string() };
+        serde_json::from_slice(&text).map(Some).map_err(malformed)
     }
 
     /// Asks for `nix-cache-info`.
@@ -185,6 +213,22 @@ impl BinaryCache {
         let malformed = |detail: String| FetchError::Malformed { url: url.to_string(), detail };
         let codec = Codec::from_name(info.compression.name())
             .map_err(|Unsupported(name)| malformed(format!("the compression '{name}' is not supported")))?;
+        self.open(url, codec).await
+    }
+
+    /// Asks for any file, by a URL of its own or one seen from the cache, compressed as its name says; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn file(&self, url: &str) -> Result<Option<NarFile>, FetchError> {
+        let url = self.at(url)?;
+        let extension = url.path().rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|(_, end)| end);
+        let codec = extension.and_then(|end| Codec::from_extension(end).ok().flatten()).unwrap_or(Codec::Identity);
+        self.open(url, codec).await
+    }
+
+    async fn open(&self, url: Url, codec: Codec) -> Result<Option<NarFile>, FetchError> {
+        let malformed = |detail: String| FetchError::Malformed { url: url.to_string(), detail };
         let Some(answer) = self.get(&url).await? else { return Ok(None) };
         // Nobody asked for one, and what it would do to the file's compression is anybody's guess.
         if answer.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding.as_bytes() != b"identity") {
@@ -229,6 +273,7 @@ impl BinaryCache {
                 let detail = format!("it is longer than {limit} bytes");
                 return Err(FetchError::Malformed { url: url.to_string(), detail });
             }
+            self.answer_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             text.extend_from_slice(&piece);
         }
     }
@@ -237,7 +282,8 @@ impl BinaryCache {
     /// who may not list.
     async fn get(&self, url: &Url) -> Result<Option<reqwest::Response>, FetchError> {
         let mut request = self.http.get(url.clone());
-        if let Some(token) = self.token().await? {
+        let is_own = url.origin() == self.base.origin();
+        if is_own && let Some(token) = self.token().await? {
             request = request.header(AUTHORIZATION, token);
         }
         let sent = tokio::time::timeout(self.patience.first_byte, request.send()).await;
@@ -302,7 +348,7 @@ pub fn parse_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// A NAR's file on its way here.
+/// A file on its way here, of a NAR or another one.
 pub struct NarFile {
     /// How it is compressed.
     pub codec: Codec,

@@ -56,6 +56,8 @@ URL is one of
   ssh://[USER@]HOST[:PORT]     the same by `nix-store --serve`
   local, or /FOLDER            the store of this machine, or a chroot store
   file:///FOLDER               a binary cache in a folder
+  https://HOST/CACHE           another firn's cache; ?token-file=/FILE if it is private
+  https://HOST?list=URL        an HTTP cache with a plain list of its store paths, also compressed
 
 Examples:
   firnd source add builder-1 ssh-ng://nix@builder-1.example.org --cache main --trust --ssh-key /etc/firnd/ssh

@@ -2,12 +2,13 @@
 //!
 //! [`Sources`] decides when which one is synced, and has a few of them synced at once, each by a thread of its own. [`sync`] is one sync,
 //! the same with a server and without. What a source needs to be reached is [`place`]; how it is read is one file for each kind
-//! (`local`, `ssh`, `files`); who is asked again when, [`breaker`].
+//! (`local`, `ssh`, `files`, `http`); who is asked again when, [`breaker`].
 
 pub mod breaker;
 mod builder_firn;
 mod fetch;
 mod files;
+mod http;
 mod intake;
 mod local;
 mod peer;

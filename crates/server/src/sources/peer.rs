@@ -78,6 +78,11 @@ pub(super) trait Peer {
     /// Writes a NAR.
     fn nar(&mut self, info: &PathInfo, out: &mut dyn Write) -> Result<(), NarError>;
 
+    /// Returns whether it has all that its paths refer to. What another one lacks is at an upstream: its clients have to look there as well.
+    fn is_closed(&self) -> bool {
+        true
+    }
+
     /// Returns how many bytes came so far that were not NARs.
     fn metadata_bytes(&self) -> u64;
 }
@@ -102,6 +107,18 @@ pub(super) fn steps_by_time(mut paths: Vec<(u64, StorePath)>, until: u64) -> Vec
         None => steps.push(Step { paths: Vec::new(), cursor: SourceCursor::Time(until) }),
     }
     steps
+}
+
+/// Makes steps of those of all names that were not seen before, with all of them to be remembered.
+pub(super) fn steps_by_name(names: Vec<StorePath>, seen: &Seen) -> Listing {
+    let remembered = Seen::of(names.iter());
+    let new: Vec<StorePath> = names.into_iter().filter(|path| !seen.has(path)).collect();
+    let step = |paths: &[StorePath]| Step { paths: paths.to_vec(), cursor: SourceCursor::Seen };
+    let mut steps: Vec<Step> = new.chunks(STEP_PATHS).map(step).collect();
+    if steps.is_empty() {
+        steps.push(step(&[]));
+    }
+    Listing { steps, seen: Some(remembered) }
 }
 
 #[cfg(test)]

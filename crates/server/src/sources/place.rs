@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use firn_nix_store::Location;
 use reqwest::Url;
 
+use crate::binary_cache::parse_url;
+
 /// Where a source is, and how to speak to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -14,6 +16,19 @@ pub enum Place {
     Ssh(SshPlace),
     /// A binary cache in a folder.
     Files(PathBuf),
+    /// A binary cache behind HTTP.
+    Http(HttpPlace),
+}
+
+/// A binary cache behind HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpPlace {
+    /// Its URL, without parameters.
+    pub url: String,
+    /// Where a plain list of its paths is, absolute or seen from the cache; without one, it is a firn that lists them.
+    pub list: Option<String>,
+    /// The file with a token for it.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A store behind ssh.
@@ -56,14 +71,36 @@ impl Place {
             Some(("ssh-ng", _)) => ssh(url, Protocol::Daemon).map(Self::Ssh),
             Some(("file", path)) if path.starts_with('/') && !path.contains(['?', '#']) => Ok(Self::Files(path.into())),
             Some(("file", _)) => fail("give an absolute path and no parameters, as in file:///srv/cache"),
-            Some(("http" | "https", _)) => fail(
-                "an HTTP cache has no list of its paths; give its folder as file:///FOLDER, or the builders behind it",
-            ),
+            Some(("http" | "https", _)) => http(url).map(Self::Http),
             _ => fail(
-                "give 'local', the folder of a chroot store, ssh://[USER@]HOST, ssh-ng://[USER@]HOST or file:///FOLDER",
+                "give 'local', the folder of a chroot store, ssh://[USER@]HOST, ssh-ng://[USER@]HOST, file:///FOLDER or http[s]://HOST/CACHE",
             ),
         }
     }
+}
+
+fn http(text: &str) -> Result<HttpPlace, String> {
+    let fail = |detail: String| format!("use the source '{text}': {detail}");
+    let url = text.split('?').next().unwrap_or_default();
+    let base = parse_url(url).map_err(fail)?;
+    let whole = Url::parse(text).map_err(|error| fail(error.to_string()))?;
+    let mut place = HttpPlace { url: url.to_owned(), list: None, token_file: None };
+    for (name, value) in whole.query_pairs() {
+        match &*name {
+            "list" if !value.is_empty() && base.join(&value).is_ok_and(|list| is_http(&list)) => {
+                place.list = Some(value.into_owned());
+            }
+            "list" => return Err(fail("list has to be the URL of a list of store paths".to_owned())),
+            "token-file" if value.starts_with('/') => place.token_file = Some(value.into_owned().into()),
+            "token-file" => return Err(fail("token-file has to be an absolute path".to_owned())),
+            _ => return Err(fail(format!("the parameter {name} is not known; known are list, token-file"))),
+        }
+    }
+    Ok(place)
+}
+
+fn is_http(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none()
 }
 
 fn ssh(text: &str, protocol: Protocol) -> Result<SshPlace, String> {
@@ -133,6 +170,17 @@ mod tests {
     }
 
     #[test]
+    fn understands_http_caches() {
+        let plain = HttpPlace { url: "https://cache.example.org/main".to_owned(), list: None, token_file: None };
+        assert_eq!(Place::parse(&plain.url), Ok(Place::Http(plain.clone())));
+        let list = "https://lists.example.org/a%20b/store-paths.xz";
+        let text =
+            format!("{}?token-file=/etc/firnd/token&list=https://lists.example.org/a%2520b/store-paths.xz", plain.url);
+        let full = HttpPlace { list: Some(list.to_owned()), token_file: Some("/etc/firnd/token".into()), ..plain };
+        assert_eq!(Place::parse(&text), Ok(Place::Http(full)));
+    }
+
+    #[test]
     fn refuses_what_ssh_or_a_shell_would_understand_otherwise() {
         for bad in [
             "",
@@ -150,7 +198,11 @@ mod tests {
             "ssh-ng://host?compress=true",
             "file://relative",
             "ftp://host",
-            "https://cache.example.org",
+            "https://user:secret@cache.example.org",
+            "https://cache.example.org?list=",
+            "https://cache.example.org?list=file:///etc/passwd",
+            "https://cache.example.org?token-file=token",
+            "https://cache.example.org?compression=xz",
         ] {
             assert!(Place::parse(bad).is_err(), "{bad}");
         }

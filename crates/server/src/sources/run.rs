@@ -7,6 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use firn_index::SourceCounts;
+use tokio_util::sync::CancellationToken;
 
 /// Sleep that is saved up before it is taken.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(20);
@@ -16,6 +17,7 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(20);
 pub struct Run {
     state: Mutex<State>,
     changed: Condvar,
+    stop: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +53,13 @@ impl Run {
             // One that is closed already is what we want.
             let _ = stream.shutdown(Shutdown::Both);
         }
+        self.stop.cancel();
         self.changed.notify_all();
+    }
+
+    /// Waits until it is to stop.
+    pub(super) async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
     /// Returns whether it is to stop.

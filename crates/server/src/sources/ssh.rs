@@ -17,7 +17,7 @@ use firn_index::{SourceCursor, SourceName, SourceRow};
 use firn_nix::StorePath;
 use firn_nix_store::{Daemon, Error, PathInfo, Process, Selection, ServeProtocol};
 
-use super::peer::{Listing, NarError, Peer, STEP_PATHS, Step, SyncError, steps_by_time};
+use super::peer::{Listing, NarError, Peer, SyncError, steps_by_name, steps_by_time};
 use super::place::{Protocol, SshPlace};
 use super::run::Run;
 use super::seen::{MAX_NAMES, Seen};
@@ -277,14 +277,7 @@ impl SshStore {
             );
             return Err(SyncError::Source(text));
         }
-        let remembered = Seen::of(names.iter());
-        let new: Vec<StorePath> = names.into_iter().filter(|path| !seen.has(path)).collect();
-        let step = |paths: &[StorePath]| Step { paths: paths.to_vec(), cursor: SourceCursor::Seen };
-        let mut steps: Vec<Step> = new.chunks(STEP_PATHS).map(step).collect();
-        if steps.is_empty() {
-            steps.push(step(&[]));
-        }
-        Ok(Listing { steps, seen: Some(remembered) })
+        Ok(steps_by_name(names, seen))
     }
 }
 

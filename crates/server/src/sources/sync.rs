@@ -13,6 +13,7 @@ use super::breaker;
 use super::builder_firn::{self, Door};
 use super::fetch::{Order, Outcome, fetch};
 use super::files::FileCache;
+use super::http::HttpCache;
 use super::intake::{Failed, Intake};
 use super::local::LocalStore;
 use super::peer::{BoxedPeer, Step, SyncError};
@@ -120,7 +121,7 @@ impl<'a> Work<'a> {
             }
             _ => None,
         };
-        let open = || open(&place, ssh.as_ref(), &cache);
+        let open = || open(&place, ssh.as_ref(), &cache, self.run);
         self.run.update(|progress| progress.doing = "connecting");
         let mut peer = open()?;
         if let Some(ssh) = &ssh
@@ -339,7 +340,11 @@ impl<'a> Work<'a> {
                 }
             }
             let found = peer.infos(&ask)?;
-            bad.extend(found.absent.into_iter().map(|path| (path, "it is not valid at the source".to_owned())));
+            if peer.is_closed() {
+                bad.extend(found.absent.into_iter().map(|path| (path, "it is not valid at the source".to_owned())));
+            } else {
+                wanted.elsewhere.extend(found.absent);
+            }
             for info in found.paths {
                 match policy.of_reference(&info) {
                     Verdict::Wanted => {
@@ -401,7 +406,7 @@ fn drop_referrers(wanted: &mut Wanted, mut bad: HashMap<StorePath, String>) {
     }
 }
 
-fn open(place: &Place, ssh: Option<&Ssh>, cache: &Cache) -> Result<BoxedPeer, SyncError> {
+fn open(place: &Place, ssh: Option<&Ssh>, cache: &Cache, run: &Arc<Run>) -> Result<BoxedPeer, SyncError> {
     let store_dir = &cache.row.store_dir;
     Ok(match (place, ssh) {
         (Place::Ssh(_), Some(ssh)) => Box::new(ssh.open()?),
@@ -415,6 +420,7 @@ fn open(place: &Place, ssh: Option<&Ssh>, cache: &Cache) -> Result<BoxedPeer, Sy
             Box::new(LocalStore::open(location)?)
         }
         (Place::Files(root), _) => Box::new(FileCache::open(root, store_dir)?),
+        (Place::Http(place), _) => Box::new(HttpCache::open(place, store_dir, run)?),
     })
 }
 

@@ -10,6 +10,7 @@ mod pull;
 mod push;
 mod security_access;
 mod security_paths;
+mod sources;
 mod support;
 mod uploads;
 mod usage;

@@ -121,6 +121,11 @@ impl World {
         world
     }
 
+    /// Returns what its clock says.
+    pub(crate) fn now(&self) -> UnixSeconds {
+        self.clock.now()
+    }
+
     /// Lets time pass.
     pub(crate) fn pass(&self, seconds: u64) {
         self.clock.0.fetch_add(seconds, Ordering::SeqCst);

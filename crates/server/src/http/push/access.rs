@@ -43,13 +43,15 @@ impl Asker {
         host: Option<&str>,
         address: Option<IpAddr>,
     ) -> Result<Self, Refusal> {
-        let is_question = matches!(endpoint, Endpoint::Cache | Endpoint::MissingPaths | Endpoint::Pins);
+        let is_list = matches!(endpoint, Endpoint::Paths { .. });
+        let is_question = is_list || matches!(endpoint, Endpoint::Cache | Endpoint::MissingPaths | Endpoint::Pins);
         let Some(name) = name.or_else(|| root_cache(app, host)) else { return Err(Problem::Forbidden.into()) };
         let public = app.caches.get(&name).is_some_and(|cache| cache.row.public);
         let bearer = app.tokens.bearer(headers, app.now());
         let may = |verb| bearer.as_ref().is_ok_and(|(_, row)| permits(&row.grants, &name, verb));
         let (can_pull, can_push) = (public || may(Verb::Pull), may(Verb::Push));
-        let allowed = can_push || (is_question && can_pull);
+        // Who may push and not read is told of what he names, and of nothing else.
+        let allowed = if is_list { can_pull } else { can_push || (is_question && can_pull) };
         if !allowed {
             let denial = bearer.err().unwrap_or(Denial::NotGranted);
             return Err(denied(denial, is_question).into());

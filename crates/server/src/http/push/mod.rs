@@ -9,6 +9,7 @@ mod access;
 mod commit;
 mod describe;
 mod items;
+mod listing;
 mod parts;
 mod pins;
 mod proofs;
@@ -146,6 +147,7 @@ where
     match endpoint {
         Endpoint::Capabilities => Ok(describe::capabilities()),
         Endpoint::Cache => Ok(describe::cache(&call, host)),
+        Endpoint::Paths { since, after } => listing::paths(&call, since, after).await,
         Endpoint::Sessions => uploads::begin_session(&call).await,
         Endpoint::Session(session) => uploads::end_session(&call, session).await,
         Endpoint::MissingPaths => questions::missing_paths(&call, body, limits.paths).await,

@@ -10,13 +10,14 @@ use crate::support::World;
 const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// How many of the requests below are questions, which whoever may pull may ask.
-const QUESTIONS: usize = 3;
+const QUESTIONS: usize = 4;
 
 /// Requests to every endpoint of a cache: method, path, body.
 fn requests() -> Vec<(&'static str, String, Vec<u8>)> {
     let session = "0".repeat(32);
     vec![
         ("GET", String::new(), vec![]),
+        ("GET", "/paths?since=5".into(), vec![]),
         ("POST", "/missing-paths".into(), vec![0; 20]),
         ("GET", "/pins".into(), vec![]),
         ("POST", "/sessions".into(), vec![]),
