@@ -3,6 +3,7 @@
 //! Names begin with `firn_`, have units, and stay. Label sets are bounded: kinds of requests, classes of answers, caches,
 //! and at most [`MAX_SERIES`] pairs of a cache and a builder.
 
+mod upstreams;
 mod work;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -190,6 +191,7 @@ pub fn encode(app: &App) -> firn_engine::Result<String> {
     of_report(app, &mut registry);
     of_index(app, &mut registry);
     of_sources(app, &mut registry)?;
+    upstreams::register(app, &mut registry);
     let mut text = String::new();
     // A String takes everything.
     let _ = encode_text(&mut text, &registry);

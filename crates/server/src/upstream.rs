@@ -30,6 +30,10 @@ pub struct Counters {
     pub requests: AtomicU64,
     /// Those that failed.
     pub failures: AtomicU64,
+    /// Narinfos that it had, signed by one of its keys.
+    pub hits: AtomicU64,
+    /// Narinfos that it did not have.
+    pub misses: AtomicU64,
     /// Narinfos that nobody trusted had signed.
     pub untrusted: AtomicU64,
     /// Bytes of NARs' files that came.
@@ -78,7 +82,10 @@ impl Upstream {
         }
         let mut info = match self.note(self.cache.narinfo(hash, store_dir).await, now) {
             Ok(Some(info)) => info,
-            Ok(None) => return Said::Not,
+            Ok(None) => {
+                self.counters.misses.fetch_add(1, Ordering::Relaxed);
+                return Said::Not;
+            }
             Err(error) if error.is_outage() => return Said::Trouble,
             Err(_) => return Said::Not,
         };
@@ -91,6 +98,7 @@ impl Upstream {
             tracing::warn!(upstream = self.cache.url(), path = %info.store_path, "nobody trusted has signed a path of an upstream");
             return Said::Not;
         }
+        self.counters.hits.fetch_add(1, Ordering::Relaxed);
         Said::Has(Box::new(info))
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use firn_index::{Meta as _, UpstreamMode, UpstreamRow, UpstreamsRow};
+use firn_index::{Meta as _, UpstreamMode, UpstreamRow, UpstreamsRow, Verb};
 use firn_nix::{NarInfo, SecretKey};
 use firn_server::http::codec::Codec;
 use firn_testkit::file_server::{FileServer, Trouble};
@@ -165,4 +165,53 @@ fn a_nar_is_not_given_for_another_path() {
     let target = format!("/priv/nar/{}.nar?path={}", one.nar_hash().to_nix32(), one.hash());
     assert_eq!(pulled.world.get(&target).status, 404, "a cache without upstreams");
     assert_eq!(pulled.server.requests("nar/"), 0);
+}
+
+#[test]
+fn metrics_tell_how_each_upstream_does() {
+    let pulled = Pulled::new(Settings::default());
+    let watcher = pulled.world.make_token(60, "*", &[Verb::Usage], |_| {});
+    let metric = |name: &str| -> u64 {
+        let text = pulled.world.send(Request::get("/metrics").token(&watcher)).text();
+        let label = format!("firn_upstream_{name}{{cache=\"pub\",upstream=\"{}\"}} ", pulled.server.url());
+        let value = text.lines().find_map(|line| line.strip_prefix(&label));
+        value.unwrap_or_else(|| panic!("no {label} in {text}")).parse().unwrap()
+    };
+    let package = Package::new(1, 50_000);
+    pulled.provide(&package, Codec::Identity);
+    assert_eq!((pulled.narinfo(&package), pulled.narinfo(&Package::new(2, 10))), (200, 404));
+    assert_eq!(pulled.world.send(Request::get(&pulled.nar_target(&package))).status, 200);
+    let stranger = Package::new(3, 10);
+    let text = stranger.narinfo("x.nar", "none");
+    fs::write(pulled.folder.path().join(format!("{}.narinfo", stranger.hash())), text).unwrap();
+    assert_eq!(pulled.narinfo(&stranger), 404);
+    let told = |names: [&str; 6]| names.map(metric);
+    let names = ["requests_total", "hits_total", "misses_total", "untrusted_total", "failures_total", "resting"];
+    assert_eq!(told(names), [4, 1, 1, 1, 0, 0]);
+    // Counted when it is stored, which the client does not wait for.
+    while metric("received_bytes_total") < package.nar.len() as u64 {
+        std::thread::yield_now();
+    }
+    pulled.server.set_trouble("", Trouble::Status(500));
+    (10..13).for_each(|seed| assert_eq!(pulled.narinfo(&Package::new(seed, 10)), 404));
+    assert_eq!(told(names), [7, 1, 1, 1, 3, 1]);
+}
+
+#[test]
+fn a_download_that_breaks_off_is_broken_off_for_the_client_and_begun_anew() {
+    let pulled = Pulled::new(Settings::default());
+    let package = Package::new(1, 3_000_000);
+    pulled.provide(&package, Codec::Identity);
+    pulled.server.set_trouble("nar/", Trouble::Cut(1_000_000));
+    let cut = pulled.world.send(Request::get(&pulled.nar_target(&package)));
+    assert!(!cut.whole && cut.body.len() < package.nar.len(), "{} of {}", cut.body.len(), package.nar.len());
+    assert!(package.nar.starts_with(&cut.body), "what came was right");
+    assert_eq!(pulled.world.meta.path(&"pub".parse().unwrap(), &package.path.hash()).unwrap(), None);
+    pulled.server.set_trouble("", Trouble::None);
+    // The client goes on where it was cut off.
+    let rest = Request::get(&pulled.nar_target(&package)).header("Range", &format!("bytes={}-", cut.body.len()));
+    let rest = pulled.world.send(rest);
+    assert_eq!((rest.status, rest.whole), (206, true));
+    assert!([cut.body, rest.body].concat() == package.nar);
+    assert_eq!(pulled.server.requests("nar/"), 2);
 }

@@ -96,6 +96,11 @@ impl Fetch {
         self.progress.send_modify(|progress| progress.state = state);
     }
 
+    /// Returns whether nothing more will come of it.
+    pub(super) fn has_failed(&self) -> bool {
+        self.progress.borrow().state == State::Failed
+    }
+
     /// Ends it, unless it came to a good end.
     pub(super) fn fail(&self) {
         self.progress.send_if_modified(|progress| {

@@ -84,7 +84,8 @@ impl Pull {
     }
 
     fn running(&self, key: &(CacheName, Sha256)) -> Option<Arc<Fetch>> {
-        self.fetches.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        let fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.get(key).filter(|fetch| !fetch.has_failed()).cloned()
     }
 
     /// Takes from what may be fetched in a day for those without a token; returns whether that is left.
@@ -221,7 +222,8 @@ fn begin(app: &Arc<App>, cache: &Arc<Cache>, offer: Arc<Offer>, asker: Asker) ->
     }
     let key = (cache.name.clone(), offer.info.nar_hash);
     let mut fetches = pull.fetches.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(fetch) = fetches.get(&key) {
+    // A client that was broken off comes again sooner than the failed one is gone.
+    if let Some(fetch) = fetches.get(&key).filter(|fetch| !fetch.has_failed()) {
         return Ok(Arc::clone(fetch));
     }
     let limit = app.config.upstream.anonymous_daily.0;
@@ -253,7 +255,10 @@ async fn fetch_for_all(app: Arc<App>, cache: Arc<Cache>, offer: Arc<Offer>, fetc
         () = pull.stop.cancelled() => fetch.fail(),
     }
     let key = (fetch.cache.clone(), fetch.nar_hash);
-    pull.fetches.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    let mut fetches = pull.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+    if fetches.get(&key).is_some_and(|known| Arc::ptr_eq(known, &fetch)) {
+        fetches.remove(&key);
+    }
 }
 
 /// Sends a client what comes.
