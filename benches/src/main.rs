@@ -12,6 +12,7 @@ mod pushed;
 mod report;
 mod scale;
 mod server;
+mod source;
 mod store;
 mod synthetic;
 mod yardstick;
@@ -43,6 +44,8 @@ enum Bench {
     Against(against::Arguments),
     /// Run garbage collection and usage reports over a store of a million paths: CPU seconds, memory, narinfos meanwhile
     Scale(scale::Arguments),
+    /// Pull from a builder with a store of 100,000 paths of which 100 are new: bytes that a sync reads
+    Source(source::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,5 +56,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Pull(arguments) => pull::run(&arguments),
         Bench::Against(arguments) => against::run(&arguments),
         Bench::Scale(arguments) => scale::run(&arguments),
+        Bench::Source(arguments) => source::run(&arguments),
     }
 }
