@@ -186,6 +186,12 @@ pub struct ConflictNote {
     pub builder: String,
     /// Who offered the other one.
     pub other_builder: String,
+    /// How many files, directories and symlinks differ between the two; absent if that was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_total: Option<u64>,
+    /// The first of these; at most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
 }
 
 /// A day of a store's life.
@@ -259,8 +265,41 @@ pub struct FileDifference {
     pub from_bytes: Option<u64>,
     /// Its length in the second, if it is a file there.
     pub to_bytes: Option<u64>,
+    /// What it is in the first, if it is there.
+    #[serde(default)]
+    pub from_kind: Option<EntryKind>,
+    /// What it is in the second, if it is there.
+    #[serde(default)]
+    pub to_kind: Option<EntryKind>,
     /// Uncompressed bytes of chunks over it that the first path does not have.
     pub new_bytes: u64,
+}
+
+/// What stands under a name in a store path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A symlink.
+    Symlink,
+    /// A file that is not executable.
+    File,
+    /// A file that is.
+    Executable,
+}
+
+impl EntryKind {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Symlink => "symlink",
+            Self::File => "file",
+            Self::Executable => "executable",
+        }
+    }
 }
 
 /// What happened to a file.
@@ -335,7 +374,10 @@ pub struct ConflictDescription {
     pub nar_hash: String,
     /// NAR bytes.
     pub nar_bytes: u64,
-    /// Files that are not the same; absent when the second NAR is not held any more.
+    /// How many files, directories and symlinks are not the same; absent if that was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_total: Option<u64>,
+    /// Those with the most new bytes: as a rule 100 at most, and fewer if their paths are long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<FileDifference>>,
 }

@@ -1,6 +1,8 @@
 //! Reports as text: a table for people, CSV for spreadsheets.
 
-use crate::usage::{GroupBy, UsageGroup, UsageReport};
+use std::fmt;
+
+use crate::usage::{ConflictNote, GroupBy, UsageGroup, UsageReport};
 
 /// A column of a table: its head, its value of a group, and whether it is a number.
 type Column = (&'static str, fn(&UsageGroup, fn(u64) -> String) -> String);
@@ -19,8 +21,27 @@ const COLUMNS: [Column; 10] = [
     ("unique", |group, bytes| bytes(group.unique_bytes)),
 ];
 
+/// Paths that were offered with another NAR that alarms name.
+const MAX_ALARMS: usize = 3;
+
 /// The widest name of a group that is shown whole.
 const MAX_NAME: usize = 48;
+
+impl fmt::Display for ConflictNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [path, cache, builder, other] =
+            [&self.path, &self.cache, &self.builder, &self.other_builder].map(|text| plain(text));
+        write!(f, "{other} made another NAR of {path} than {builder}, whose one stays in cache {cache}")?;
+        let Some(total) = self.files_total else { return Ok(()) };
+        let name = |file: &String| if file.is_empty() { "the whole".to_owned() } else { clipped(file) };
+        let names: Vec<String> = self.files.iter().map(name).collect();
+        write!(f, ": {}", names.join(", "))?;
+        match total.saturating_sub(names.len() as u64) {
+            0 => write!(f, " differ"),
+            more => write!(f, " and {more} more differ"),
+        }
+    }
+}
 
 impl UsageReport {
     /// Returns a table of at most `width` characters a line (but for the narrowest terminals), without colour. `bytes` writes
@@ -49,6 +70,21 @@ impl UsageReport {
             }
         }
         lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+    }
+
+    /// Returns what somebody should look at, a line each: chunks that are missing, and the newest paths that were offered with
+    /// another NAR.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<String> {
+        let mut alarms = Vec::new();
+        if self.missing_chunks > 0 {
+            alarms.push(format!("{} chunks are needed and were not found", self.missing_chunks));
+        }
+        alarms.extend(self.conflicts.iter().take(MAX_ALARMS).map(ToString::to_string));
+        if let Some(more) = self.conflicts.len().checked_sub(MAX_ALARMS).filter(|more| *more > 0) {
+            alarms.push(format!("{more} more paths were offered with another NAR: --json names them"));
+        }
+        alarms
     }
 
     /// Returns all figures as CSV (RFC 4180) with a head; names stay.
@@ -96,9 +132,14 @@ impl UsageReport {
     }
 }
 
+/// Returns a text that breaks neither line nor terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 /// Returns a name that breaks neither line nor terminal, with its middle left out if it is long.
 fn clipped(name: &str) -> String {
-    let plain: Vec<char> = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let plain: Vec<char> = plain(name).chars().collect();
     if plain.len() <= MAX_NAME {
         return plain.into_iter().collect();
     }
@@ -161,6 +202,32 @@ mod tests {
         }
         let wide = report.table(200, |n| format!("{n} B"));
         assert!(wide.contains("unique") && wide.contains("(none)") && wide.contains('…'));
+    }
+
+    #[test]
+    fn alarms_name_what_differs() {
+        let conflict = |files: &[&str], files_total| ConflictNote {
+            at: 1,
+            path: "tool".to_owned(),
+            cache: "main".to_owned(),
+            builder: "a".to_owned(),
+            other_builder: "b\x1b".to_owned(),
+            files_total,
+            files: files.iter().map(|file| (*file).to_owned()).collect(),
+        };
+        let start = "b\u{fffd} made another NAR of tool than a, whose one stays in cache main";
+        let two = conflict(&["bin/x", ""], Some(2));
+        for (conflict, end) in [
+            (conflict(&[], None), ""),
+            (two.clone(), ": bin/x, the whole differ"),
+            (conflict(&["bin/x"], Some(8)), ": bin/x and 7 more differ"),
+        ] {
+            assert_eq!(conflict.to_string(), format!("{start}{end}"));
+        }
+        let all = UsageReport { missing_chunks: 2, conflicts: vec![two; 5], ..report(&[]) };
+        let alarms = all.alarms();
+        assert_eq!((alarms.len(), report(&[]).alarms().len()), (5, 0));
+        assert!(alarms[0].starts_with("2 chunks") && alarms[4].starts_with("2 more paths"), "{alarms:?}");
     }
 
     #[test]

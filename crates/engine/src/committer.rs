@@ -484,13 +484,6 @@ impl<'a> Group<'a> {
     fn write_path(&mut self, commit: &mut Commit, cache: &CacheName, upload: &PathUpload, decision: Decision) {
         let Some(row) = decision.row else { return };
         let hash = row.path.hash();
-        if matches!(decision.outcome, PathOutcome::KeptFirst | PathOutcome::Rejected) {
-            tracing::warn!(
-                %cache, path = %row.path, first_nar = %row.nar_hash, first_builder = row.uploader.builder,
-                other_nar = %upload.nar_hash, other_builder = upload.uploader.builder,
-                "two different NARs were pushed for one path: the first stays"
-            );
-        }
         let push = push_record(upload, decision.outcome, self.now);
         commit.ops.push(Op::Pushed(cache.clone(), hash, push));
         self.records.push(Record::Path(cache.clone(), row.clone()).encode());

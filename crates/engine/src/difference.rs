@@ -4,18 +4,24 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::{Buf, Bytes};
 use firn_chunk::ChunkId;
-use firn_index::NarRow;
+use firn_index::{EntryFacts, EntryKind, FileDifference, NarRow};
+use firn_nix::StoreHash;
 use firn_nix::nar::{Listing, Node};
 
 use crate::recipes::StoredRecipe;
-use crate::{Engine, Error, Result};
+use crate::restore::Restore;
+use crate::{Engine, Error, Result, files};
 
 /// Files that are compared at most; the largest store paths have 500,000.
 const MAX_FILES: usize = 1_000_000;
 
 /// Bytes that are restored to compare files whose chunks do not say whether they are the same.
 const MAX_COMPARED_BYTES: u64 = 256 << 20;
+
+/// Bytes of a file that are compared at a time.
+const STEP_BYTES: usize = 1 << 20;
 
 /// Characters of a store hash.
 const HASH_BYTES: u64 = 32;
@@ -29,17 +35,13 @@ pub struct Difference {
     pub files: Vec<FileDifference>,
 }
 
-/// A file, directory or symlink that is not the same in two NARs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileDifference {
-    /// Its path; names are bytes.
-    pub path: Vec<u8>,
-    /// Its length in the first NAR: `None` if it is not there, 0 for what is no file.
-    pub from_bytes: Option<u64>,
-    /// Its length in the second.
-    pub to_bytes: Option<u64>,
-    /// Bytes of it in chunks that the first NAR does not have.
-    pub new_bytes: u64,
+/// A NAR to compare.
+#[derive(Clone, Copy)]
+pub(crate) enum Compared<'a> {
+    /// One that a cache has.
+    Held(&'a NarRow),
+    /// One that was assembled, and whose session is alive.
+    Assembled { slots: &'a [StoreHash], stored: &'a Arc<StoredRecipe> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,17 +52,22 @@ enum Entry {
 }
 
 impl Entry {
-    fn len(&self) -> u64 {
+    fn facts(&self) -> EntryFacts {
         match self {
-            Self::File { range, .. } => range.end - range.start,
-            Self::Directory | Self::Symlink(_) => 0,
+            Self::Directory => EntryFacts { kind: EntryKind::Directory, bytes: 0 },
+            Self::Symlink(_) => EntryFacts { kind: EntryKind::Symlink, bytes: 0 },
+            Self::File { executable, range } => EntryFacts {
+                kind: if *executable { EntryKind::Executable } else { EntryKind::File },
+                bytes: range.end - range.start,
+            },
         }
     }
 }
 
 /// One of the two, with where its chunks begin.
 struct Side<'a> {
-    row: &'a NarRow,
+    nar: Compared<'a>,
+    slots: &'a [StoreHash],
     stored: Arc<StoredRecipe>,
     starts: Vec<u64>,
     /// Where store hashes stand, and which slot each is of.
@@ -74,6 +81,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::restore`]; [`Error::TooLarge`] for more than a million files.
     pub fn difference(&self, from: &NarRow, to: &NarRow) -> Result<Difference> {
+        self.compare(Compared::Held(from), Compared::Held(to))
+    }
+
+    pub(crate) fn compare(&self, from: Compared<'_>, to: Compared<'_>) -> Result<Difference> {
         let (old, new) = (self.entries(from)?, self.entries(to)?);
         let (from, to) = (self.side(from)?, self.side(to)?);
         let known: HashSet<ChunkId> = from.stored.recipe.chunks.iter().map(|chunk| chunk.id).collect();
@@ -98,14 +109,14 @@ impl Engine {
                     Entry::File { range, .. } => to.unknown_bytes(range, &known),
                     Entry::Directory | Entry::Symlink(_) => 0,
                 };
-                let (from_bytes, to_bytes) = (before.map(Entry::len), Some(entry.len()));
-                found.files.push(FileDifference { path: path.clone(), from_bytes, to_bytes, new_bytes });
+                let (from, to) = (before.map(Entry::facts), Some(entry.facts()));
+                found.files.push(FileDifference { path: path.clone(), from, to, new_bytes });
             }
         }
         let gone = old.iter().filter(|(path, _)| !new.contains_key(*path)).map(|(path, entry)| FileDifference {
             path: path.clone(),
-            from_bytes: Some(entry.len()),
-            to_bytes: None,
+            from: Some(entry.facts()),
+            to: None,
             new_bytes: 0,
         });
         found.files.extend(gone);
@@ -113,18 +124,35 @@ impl Engine {
         Ok(found)
     }
 
-    fn entries(&self, nar: &NarRow) -> Result<BTreeMap<Vec<u8>, Entry>> {
-        let listing = self.listing(&nar.recipe, &nar.slots)?;
+    fn entries(&self, nar: Compared<'_>) -> Result<BTreeMap<Vec<u8>, Entry>> {
+        let listing = match nar {
+            Compared::Held(row) => self.listing(&row.recipe, &row.slots)?,
+            Compared::Assembled { .. } => Arc::new(files::list(self.restore_compared(nar, 0..u64::MAX)?)?),
+        };
         if listing.entry_count() > MAX_FILES {
             return Err(Error::TooLarge { limit: MAX_FILES as u64 });
         }
         Ok(flatten(&listing))
     }
 
-    fn side<'a>(&self, row: &'a NarRow) -> Result<Side<'a>> {
-        let of = || Error::NotFound { what: format!("the recipe {}", row.recipe) };
-        let recipe = self.meta().recipe(&row.recipe)?.ok_or_else(of)?;
-        let stored = self.shared.recipes.get(&self.shared.frames, &row.recipe, &recipe)?;
+    fn restore_compared(&self, nar: Compared<'_>, range: Range<u64>) -> Result<Restore> {
+        match nar {
+            Compared::Held(row) => self.restore(&row.recipe, &row.slots, range),
+            Compared::Assembled { slots, stored } => {
+                Restore::open(&self.shared, None, Arc::clone(stored), slots, range)
+            }
+        }
+    }
+
+    fn side<'a>(&self, nar: Compared<'a>) -> Result<Side<'a>> {
+        let (slots, stored) = match nar {
+            Compared::Held(row) => {
+                let of = || Error::NotFound { what: format!("the recipe {}", row.recipe) };
+                let recipe = self.meta().recipe(&row.recipe)?.ok_or_else(of)?;
+                (row.slots.as_slice(), self.shared.recipes.get(&self.shared.frames, &row.recipe, &recipe)?)
+            }
+            Compared::Assembled { slots, stored } => (slots, Arc::clone(stored)),
+        };
         let mut end = 0;
         let starts = stored.recipe.chunks.iter().map(|chunk| {
             let start = end;
@@ -133,7 +161,7 @@ impl Engine {
         });
         let starts = starts.collect();
         let patches = stored.recipe.patches.iter().map(|patch| (patch.position, patch.slot)).collect();
-        Ok(Side { row, stored, starts, patches })
+        Ok(Side { nar, slots, stored, starts, patches })
     }
 
     /// Says whether two files have the same contents.
@@ -154,15 +182,28 @@ impl Engine {
         }
         let Some(left) = budget.checked_sub(len) else { return Ok(false) };
         *budget = left;
-        let restore = |side: &Side<'_>, range: &Range<u64>| -> Result<Vec<u8>> {
-            let mut restore = self.restore(&side.row.recipe, &side.row.slots, range.clone())?;
-            let mut bytes = Vec::new();
-            while let Some(piece) = restore.next(1 << 20)? {
-                bytes.extend_from_slice(&piece);
+        is_same_bytes(self.restore_compared(from.nar, a.clone())?, self.restore_compared(to.nar, b.clone())?)
+    }
+}
+
+/// Compares what two restores give, up to the first difference.
+fn is_same_bytes(mut from: Restore, mut to: Restore) -> Result<bool> {
+    let (mut a, mut b) = (Bytes::new(), Bytes::new());
+    loop {
+        for (piece, restore) in [(&mut a, &mut from), (&mut b, &mut to)] {
+            if piece.is_empty() {
+                *piece = restore.next(STEP_BYTES)?.unwrap_or_default();
             }
-            Ok(bytes)
-        };
-        Ok(restore(from, a)? == restore(to, b)?)
+        }
+        let len = a.len().min(b.len());
+        if len == 0 {
+            return Ok(a.is_empty() && b.is_empty());
+        }
+        if a[..len] != b[..len] {
+            return Ok(false);
+        }
+        a.advance(len);
+        b.advance(len);
     }
 }
 
@@ -183,11 +224,11 @@ impl Side<'_> {
     }
 
     /// Returns where store hashes stand in a range, from its beginning, and which.
-    fn patches(&self, range: &Range<u64>) -> Vec<(i128, Option<firn_nix::StoreHash>)> {
+    fn patches(&self, range: &Range<u64>) -> Vec<(i128, Option<StoreHash>)> {
         let first = self.patches.partition_point(|(position, _)| position + HASH_BYTES <= range.start);
         let over = self.patches[first..].iter().take_while(|(position, _)| *position < range.end);
         let place = |position: u64| i128::from(position) - i128::from(range.start);
-        over.map(|(position, slot)| (place(*position), self.row.slots.get(usize::from(*slot)).copied())).collect()
+        over.map(|(position, slot)| (place(*position), self.slots.get(usize::from(*slot)).copied())).collect()
     }
 
     fn unknown_bytes(&self, range: &Range<u64>, known: &HashSet<ChunkId>) -> u64 {
@@ -239,7 +280,10 @@ mod tests {
         assert_eq!(engine.difference(&from, &from).unwrap(), Difference::default());
         let files = found.files.into_iter();
         files
-            .map(|file| (String::from_utf8(file.path).unwrap(), file.from_bytes, file.to_bytes, file.new_bytes))
+            .map(|file| {
+                let bytes = |facts: Option<EntryFacts>| facts.map(|facts| facts.bytes);
+                (String::from_utf8(file.path).unwrap(), bytes(file.from), bytes(file.to), file.new_bytes)
+            })
             .collect()
     }
 

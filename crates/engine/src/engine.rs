@@ -262,7 +262,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes a path visible, or merges it with what the cache has; atomic and durable.
+    /// Makes a path visible, or merges it with what the cache has; atomic and durable. If the cache has another NAR of it,
+    /// what differs is recorded afterwards, as [`Engine::recorded_difference`] returns it.
     ///
     /// # Errors
     /// [`Error::WrongNar`] when the NAR is missing or of another length, [`Error::MissingReferences`] and
@@ -271,7 +272,10 @@ impl Engine {
         if upload.references_policy == ReferencePolicy::Strict {
             self.check_content(cache, &upload)?;
         }
-        self.submit(Change::Path { cache: cache.clone(), upload: Box::new(upload) })
+        let (path, offered) = (upload.path.hash(), upload.nar_hash);
+        let outcome = self.submit(Change::Path { cache: cache.clone(), upload: Box::new(upload) })?;
+        self.note_conflict(cache, &path, &offered, outcome, None);
+        Ok(outcome)
     }
 
     /// Writes a document, replacing an earlier one; atomic and durable.

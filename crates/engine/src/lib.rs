@@ -15,6 +15,7 @@ mod carry;
 mod clock;
 mod commit;
 mod committer;
+mod conflict;
 mod difference;
 mod engine;
 mod error;
@@ -59,7 +60,7 @@ pub const DELETION_LEASE: &str = "gc";
 
 pub use clock::{Clock, Entropy, SystemClock};
 pub use commit::{DocumentContent, PathOutcome, PathUpload};
-pub use difference::{Difference, FileDifference};
+pub use difference::Difference;
 pub use engine::{Delta, Engine, Options, Stats};
 pub use error::{Error, Result};
 /// How reports name packs.

@@ -144,8 +144,13 @@ fn document_key(key: &DocumentKey) -> Vec<u8> {
 }
 
 fn document_of(bytes: &[u8]) -> std::result::Result<DocumentKey, String> {
-    const KINDS: [DocumentKind; 4] =
-        [DocumentKind::Log, DocumentKind::Realisation, DocumentKind::BuildTrace, DocumentKind::DebugInfo];
+    const KINDS: [DocumentKind; 5] = [
+        DocumentKind::Log,
+        DocumentKind::Realisation,
+        DocumentKind::BuildTrace,
+        DocumentKind::DebugInfo,
+        DocumentKind::Difference,
+    ];
     let (kind, name) = bytes.split_first().ok_or_else(|| "its key is empty".to_owned())?;
     let kind = KINDS.into_iter().find(|known| *known as u8 == *kind);
     let kind = kind.ok_or_else(|| "its document is of an unknown kind".to_owned())?;

@@ -248,6 +248,8 @@ fn name_of(key: &DocumentKey) -> String {
         DocumentKind::Realisation => "realisations",
         DocumentKind::BuildTrace => "build-trace-v2",
         DocumentKind::DebugInfo => "debuginfo",
+        // No request names one; the next push of that NAR makes it again.
+        DocumentKind::Difference => "differences",
     };
     format!("{kind}/{}", key.name)
 }

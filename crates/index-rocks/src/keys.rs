@@ -235,6 +235,7 @@ pub(crate) fn document(cache: &CacheName, key: &DocumentKey) -> Vec<u8> {
         DocumentKind::Realisation => 2,
         DocumentKind::BuildTrace => 3,
         DocumentKind::DebugInfo => 4,
+        DocumentKind::Difference => 5,
     };
     of_cache(cache, &[&[kind], key.name.as_bytes()].concat())
 }
@@ -247,6 +248,7 @@ pub(crate) fn document_of(key: &[u8]) -> Option<DocumentKey> {
         2 => DocumentKind::Realisation,
         3 => DocumentKind::BuildTrace,
         4 => DocumentKind::DebugInfo,
+        5 => DocumentKind::Difference,
         _ => return None,
     };
     Some(DocumentKey { kind, name: std::str::from_utf8(name).ok()?.to_owned() })
@@ -339,11 +341,18 @@ mod tests {
         assert_eq!(key(DocumentKind::Realisation), b"a\0\x02x");
         assert_eq!(key(DocumentKind::BuildTrace), b"a\0\x03x");
         assert_eq!(key(DocumentKind::DebugInfo), b"a\0\x04x");
-        for kind in [DocumentKind::Log, DocumentKind::Realisation, DocumentKind::BuildTrace, DocumentKind::DebugInfo] {
+        assert_eq!(key(DocumentKind::Difference), b"a\0\x05x");
+        for kind in [
+            DocumentKind::Log,
+            DocumentKind::Realisation,
+            DocumentKind::BuildTrace,
+            DocumentKind::DebugInfo,
+            DocumentKind::Difference,
+        ] {
             let read = document_of_cache(&key(kind));
             assert_eq!(read, Some(DocumentKey { kind, name: "x".to_owned() }));
         }
-        assert_eq!(document_of_cache(b"a\0\x05x"), None);
+        assert_eq!(document_of_cache(b"a\0\x06x"), None);
         assert_eq!(document_of_cache(b"a\0"), None);
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use firn_api::usage::{Difference, DiskUse, FileChange, GroupBy, UsageReport};
+use firn_api::usage::{Difference, DiskUse, EntryKind, FileChange, GroupBy, UsageReport};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::context::Context;
@@ -118,9 +118,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         if report.groups_total > report.groups.len() as u64 {
             context.output.note(&format!("{} of {} shown", report.groups.len(), report.groups_total));
         }
-        if report.missing_chunks > 0 {
-            context.output.warn(&format!("{} chunks are needed and were not found", report.missing_chunks));
-        }
+        report.alarms().iter().for_each(|alarm| context.output.warn(alarm));
     }
     Ok(exit::DONE)
 }
@@ -167,14 +165,18 @@ pub(crate) fn diff(arguments: &DiffArguments, context: &Context) -> Result<u8, F
         context.output.json_line(&found)?;
         return Ok(exit::DONE);
     }
-    let length = |of: Option<u64>| of.map_or_else(|| "-".to_owned(), bytes);
+    let side = |kind: Option<EntryKind>, length: Option<u64>| match (kind, length) {
+        (Some(kind @ (EntryKind::Directory | EntryKind::Symlink)), _) => kind.as_str().to_owned(),
+        (_, length) => length.map_or_else(|| "-".to_owned(), bytes),
+    };
     let line = |file: &firn_api::usage::FileDifference| {
         let change = match file.change {
             FileChange::Added => "added",
             FileChange::Removed => "removed",
             FileChange::Changed => "changed",
         };
-        let (from, to, new) = (length(file.from_bytes), length(file.to_bytes), bytes(file.new_bytes));
+        let (from, to) = (side(file.from_kind, file.from_bytes), side(file.to_kind, file.to_bytes));
+        let new = bytes(file.new_bytes);
         format!("{new:>10}  {change:8}{from:>11} -> {to:<11}{}\n", clean(&file.path))
     };
     let text: String = found.files.iter().take(FILES).map(line).collect();

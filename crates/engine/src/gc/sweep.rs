@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, Content, DocumentRow, RetentionRow};
+use firn_index::{CacheName, Content, DifferenceRow, DocumentKey, DocumentKind, DocumentRow, RetentionRow};
 use firn_nix::{Sha256, StoreHash, StorePath};
 
 use super::Collection;
@@ -178,18 +178,21 @@ impl Collection<'_> {
             let page = self.shared.packs.meta.documents(cache, after.as_ref(), PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            let is_needed = |key: &firn_index::DocumentKey, row: &DocumentRow| {
-                oldest.is_none_or(|oldest| row.written_at >= oldest)
-                    || match key.kind {
-                        firn_index::DocumentKind::Log => key
-                            .name
-                            .get(..32)
-                            .and_then(|hash| hash.parse().ok())
-                            .is_none_or(|hash| derivers.contains(&hash)),
-                        _ => mentions(row, |hash| {
-                            plan.graph.node(&hash).is_some_and(|node| plan.decisions.of(node).stays())
-                        }),
+            let is_needed = |key: &DocumentKey, row: &DocumentRow| {
+                let is_kept =
+                    |hash: StoreHash| plan.graph.node(&hash).is_some_and(|node| plan.decisions.of(node).stays());
+                match key.kind {
+                    // It says something of a path that is there, and of nothing else.
+                    DocumentKind::Difference => DifferenceRow::path_of(&key.name).is_none_or(is_kept),
+                    _ if oldest.is_none_or(|oldest| row.written_at >= oldest) => true,
+                    DocumentKind::Log => {
+                        let hash = key.name.get(..32).and_then(|hash| hash.parse().ok());
+                        hash.is_none_or(|hash| derivers.contains(&hash))
                     }
+                    DocumentKind::Realisation | DocumentKind::BuildTrace | DocumentKind::DebugInfo => {
+                        mentions(row, is_kept)
+                    }
+                }
             };
             let (stay, go): (Vec<_>, Vec<_>) = page.into_iter().partition(|(key, row)| is_needed(key, row));
             let items = go.iter().map(|(key, _)| Removal::Document(cache.clone(), key.clone())).collect();

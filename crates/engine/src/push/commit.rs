@@ -1,17 +1,35 @@
 //! Paths with their NARs, many at a time.
 
+use std::sync::Arc;
+
 use firn_chunk::RecipeId;
 use firn_index::{CacheName, ReferencePolicy, SeenId, TokenId};
+use firn_nix::{Sha256, StoreHash};
 
 use super::Assembled;
 use super::seen::seen_ids;
 use crate::committer::{Change, PushedNar, REQUEST_CHANGES};
+use crate::difference::Compared;
 use crate::engine::check_occur;
+use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
 use crate::{Engine, Error, PathOutcome, PathUpload, Result};
 
 /// What a commit brings to its cache, to be noted once it stands.
-type Contents = Option<(RecipeId, Vec<SeenId>, Option<TokenId>)>;
+struct Contents {
+    recipe: RecipeId,
+    chunks: Vec<SeenId>,
+    sender: Option<TokenId>,
+    slots: Vec<StoreHash>,
+    stored: Arc<StoredRecipe>,
+}
+
+/// What was offered, as it is needed after its commit.
+struct Offer {
+    path: StoreHash,
+    nar_hash: Sha256,
+    contents: Option<Contents>,
+}
 
 impl Engine {
     /// Makes paths visible with the NARs that were assembled for them; each is atomic, all are durable when it returns.
@@ -42,38 +60,46 @@ impl Engine {
         cache: &CacheName,
         batch: impl Iterator<Item = (PathUpload, Option<Assembled>)>,
     ) -> Vec<Result<PathOutcome>> {
-        let (mut changes, mut contents) = (Vec::new(), Vec::new());
+        let (mut changes, mut offers) = (Vec::new(), Vec::new());
         let prepared: Vec<Result<()>> = batch
             .map(|(upload, nar)| {
-                let (change, brings) = self.pushed(cache, upload, nar)?;
+                let (change, offer) = self.pushed(cache, upload, nar)?;
                 changes.push(change);
-                contents.push(brings);
+                offers.push(offer);
                 Ok(())
             })
             .collect();
         let number = changes.len();
-        let mut committed = self.shared.submit_all(changes).unwrap_or_else(|error| repeat(&error, number)).into_iter();
-        let mut contents = contents.into_iter();
+        let committed = self.shared.submit_all(changes).unwrap_or_else(|error| repeat(&error, number));
+        let mut committed = committed.into_iter().zip(offers);
         let mut outcome = || {
-            let outcome = committed.next().unwrap_or_else(|| Err(no_outcome()));
-            if let (Ok(PathOutcome::Created | PathOutcome::Merged), Some(Some((recipe, chunks, sender)))) =
-                (&outcome, contents.next())
-            {
-                self.shared.note_committed(cache, sender, &recipe, Some(chunks));
-            }
-            outcome
+            let (outcome, offer) = committed.next().ok_or_else(no_outcome)?;
+            self.note_outcome(cache, outcome?, offer)
         };
         prepared.into_iter().map(|prepared| prepared.and_then(|()| outcome())).collect()
     }
 
+    /// Notes what follows from a commit that stands.
+    fn note_outcome(&self, cache: &CacheName, outcome: PathOutcome, offer: Offer) -> Result<PathOutcome> {
+        let Offer { path, nar_hash, contents } = offer;
+        let other = contents.as_ref().map(|new| Compared::Assembled { slots: &new.slots, stored: &new.stored });
+        self.note_conflict(cache, &path, &nar_hash, outcome, other);
+        if let (PathOutcome::Created | PathOutcome::Merged, Some(new)) = (outcome, contents) {
+            self.shared.note_committed(cache, new.sender, &new.recipe, Some(new.chunks));
+        }
+        Ok(outcome)
+    }
+
     /// Checks an offer as far as that needs no order, and returns the change that it is.
-    fn pushed(&self, cache: &CacheName, upload: PathUpload, nar: Option<Assembled>) -> Result<(Change, Contents)> {
+    fn pushed(&self, cache: &CacheName, upload: PathUpload, nar: Option<Assembled>) -> Result<(Change, Offer)> {
+        let (path, nar_hash) = (upload.path.hash(), upload.nar_hash);
         let is_strict = upload.references_policy == ReferencePolicy::Strict;
         let Some(nar) = nar else {
             if is_strict {
                 self.check_content(cache, &upload)?;
             }
-            return Ok((Change::Path { cache: cache.clone(), upload: Box::new(upload) }, None));
+            let change = Change::Path { cache: cache.clone(), upload: Box::new(upload) };
+            return Ok((change, Offer { path, nar_hash, contents: None }));
         };
         if nar.cache != *cache || nar.nar_hash != upload.nar_hash {
             let detail = format!("the NAR sha256:{} was assembled for it", nar.nar_hash.to_nix32());
@@ -86,9 +112,16 @@ impl Engine {
             let restore = || Restore::open(&self.shared, None, nar.stored.clone(), &nar.row.slots, whole);
             check_occur(&upload.references, &nar.row.slots, restore)?;
         }
-        let contents = Some((nar.row.recipe, seen_ids(&nar.stored.recipe), nar.sender));
+        let contents = Contents {
+            recipe: nar.row.recipe,
+            chunks: seen_ids(&nar.stored.recipe),
+            sender: nar.sender,
+            slots: nar.row.slots.clone(),
+            stored: nar.stored,
+        };
         let nar = PushedNar { row: nar.row, new_recipe: nar.new_recipe };
-        Ok((Change::Pushed { cache: cache.clone(), upload: Box::new(upload), nar }, contents))
+        let change = Change::Pushed { cache: cache.clone(), upload: Box::new(upload), nar };
+        Ok((change, Offer { path, nar_hash, contents: Some(contents) }))
     }
 }
 

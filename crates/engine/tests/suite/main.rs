@@ -8,6 +8,7 @@ mod indexes;
 mod bit_rot;
 mod budget;
 mod concurrency;
+mod conflicts;
 mod damage;
 mod delta;
 mod faults;

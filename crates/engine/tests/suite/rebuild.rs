@@ -155,11 +155,14 @@ fn the_packs_alone_give_the_same_index() {
         assert_eq!(rows(&new), rows(&fixture), "kept: {is_kept}");
         assert_eq!((done.lost, done.damaged_frames, done.sealed), (0, 0, 0), "{done:?}");
         assert_eq!(done.packs, objects(fixture.storage.as_ref()).len() as u64);
-        assert_eq!((done.paths, done.documents), (4, 3));
+        assert_eq!((done.paths, done.documents), (4, 4), "with what differs in the second NAR of a path");
         assert_eq!(new.meta.tokens().unwrap().len(), usize::from(is_kept), "tokens are in no pack");
         check_chunks(&new);
         let engine = new.open();
         check_all(&engine, &pushed);
+        let (first, second) = (&pushed[0].nar_hash, &pushed[4].nar_hash);
+        let found = engine.recorded_difference(&cache(), &path("bash").hash(), first, second).unwrap();
+        assert!(found.is_some_and(|found| found.total > 0));
         // It takes uploads as before, and knows what it has.
         engine.learn(true).unwrap();
         let before = engine.stats().unwrap().totals.unique_bytes;

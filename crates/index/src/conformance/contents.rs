@@ -108,7 +108,13 @@ fn caches_are_apart(meta: &dyn Meta) {
 fn documents_are_apart(meta: &dyn Meta) {
     let a = cache("a");
     ok(meta.put_cache(&a, &cache_row(1)));
-    let kinds = [DocumentKind::Log, DocumentKind::Realisation, DocumentKind::BuildTrace, DocumentKind::DebugInfo];
+    let kinds = [
+        DocumentKind::Log,
+        DocumentKind::Realisation,
+        DocumentKind::BuildTrace,
+        DocumentKind::DebugInfo,
+        DocumentKind::Difference,
+    ];
     let key = |kind| DocumentKey { kind, name: "same!out".to_owned() };
     let ops = kinds.iter().zip(1..).map(|(kind, n)| Op::Document(a.clone(), key(*kind), document_row(n))).collect();
     assert_eq!(ok(meta.commit(1, &[commit(&[], ops)])), vec![Ok(())]);

@@ -88,6 +88,8 @@ pub enum DocumentKind {
     BuildTrace,
     /// Where the debug information of a build id lies, by 40 hex digits.
     DebugInfo,
+    /// What differs between a path's NAR and another one that was offered for it: a [`DifferenceRow`](super::DifferenceRow).
+    Difference,
 }
 
 /// Which document of a cache.

@@ -7,6 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 mod access;
 mod contents;
+mod difference;
 mod names;
 mod retention;
 mod scrub;
@@ -19,6 +20,7 @@ mod usage;
 
 pub use access::*;
 pub use contents::*;
+pub use difference::*;
 pub use names::*;
 pub use retention::*;
 pub use scrub::*;
@@ -68,6 +70,7 @@ macro_rules! rows {
 rows! {
     StoreInfo: "store's identity", Totals: "store's totals", PackRow: "pack row", RecipeRow: "recipe row",
     NarRow: "NAR row", AliasRow: "alias row", PathRow: "path row", DocumentRow: "document row",
+    DifferenceRow: "difference of two NARs",
     CacheRow: "cache row", TokenRow: "token row", UsageRow: "usage row", SummaryRow: "sums of a day",
     ProvenanceRow: "provenance row",
     PinRow: "pin", RetentionRow: "retention", LeaseRow: "lease",

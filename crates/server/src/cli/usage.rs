@@ -57,6 +57,7 @@ pub(super) fn run(arguments: &Arguments, data: &DataDir, config: &Config) -> Res
     if found.groups_total > found.groups.len() as u64 {
         printed.notes = format!("{} of {} shown\n", found.groups.len(), found.groups_total);
     }
+    printed.notes.extend(found.alarms().iter().map(|alarm| format!("{alarm}\n")));
     Ok(printed)
 }
 

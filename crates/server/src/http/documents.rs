@@ -78,6 +78,8 @@ fn open(app: &Arc<App>, cache: &Cache, key: &DocumentKey) -> Result<Response<Bod
     let content_type = match key.kind {
         DocumentKind::Log => "text/plain; charset=utf-8",
         DocumentKind::Realisation | DocumentKind::BuildTrace | DocumentKind::DebugInfo => "application/json",
+        // No URL names one.
+        DocumentKind::Difference => "application/octet-stream",
     };
     let mut response = ok(body, content_type, Caching::For(MAX_AGE_SECONDS).of(cache));
     files::harden(response.headers_mut());
@@ -196,7 +198,7 @@ fn check(key: &DocumentKey, text: &[u8]) -> Result<Map<String, Value>, Problem> 
     let document = parse(text).ok_or_else(|| malformed("it is no JSON object"))?;
     let string = |name: &str| document.get(name).and_then(Value::as_str);
     match key.kind {
-        DocumentKind::Log => {}
+        DocumentKind::Log | DocumentKind::Difference => {}
         DocumentKind::DebugInfo => {
             string("archive").ok_or_else(|| malformed("it has no 'archive'"))?;
             string("member").ok_or_else(|| malformed("it has no 'member'"))?;

@@ -48,6 +48,8 @@ pub(super) enum Call {
     DiskUse(CacheName),
     Difference(CacheName),
     Path(CacheName, StoreHash),
+    /// One of these, with something in its URL that is not what it should be.
+    Malformed(&'static str),
 }
 
 /// Finds out what a path is for, if it is one of these.
@@ -60,11 +62,18 @@ pub(super) fn route(path: &str) -> Option<Call> {
         ["api", "v1", "usage"] => Call::Usage,
         ["api", "v1", "usage", "history"] => Call::History,
         ["api", "v1", "usage", "search"] => Call::Search,
-        ["api", "v1", "caches", cache, "disk-use"] => Call::DiskUse(cache.parse().ok()?),
-        ["api", "v1", "caches", cache, "difference"] => Call::Difference(cache.parse().ok()?),
-        ["api", "v1", "caches", cache, "paths", hash] => Call::Path(cache.parse().ok()?, hash.parse().ok()?),
+        ["api", "v1", "caches", cache, "disk-use"] => of_cache(cache, Call::DiskUse),
+        ["api", "v1", "caches", cache, "difference"] => of_cache(cache, Call::Difference),
+        ["api", "v1", "caches", cache, "paths", hash] => match hash.parse() {
+            Ok(hash) => of_cache(cache, |cache| Call::Path(cache, hash)),
+            Err(_) => Call::Malformed("the last part of the URL must be a store hash"),
+        },
         _ => return None,
     })
+}
+
+fn of_cache(name: &str, call: impl FnOnce(CacheName) -> Call) -> Call {
+    name.parse().map_or(Call::Malformed("the URL must name a cache as caches are named"), call)
 }
 
 /// Answers GET and HEAD.
@@ -82,6 +91,7 @@ pub(super) async fn answer(
     }
     match call {
         Call::OpenApi => text(OPENAPI.to_owned(), "application/yaml"),
+        Call::Malformed(what) => refusal(&bad(what.to_owned())),
         call => {
             let (shared, headers, query) = (Arc::clone(app), headers.clone(), Query::parse(query));
             let answered = work(app, After::Headers, move || blocking(&shared, call, &headers, &query)).await;
@@ -90,13 +100,35 @@ pub(super) async fn answer(
     }
 }
 
+/// Refuses parameters that a call does not have: one that is mistyped would change the answer unseen.
+fn check_names(call: &Call, query: &Query) -> Result<(), Problem> {
+    let (once, many): (&[&str], _) = match call {
+        // Scrapers add their own.
+        Call::Metrics | Call::OpenApi | Call::Malformed(_) => return Ok(()),
+        Call::Usage => (&["by", "top", "since", "fresh"], None),
+        Call::History => (&["since"], None),
+        Call::Search => (&["q"], None),
+        Call::DiskUse(_) => (&["closure"], Some("path")),
+        Call::Difference(_) => (&["from", "to"], None),
+        Call::Path(..) | Call::Maintenance => (&[], None),
+    };
+    let shown = |name: String| name.chars().take(64).collect::<String>();
+    match query.stranger(once, many).map(shown) {
+        Some(name) if once.contains(&name.as_str()) => Err(bad(format!("'{name}' is given twice"))),
+        Some(name) => Err(bad(format!("there is no parameter '{}'", name.escape_default()))),
+        None => Ok(()),
+    }
+}
+
 fn blocking(app: &App, call: Call, headers: &HeaderMap, query: &Query) -> Result<Response<Body>, Problem> {
     let viewer = Viewer::of(app, headers, false).map_err(Problem::Unauthorised)?;
     let fail = |error| failed(app, error, After::Headers);
     let index = |error: firn_index::Error| failed(app, error.into(), After::Headers);
     let now = app.now();
+    check_names(&call, query)?;
     match call {
         Call::OpenApi => Ok(text(OPENAPI.to_owned(), "application/yaml")),
+        Call::Malformed(what) => Err(bad(what.to_owned())),
         Call::Metrics => {
             if !app.config.usage.public_metrics && !viewer.sees_all(app) {
                 return Err(denied(&viewer));
@@ -129,13 +161,13 @@ fn blocking(app: &App, call: Call, headers: &HeaderMap, query: &Query) -> Result
         }
         Call::Search => {
             let caches: Vec<CacheName> = viewer.caches(app).into_iter().map(|cache| cache.name.clone()).collect();
-            let text = query.get("q").unwrap_or_default();
+            let text = query.get("q").ok_or_else(|| bad("'q' must be given".to_owned()))?;
             Ok(json(&view::search(app.engine.meta(), &caches, text, MAX_FOUND).map_err(index)?))
         }
         Call::DiskUse(name) => {
             let cache = admitted(app, &viewer, &name, Viewer::may_see_usage)?;
             let paths = hashes(query)?;
-            let closure = query.get("closure").is_some_and(|value| value == "1" || value == "true");
+            let closure = flag(query, "closure")?;
             let may_name = |name: &CacheName| app.caches.get(name).is_some_and(|other| viewer.may_pull(&other));
             let found = view::disk_use(&app.usage, &app.engine, &cache.name, &paths, closure, now, &may_name);
             Ok(json(&found.map_err(fail)?))
@@ -187,10 +219,22 @@ fn bad(detail: String) -> Problem {
 fn asked(query: &Query, now: UnixSeconds) -> Result<report::Asked, Problem> {
     let by = query.get("by").map_or(Some(GroupBy::Cache), GroupBy::parse);
     let by = by.ok_or_else(|| bad("'by' must be cache, builder, package, pin or day".to_owned()))?;
-    let top = query.get("top").map_or(Ok(MAX_TOP), str::parse);
-    let top = top.map_err(|_| bad("'top' must be a number".to_owned()))?;
-    let fresh = query.get("fresh").is_some_and(|value| value == "1" || value == "true");
-    Ok(report::Asked { by, top: top.min(MAX_TOP), since: since(query, now)?, fresh })
+    Ok(report::Asked { by, top: top(query)?, since: since(query, now)?, fresh: flag(query, "fresh")? })
+}
+
+fn top(query: &Query) -> Result<usize, Problem> {
+    let Some(text) = query.get("top") else { return Ok(MAX_TOP) };
+    let number = text.parse().ok().filter(|top| *top <= MAX_TOP && text.bytes().all(|byte| byte.is_ascii_digit()));
+    number.ok_or_else(|| bad(format!("'top' must be a number up to {MAX_TOP}")))
+}
+
+/// Reads what is true if it is there: `1` or `true`.
+fn flag(query: &Query, name: &str) -> Result<bool, Problem> {
+    match query.get(name) {
+        None => Ok(false),
+        Some("1" | "true") => Ok(true),
+        Some(_) => Err(bad(format!("'{name}' must be 1 or true, or not be given"))),
+    }
 }
 
 /// Reads `since`: a date, or a number of days.
@@ -260,9 +304,33 @@ mod tests {
         ] {
             assert_eq!(route(path), Some(call), "{path}");
         }
-        for path in ["/", "/main/metrics", "/api/v1/caches/main", "/api/v1/caches/Main/disk-use", "/api/v1/usage/x"] {
+        for path in ["/", "/main/metrics", "/api/v1/caches/main", "/api/v1/caches/main/frames", "/api/v1/usage/x"] {
             assert_eq!(route(path), None, "{path}");
         }
+        let malformed = [
+            format!("/api/v1/caches/Main/paths/{hash}"),
+            "/api/v1/caches/main/paths/x".to_owned(),
+            "/api/v1/caches/M/difference".to_owned(),
+            "/api/v1/caches/_/disk-use".to_owned(),
+        ];
+        for path in malformed {
+            assert!(matches!(route(&path), Some(Call::Malformed(_))), "{path}");
+        }
+    }
+
+    #[test]
+    fn takes_what_is_described_and_nothing_else() {
+        let asked = |text: &str| asked(&Query::parse(text), 1_000_000).map(|asked| (asked.top, asked.fresh));
+        assert_eq!((asked(""), asked("top=0&fresh=true")), (Ok((MAX_TOP, false)), Ok((0, true))));
+        for bad in ["top=1001", "top=%2B5", "top=-1", "top=", "top=1e2", "fresh=yes", "fresh=", "by=", "by=x"] {
+            assert!(matches!(asked(bad), Err(Problem::BadQuestion(_))), "{bad}");
+        }
+        let check = |call: &Call, text: &str| check_names(call, &Query::parse(text)).map_err(|error| error.to_string());
+        assert_eq!(check(&Call::Usage, "by=cache&top=1&since=1d&fresh=1"), Ok(()));
+        assert!(check(&Call::Usage, "tpo=5").unwrap_err().ends_with("there is no parameter 'tpo'"));
+        assert!(check(&Call::Usage, "top=5&top=6").unwrap_err().ends_with("'top' is given twice"));
+        assert_eq!(check(&Call::DiskUse("a".parse().unwrap()), "path=1&path=2&closure=1"), Ok(()));
+        assert_eq!(check(&Call::Metrics, "x=1"), Ok(()));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::day_of;
 use super::traffic::told;
-use super::{HISTORY_DAYS, RECENT_DAYS, Usage};
+use super::{HISTORY_DAYS, RECENT_DAYS, Usage, view};
 
 /// Groups of a kind that a stored report keeps: the largest by exclusive bytes.
 pub const STORED_GROUPS: usize = 1000;
@@ -116,7 +116,7 @@ impl Usage {
             store: store_usage(&mark, index_bytes),
             by,
             conflicts_total: mark.conflicts().len() as u64,
-            conflicts: conflicts(&mark, meta)?,
+            conflicts: conflicts(&mark, engine)?,
         };
         let bytes = serde_json::to_vec(&report).expect("numbers and texts are JSON");
         meta.put_summary(day_of(now), &summary(&report), &bytes)?;
@@ -128,21 +128,14 @@ impl Usage {
 }
 
 /// Returns the newest paths that were offered with several NARs.
-fn conflicts(mark: &Mark, meta: &dyn Meta) -> firn_index::Result<Vec<ConflictNote>> {
+fn conflicts(mark: &Mark, engine: &Engine) -> firn_engine::Result<Vec<ConflictNote>> {
     let mut newest: Vec<_> = mark.conflicts().iter().collect();
     newest.sort_by_key(|conflict| (std::cmp::Reverse(conflict.at), conflict.cache, conflict.hash));
     let mut notes = Vec::new();
     for conflict in newest.into_iter().take(STORED_CONFLICTS) {
         let Some(cache) = mark.names().caches.get(usize::from(conflict.cache)) else { continue };
-        let Some(row) = meta.path(cache, &conflict.hash)? else { continue };
-        let Some(other) = row.conflicts.iter().max_by_key(|other| other.at) else { continue };
-        notes.push(ConflictNote {
-            at: other.at,
-            path: row.path.base_name(),
-            cache: cache.to_string(),
-            builder: row.uploader.builder.clone(),
-            other_builder: other.uploader.builder.clone(),
-        });
+        let Some(row) = engine.meta().path(cache, &conflict.hash)? else { continue };
+        notes.extend(view::newest_conflict(engine, cache, &row)?);
     }
     Ok(notes)
 }

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use firn_api::usage::{
-    ConflictDescription, Difference, DiskUse, FileChange, FileDifference, Found, FoundPath, PathDescription,
-    PushDescription, Sharing,
+    ConflictDescription, ConflictNote, Difference, DiskUse, EntryKind, FileChange, FileDifference, Found, FoundPath,
+    PathDescription, PushDescription, Sharing,
 };
 use firn_engine::{Engine, Holder, HolderKind, Mark, Usage as Sums};
-use firn_index::{CacheName, Meta, NarRow, PathRow, PushOutcome, UnixSeconds};
+use firn_index::{CacheName, DifferenceRow, Meta, NarRow, PathRow, PushOutcome, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 
 use super::Usage;
@@ -26,6 +26,9 @@ const MAX_CLOSURE: usize = 200_000;
 
 /// Paths that share most with others that are named.
 const SHARINGS: usize = 20;
+
+/// Files of a conflict that a report names.
+const NOTED_FILES: usize = 5;
 
 /// Files of a difference that are told.
 const MAX_FILES: usize = 10_000;
@@ -172,16 +175,71 @@ fn difference_of(engine: &Engine, from: &NarRow, to: &NarRow) -> Result<Differen
     Ok(Difference { from_bytes: from.nar_size, to_bytes: to.nar_size, new_bytes: found.new_bytes, files })
 }
 
-fn file(found: &firn_engine::FileDifference) -> FileDifference {
+/// Returns what differs between a path's NAR and another one that was offered: what was recorded or, while both are held,
+/// what is found now; `None` if neither can be had.
+fn offered_difference(
+    engine: &Engine,
+    cache: &CacheName,
+    row: &PathRow,
+    offered: &Sha256,
+) -> Result<Option<DifferenceRow>> {
+    let hash = row.path.hash();
+    // What can't be read says nothing of the path itself.
+    let unreadable = |error: firn_engine::Error| {
+        let error = crate::error_chain(&error);
+        tracing::warn!(%cache, path = %row.path, error, "what differs between two NARs of a path can't be read");
+    };
+    match engine.recorded_difference(cache, &hash, &row.nar_hash, offered) {
+        Ok(None) => {}
+        Ok(found) => return Ok(found),
+        Err(error) => unreadable(error),
+    }
+    let (first, other) = (engine.meta().nar(cache, &row.nar_hash)?, engine.meta().nar(cache, offered)?);
+    let Some((first, other)) = first.zip(other) else { return Ok(None) };
+    let found = engine.difference(&first, &other).map_err(unreadable).ok();
+    Ok(found.map(|found| DifferenceRow::new(row.nar_hash, found.new_bytes, found.files)))
+}
+
+/// Returns what the newest offer of another NAR for a path was, with some files that differ.
+///
+/// # Errors
+/// Errors of the index.
+pub fn newest_conflict(engine: &Engine, cache: &CacheName, row: &PathRow) -> Result<Option<ConflictNote>> {
+    let Some(other) = row.conflicts.iter().max_by_key(|other| other.at) else { return Ok(None) };
+    // The first report after an upgrade need not compare a hundred NARs: what is recorded is enough.
+    let recorded = engine.recorded_difference(cache, &row.path.hash(), &row.nar_hash, &other.nar_hash);
+    let found = recorded.ok().flatten();
+    let names = found.iter().flat_map(|found| &found.files).take(NOTED_FILES);
+    Ok(Some(ConflictNote {
+        at: other.at,
+        path: row.path.base_name(),
+        cache: cache.to_string(),
+        builder: row.uploader.builder.clone(),
+        other_builder: other.uploader.builder.clone(),
+        files: names.map(|file| String::from_utf8_lossy(&file.path).into_owned()).collect(),
+        files_total: found.as_ref().map(|found| found.total),
+    }))
+}
+
+fn file(found: &firn_index::FileDifference) -> FileDifference {
+    let kind = |facts: firn_index::EntryFacts| match facts.kind {
+        firn_index::EntryKind::Directory => EntryKind::Directory,
+        firn_index::EntryKind::Symlink => EntryKind::Symlink,
+        firn_index::EntryKind::File => EntryKind::File,
+        firn_index::EntryKind::Executable => EntryKind::Executable,
+    };
+    let length = |facts: firn_index::EntryFacts| facts.bytes;
     FileDifference {
         path: String::from_utf8_lossy(&found.path).into_owned(),
-        change: match (found.from_bytes, found.to_bytes) {
+        change: match (found.from, found.to) {
             (None, _) => FileChange::Added,
             (Some(_), None) => FileChange::Removed,
             (Some(_), Some(_)) => FileChange::Changed,
         },
-        from_bytes: found.from_bytes,
-        to_bytes: found.to_bytes,
+        from_bytes: found.from.map(length),
+        to_bytes: found.to.map(length),
+        from_kind: found.from.map(kind),
+        to_kind: found.to.map(kind),
         new_bytes: found.new_bytes,
     }
 }
@@ -190,27 +248,22 @@ fn hash_text(hash: &Sha256) -> String {
     format!("sha256:{}", hash.to_nix32())
 }
 
-/// Describes a path; who pushed it only `with_pushes`. Which files of another NAR differ is told while that NAR is held: a
-/// day after it was uploaded by Nix; what `firn push` offered is not kept.
+/// Describes a path; who pushed it, and what was offered instead, only `with_pushes`.
 ///
 /// # Errors
 /// Errors of engine and index; [`firn_engine::Error::NotFound`].
 pub fn path(engine: &Engine, cache: &CacheName, hash: &StoreHash, with_pushes: bool) -> Result<PathDescription> {
-    let (row, nar) = nar_of(engine, cache, hash)?;
+    let (row, _) = nar_of(engine, cache, hash)?;
     let mut conflicts = Vec::new();
     for conflict in row.conflicts.iter().filter(|_| with_pushes) {
-        let other = engine.meta().nar(cache, &conflict.nar_hash)?;
-        let files = match other {
-            // What can't be read says nothing of the path itself.
-            Some(other) => difference_of(engine, &nar, &other).ok().map(|found| found.files),
-            None => None,
-        };
+        let found = offered_difference(engine, cache, &row, &conflict.nar_hash)?;
         conflicts.push(ConflictDescription {
             at: conflict.at,
             builder: conflict.uploader.builder.clone(),
             nar_hash: hash_text(&conflict.nar_hash),
             nar_bytes: conflict.nar_size,
-            files,
+            files_total: found.as_ref().map(|found| found.total),
+            files: found.map(|found| found.files.iter().map(file).collect()),
         });
     }
     let provenance = if with_pushes { engine.meta().provenance(cache, hash)? } else { None };

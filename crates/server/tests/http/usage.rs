@@ -1,6 +1,6 @@
 //! Usage: what is told agrees with what is stored, and is told to those who may know.
 
-use firn_api::usage::{Difference, DiskUse, Found, GroupBy, PathDescription, UsageHistory, UsageReport};
+use firn_api::usage::{Difference, DiskUse, EntryKind, Found, GroupBy, PathDescription, UsageHistory, UsageReport};
 use firn_index::Verb;
 use firn_server::collector::Plan;
 use firn_server::http::codec::Codec;
@@ -132,7 +132,11 @@ fn where_a_path_came_from_and_what_was_offered_instead() {
     assert_eq!(found.pushes[1].token.as_deref(), Some("0000000000000033"));
     let files = found.conflicts[0].files.as_ref().unwrap();
     assert_eq!(files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["own", "small"]);
+    assert_eq!(found.conflicts[0].files_total, Some(2));
+    assert_eq!((files[0].from_kind, files[0].to_kind), (Some(EntryKind::File), Some(EntryKind::File)));
     let report: UsageReport = read(&ask(&world, &watcher, "/api/v1/usage?by=builder&fresh=1"));
+    let note = &report.conflicts[0];
+    assert_eq!((note.files_total, note.files.as_slice()), (Some(2), &["own".to_owned(), "small".to_owned()][..]));
     let traffic = |name: &str| report.groups.iter().find(|group| group.name == name).and_then(|group| group.traffic);
     assert_eq!(traffic("builder-1").unwrap().conflicts, 0);
     let metrics = ask(&world, &watcher, "/metrics").text();
@@ -185,6 +189,15 @@ fn malformed_questions_are_told_so() {
     for target in [
         "/api/v1/usage?by=colour",
         "/api/v1/usage?top=-1",
+        "/api/v1/usage?top=1001",
+        "/api/v1/usage?fresh=no",
+        "/api/v1/usage?tpo=5",
+        "/api/v1/usage?by=cache&by=day",
+        "/api/v1/usage/search",
+        "/api/v1/usage/search?q=a&page=2",
+        "/api/v1/usage/history?since=1&days=2",
+        "/api/v1/caches/pub/paths/x",
+        "/api/v1/caches/Pub/disk-use?path=x",
         "/api/v1/usage?since=yesterday",
         "/api/v1/caches/pub/disk-use",
         "/api/v1/caches/pub/disk-use?path=x",
@@ -192,6 +205,7 @@ fn malformed_questions_are_told_so() {
     ] {
         let answer = ask(&world, &watcher, target);
         assert_eq!((answer.status, read_code(&answer).as_str()), (400, "bad-question"), "{target}");
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{target}");
     }
     let posted = world.send(Request::new("POST", "/api/v1/usage").token(&watcher));
     assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")));
@@ -199,11 +213,29 @@ fn malformed_questions_are_told_so() {
 
 #[test]
 fn the_description_names_what_there_is() {
-    let (world, watcher, ..) = filled();
+    let (world, watcher, first, second) = filled();
     let text = world.send(Request::get("/api/v1/openapi.yaml")).text();
     let report = ask(&world, &watcher, "/api/v1/usage?by=cache&fresh=1");
     let report: serde_json::Value = serde_json::from_slice(&report.body).unwrap();
-    for object in [&report, &report["store"], &report["groups"][0], &report["groups"][0]["traffic"]] {
+    let value = |target: String| -> serde_json::Value {
+        serde_json::from_slice(&ask(&world, &world.token, &target).body).unwrap()
+    };
+    let (one, two) = (first.hash(), second.hash());
+    let found = value("/api/v1/usage/search?q=tree".to_owned());
+    let difference = value(format!("/api/v1/caches/pub/difference?from={one}&to={two}"));
+    let path = value(format!("/api/v1/caches/pub/paths/{one}"));
+    for object in [
+        &report,
+        &report["store"],
+        &report["groups"][0],
+        &report["groups"][0]["traffic"],
+        &found,
+        &found["paths"][0],
+        &difference,
+        &difference["files"][0],
+        &path,
+        &value("/api/v1/usage?by=x".to_owned()),
+    ] {
         for name in object.as_object().unwrap().keys() {
             assert!(text.contains(&format!("{name}:")), "'{name}' is not described");
         }

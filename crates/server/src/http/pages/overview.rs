@@ -73,6 +73,7 @@ fn conflict_table(conflicts: &[ConflictNote], most: usize) -> Markup {
         Column::text("Cache"),
         Column::text("First from"),
         Column::text("Another from"),
+        Column::text("Files that differ"),
         Column::text("When"),
     ];
     let rows = conflicts.iter().take(most).map(|one| {
@@ -81,10 +82,24 @@ fn conflict_table(conflicts: &[ConflictNote], most: usize) -> Markup {
             cell(&one.cache),
             cell(&one.builder),
             cell(&one.other_builder),
+            files(one),
             time(one.at),
         ]
     });
     table("Paths that were offered with another NAR", &columns, rows)
+}
+
+/// Writes the first files that differ, and how many more there are.
+fn files(conflict: &ConflictNote) -> Markup {
+    let Some(total) = conflict.files_total else { return cell("not recorded") };
+    let more = total.saturating_sub(conflict.files.len() as u64);
+    html! {
+        @for (number, file) in conflict.files.iter().enumerate() {
+            @if number > 0 { ", " }
+            @if file.is_empty() { "the whole" } @else { code { (file) } }
+        }
+        @if more > 0 { " and " (count(more)) " more" }
+    }
 }
 
 /// All conflicts that the newest report knows.

@@ -1,6 +1,6 @@
 //! A path: what it is, what is in it, who refers to it, where it came from. And how to find one.
 
-use firn_api::usage::{FileChange, FileDifference, PathDescription};
+use firn_api::usage::{EntryKind, FileChange, FileDifference, PathDescription};
 use firn_index::{CacheName, DocumentKey, DocumentKind, UnixSeconds};
 use firn_nix::StoreHash;
 use firn_nix::nar::{Listing, Node};
@@ -27,7 +27,7 @@ const PATHS: usize = 50;
 const FOUND: usize = 200;
 
 /// Files of a difference that a page lists.
-const CHANGES: usize = 50;
+const CHANGES: usize = 100;
 
 pub(super) fn page(call: &Call, name: &CacheName, hash: &StoreHash) -> Made {
     let Some(cache) = call.cache(name) else { return Ok(Answer::Private) };
@@ -287,20 +287,28 @@ fn conflicts(found: &PathDescription) -> Markup {
                 p { code { (conflict.nar_hash) } ", " (bytes(conflict.nar_bytes)) }
                 @match &conflict.files {
                     None => p { "Which files differ was not recorded, and that NAR is not held any more." },
-                    Some(files) => (differences(files)),
+                    Some(files) => (differences(files, conflict.files_total)),
                 }
             }
         }
     }
 }
 
-fn differences(files: &[FileDifference]) -> Markup {
-    let length = |bytes_of: Option<u64>| cell(bytes_of.map_or_else(|| "–".to_owned(), bytes));
+fn differences(files: &[FileDifference], total: Option<u64>) -> Markup {
+    let what = |kind: Option<EntryKind>, length: Option<u64>| {
+        cell(match (kind, length) {
+            (None, _) => "–".to_owned(),
+            (Some(kind @ (EntryKind::File | EntryKind::Executable)), Some(length)) => {
+                format!("{}, {}", kind.as_str(), bytes(length))
+            }
+            (Some(kind), _) => kind.as_str().to_owned(),
+        })
+    };
     let columns = [
         Column::text("File"),
         Column::text("Change"),
-        Column::number("Here"),
-        Column::number("There"),
+        Column::text("Here"),
+        Column::text("There"),
         Column::number("New bytes"),
     ];
     let rows = files.iter().take(CHANGES).map(|file| {
@@ -310,16 +318,19 @@ fn differences(files: &[FileDifference]) -> Markup {
             FileChange::Changed => "changed",
         };
         vec![
-            cell(&file.path),
+            cell(if file.path.is_empty() { "(the whole)" } else { &file.path }),
             cell(change),
-            length(file.from_bytes),
-            length(file.to_bytes),
+            what(file.from_kind, file.from_bytes),
+            what(file.to_kind, file.to_bytes),
             cell(bytes(file.new_bytes)),
         ]
     });
+    let shown = files.len().min(CHANGES) as u64;
     html! {
         (table("Files that differ", &columns, rows))
-        @if files.len() > CHANGES { p { "and " (count((files.len() - CHANGES) as u64)) " more" } }
+        @if let Some(more) = total.map(|total| total - shown.min(total)).filter(|more| *more > 0) {
+            p { "and " (count(more)) " more" }
+        }
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::io::Read as _;
 
-use firn_index::{ConflictPolicy, ReferencePolicy};
+use firn_index::{ConflictPolicy, ReferencePolicy, Verb};
 use firn_nix::{NarInfo, SecretKey};
 use firn_server::http::codec::Codec;
 use firn_storage::Storage as _;
+use firn_testkit::http::Request;
 use serde_json::{Value, json};
 
 use super::support::{Client, Parcel, body, missing, status};
@@ -180,6 +181,11 @@ fn what_a_cache_demands_it_demands_of_pushes_too() {
         (status(answer), answer["code"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(again(&client), ("kept-first".into(), String::new()));
+    let watcher = world.make_token(60, "pub", &[Verb::Pull, Verb::Usage], |_| {});
+    let target = format!("/api/v1/caches/pub/paths/{}", parcel.package.hash());
+    let told: Value = serde_json::from_slice(&world.send(Request::get(&target).token(&watcher)).body).unwrap();
+    let conflict = &told["conflicts"][0];
+    assert!(conflict["files_total"].as_u64() > Some(0) && conflict["files"][0]["path"].is_string(), "{told}");
     world.set_cache("pub", |row| row.on_conflict = ConflictPolicy::Reject);
     assert_eq!(again(&client), ("rejected".into(), "path-conflict".into()));
     let narinfo = NarInfo::parse(&world.get(&format!("/pub/{}.narinfo", parcel.package.hash())).body, "/nix/store");
