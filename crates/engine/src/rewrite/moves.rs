@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 4 << 20;
 pub(super) fn move_recipes(writer: &mut Writer<'_, '_>, window: &Window) -> Result<()> {
     // Uploads may have come to need them meanwhile.
     for _ in 0..ROUNDS {
-        let recipes = window.recipes(writer.shared)?;
+        let recipes = by_age(window, window.recipes(writer.shared)?);
         if recipes.is_empty() {
             break;
         }
@@ -44,6 +44,15 @@ pub(super) fn move_recipes(writer: &mut Writer<'_, '_>, window: &Window) -> Resu
         }
     }
     Ok(())
+}
+
+/// Puts recipes in the order in which they came. Moved in that order they keep it, and with it the next squeeze puts together
+/// what came together.
+fn by_age(window: &Window, mut recipes: Vec<RecipeId>) -> Vec<RecipeId> {
+    let ranks: HashMap<&RecipeId, usize> = window.survey.recipes.iter().zip(0..).collect();
+    // What came since the survey is the newest.
+    recipes.sort_by_key(|id| ranks.get(id).copied().unwrap_or(usize::MAX));
+    recipes
 }
 
 struct Movers<'a, 'b, 'p> {

@@ -153,6 +153,28 @@ fn squeezing_again_does_nothing_and_a_higher_level_does() {
 }
 
 #[test]
+fn what_came_together_stays_together() {
+    let (_, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let all: Vec<Pushed> = (0..12).map(|n| push_path(&engine, &format!("p{n}"), &build(n, 0)).unwrap()).collect();
+    let places = || -> Vec<_> {
+        let place = |pushed: &Pushed| {
+            let record = fixture.meta.recipe(&pushed.recipe).unwrap().unwrap().record;
+            (fixture.meta.pack(record.pack).unwrap().unwrap().seq, record.offset)
+        };
+        all.iter().map(place).collect()
+    };
+    let before = places();
+    assert_eq!(squeeze(&engine).recipes, 12);
+    let after = places();
+    assert!(
+        after.is_sorted() && after[0] > before[11],
+        "records are rewritten in the order in which they came: {after:?}"
+    );
+    check_all(&engine, &all, &|| "squeezed".to_owned());
+}
+
+#[test]
 fn one_rewrite_at_a_time() {
     let (_, fixture) = store(Delta::Inline);
     let engine = fixture.open();

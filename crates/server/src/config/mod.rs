@@ -322,7 +322,7 @@ impl Default for SqueezeConfig {
             enabled: false,
             every: Span(Duration::from_secs(3600)),
             min_age: Span(Duration::from_secs(86_400)),
-            level: 15,
+            level: 18,
             frame_size: Size(2 << 20),
             cpu_percent: 25,
             rate: Size(20 << 20),
