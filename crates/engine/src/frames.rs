@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use firn_chunk::ChunkId;
-use firn_pack::{Chain, DecodedFrame, FrameDecoder, FrameHead, FrameLoc, MAX_BASE_BYTES, frame_bases};
+use firn_pack::{Chain, DecodedFrame, FrameDecoder, FrameEntry, FrameHead, FrameLoc, MAX_BASE_BYTES, frame_bases};
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
@@ -279,23 +279,53 @@ impl Frames {
     /// # Errors
     /// As [`Frames::get`].
     pub(crate) fn read_anew(&self, loc: FrameLoc, chain: &mut Chain) -> Result<(Bytes, DecodedFrame)> {
-        let read = self.read_behind(loc, chain);
-        if read.is_err() {
-            chain.tear();
-        }
-        read
+        let damaged = |error: firn_pack::Error| Error::damaged(describe(&loc), error);
+        let read = self.read(loc, u64::from(loc.len));
+        let read = read.and_then(|bytes| Ok((FrameHead::read(&bytes).map_err(damaged)?, bytes)));
+        // It may have held records.
+        let (head, bytes) = read.inspect_err(|_| chain.tear())?;
+        let decoded = self.decode_behind(&loc, &head, &bytes, chain);
+        // Chunks that can't be read keep nobody from the records behind them.
+        chain.pass(head.kind, head.codec, decoded.as_ref().ok().map(|frame| &*frame.data));
+        Ok((bytes, decoded?))
     }
 
-    fn read_behind(&self, loc: FrameLoc, chain: &mut Chain) -> Result<(Bytes, DecodedFrame)> {
-        let bytes = self.read(loc, u64::from(loc.len))?;
-        let damaged = |error: firn_pack::Error| Error::damaged(describe(&loc), error);
-        let head = FrameHead::read(&bytes).map_err(damaged)?;
-        let ids: Vec<ChunkId> = frame_bases(&bytes).map_err(damaged)?.into_iter().map(ChunkId).collect();
-        let (prefix, _) = self.prefix(&loc, &ids, &[], BASE_STEPS)?;
+    fn decode_behind(&self, loc: &FrameLoc, head: &FrameHead, bytes: &[u8], chain: &Chain) -> Result<DecodedFrame> {
+        let ids = frame_bases(bytes).map_err(|error| Error::damaged(describe(loc), error))?;
+        let ids: Vec<ChunkId> = ids.into_iter().map(ChunkId).collect();
+        let (prefix, _) = self.prefix(loc, &ids, &[], BASE_STEPS)?;
         let prefix = if ids.is_empty() { chain.prefix_of(head.codec) } else { &prefix };
-        let frame = self.decode(&loc, &bytes, prefix)?;
-        chain.pass(head.kind, head.codec, Some(&frame.data));
-        Ok((bytes, frame))
+        self.decode(loc, bytes, prefix)
+    }
+
+    /// Returns whether a frame has bases that are not to be had by their ids alone. One whose header is damaged has none.
+    ///
+    /// # Errors
+    /// Those of the storage and the index.
+    pub(crate) fn lacks_bases(&self, loc: FrameLoc) -> Result<bool> {
+        let found = self.bases_of(loc).map(|ids| self.prefix(&loc, &ids, &[], BASE_STEPS).map(drop));
+        match found {
+            Ok(Ok(())) => Ok(false),
+            Ok(Err(error)) if error.is_damage() => Ok(true),
+            Err(error) if error.is_damage() => Ok(false),
+            Ok(Err(error)) | Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a frame from the storage, whatever is in memory, with bases from frames that may hold them; returns whether it
+    /// decodes to what a footer says of it, if one does.
+    ///
+    /// # Errors
+    /// Those of the storage and the index.
+    pub(crate) fn is_whole(&self, loc: FrameLoc, entry: Option<&FrameEntry>, bases: &[FrameLoc]) -> Result<bool> {
+        let bytes = self.read(loc, u64::from(loc.len));
+        match bytes.and_then(|bytes| self.decode_with_bases(&loc, &bytes, bases, BASE_STEPS)) {
+            Ok(frame) => {
+                Ok(entry.is_none_or(|entry| entry.locations(loc).all(|(id, _)| frame.find(&ChunkId(id)).is_some())))
+            }
+            Err(error) if error.is_damage() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Forgets a frame that turned out not to be what it was.

@@ -114,6 +114,7 @@ impl Scrub {
 
     /// Finds out whom the damage of a pack concerns, and notes that the pack is done.
     fn end_pack(&mut self) -> Result<()> {
+        self.settle_baseless()?;
         let Some(check) = self.pack.as_ref() else { return Ok(()) };
         if check.is_damaged() {
             let recipes = self.recipes_that_need(check)?;
@@ -136,6 +137,36 @@ impl Scrub {
         self.save()?;
         self.pack = None;
         Ok(())
+    }
+
+    /// Looks for the bases that the index does not have: of what was condemned and came to be needed again it has them only
+    /// after the next collection, and the recipes know. Of a frame that no recipe needs they went with the last that did.
+    fn settle_baseless(&mut self) -> Result<()> {
+        let Some(check) = self.pack.as_mut() else { return Ok(()) };
+        let (meta, mut left, mut after) = (&self.shared.packs.meta, check.take_baseless(), None);
+        while !left.is_empty() {
+            let page = meta.recipes_of_pack(check.id(), after, PAGE)?;
+            for id in &page {
+                let Some(row) = meta.recipe(id)? else { continue };
+                let stored = match self.shared.recipes.get(&self.shared.frames, id, &row) {
+                    Ok(stored) => stored,
+                    Err(error) if error.is_damage() => continue,
+                    Err(error) => return Err(error),
+                };
+                let needed: BTreeSet<_> = stored.placement.frames().collect();
+                for at in (0..left.len()).rev().filter(|at| needed.contains(&left[*at].loc)).collect::<Vec<_>>() {
+                    left[at].is_needed = true;
+                    if self.shared.frames.is_whole(left[at].loc, left[at].entry.as_ref(), &stored.placement.bases)? {
+                        left.swap_remove(at);
+                    }
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = Some(*last),
+                _ => break,
+            }
+        }
+        left.iter().try_for_each(|frame| check.settle(&self.shared, frame))
     }
 
     /// Returns the recipes that can't be restored because of what is wrong with a pack, and marks them.

@@ -26,12 +26,23 @@ pub(super) struct PackCheck {
     pack: PackId,
     frames: Option<Frames>,
     bad: BTreeSet<FrameLoc>,
+    /// Frames whose bases the index does not have. A recipe may know where these are; of what no recipe needs they may be
+    /// gone.
+    baseless: Vec<Baseless>,
     /// Frames may be hidden behind what is damaged: whoever needs any of them is to be looked at.
     is_hiding: bool,
     is_pack_damaged: bool,
     was_there: bool,
     /// The record frames so far.
     chain: Chain,
+}
+
+/// A frame whose bases the index does not have.
+pub(super) struct Baseless {
+    pub(super) loc: FrameLoc,
+    pub(super) entry: Option<FrameEntry>,
+    /// Whether a recipe needs it.
+    pub(super) is_needed: bool,
 }
 
 /// How the next frame is found.
@@ -48,6 +59,7 @@ impl PackCheck {
             pack,
             frames: None,
             bad: BTreeSet::new(),
+            baseless: Vec::new(),
             is_hiding: false,
             is_pack_damaged: false,
             was_there: false,
@@ -111,11 +123,28 @@ impl PackCheck {
         };
         if let Err(error) = check_frame(shared, loc, listed.as_ref(), &mut self.chain) {
             match error {
+                Error::Damaged { .. } if shared.frames.lacks_bases(loc)? => {
+                    self.baseless.push(Baseless { loc, entry: listed, is_needed: false });
+                }
                 Error::Damaged { detail, .. } => self.lose(shared, loc, listed.as_ref(), &detail)?,
                 other => return Err(other),
             }
         }
         Ok(Checked::Frame { bytes: u64::from(loc.len) })
+    }
+
+    /// Takes the frames whose bases the index does not have.
+    pub(super) fn take_baseless(&mut self) -> Vec<Baseless> {
+        std::mem::take(&mut self.baseless)
+    }
+
+    /// Notes what became of a frame for whose bases all recipes of the pack were asked in vain: it is damaged, or nobody
+    /// needs it, and its chunks are offered no longer.
+    pub(super) fn settle(&mut self, shared: &Shared, frame: &Baseless) -> Result<()> {
+        if frame.is_needed {
+            return self.lose(shared, frame.loc, frame.entry.as_ref(), "its bases are gone or wrong");
+        }
+        forget(shared, frame.loc, frame.entry.as_ref())
     }
 
     /// Looks at the pack as a whole.
@@ -196,13 +225,18 @@ impl PackCheck {
         }
         tracing::error!(pack = %self.pack, offset = loc.offset, detail, "scrub: a frame is damaged");
         self.bad.insert(loc);
-        shared.frames.drop(loc);
-        if let Some(entry) = entry.filter(|entry| entry.kind == FrameKind::Chunks) {
-            let chunks: Vec<_> = entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)).collect();
-            shared.packs.forget_chunks(&chunks)?;
-        }
-        Ok(())
+        forget(shared, loc, entry)
     }
+}
+
+/// Sees to it that nobody leans on what a frame holds from now on.
+fn forget(shared: &Shared, loc: FrameLoc, entry: Option<&FrameEntry>) -> Result<()> {
+    shared.frames.drop(loc);
+    if let Some(entry) = entry.filter(|entry| entry.kind == FrameKind::Chunks) {
+        let chunks: Vec<_> = entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)).collect();
+        shared.packs.forget_chunks(&chunks)?;
+    }
+    Ok(())
 }
 
 /// Returns what reads a pack for `firn_pack`.

@@ -272,3 +272,40 @@ fn a_damaged_log_is_named() {
     let pass = scrub(&store.engine);
     assert_eq!((pass.damaged_paths, names(&pass)), (1, vec!["log/abc-thing.drv"]), "{pass:?}");
 }
+
+/// Bases go with the last that needs them; what was compressed with them may lie in a pack that somebody needs.
+#[test]
+fn what_nobody_needs_and_has_lost_its_bases_is_no_damage() {
+    let mut store = Store::new();
+    let build = |number: u8| {
+        let mut bytes = noise(5, 150_000);
+        for at in (1000..bytes.len()).step_by(30_000) {
+            bytes[at..at + 20].fill(number);
+        }
+        bytes
+    };
+    push_path(&store.engine, "first-build", &build(1)).unwrap();
+    store = store.reopened();
+    let second = push_path(&store.engine, "second-build", &build(2)).unwrap();
+    let other = push_path(&store.engine, "other", &package(9, 50_000)).unwrap();
+    store = store.reopened();
+    assert_eq!(store.packs().len(), 2);
+    for name in ["first-build", "second-build"] {
+        store.engine.delete_path(&cache(), &path(name).hash(), false, &|_, _| {}).unwrap();
+    }
+    let options = firn_engine::GcOptions { dry_run: false, grace_seconds: 0, repack: None };
+    for _ in 0..3 {
+        store.fixture.clock.advance(2 * 24 * 3600);
+        store.engine.collect(&options, &|_, _| {}).unwrap();
+    }
+    let sealed = |store: &Store| store.packs().into_iter().filter(|(_, len)| *len > 10_000).count();
+    assert_eq!(sealed(&store), 1, "the bases are gone: {:?}", store.packs());
+    let pass = scrub(&store.engine);
+    assert_eq!((pass.damaged_packs, pass.damaged_frames, pass.damaged_paths), (0, 0, 0), "{pass:?}");
+    other.check(&store.engine).unwrap();
+    // What has no bases is offered to nobody.
+    let again = push_path(&store.engine, "second-build", &second.bytes).unwrap();
+    again.check(&store.engine).unwrap();
+    let pass = scrub(&store.engine);
+    assert_eq!((pass.damaged_packs, pass.damaged_frames, pass.damaged_paths), (0, 0, 0), "{pass:?}");
+}
