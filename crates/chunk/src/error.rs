@@ -15,6 +15,14 @@ pub enum Error {
         /// Where in the encoding, in bytes.
         at: usize,
     },
+    /// A newer firn wrote the recipe.
+    #[error("decode a recipe: its version is {found}, and this firn knows up to {known}: upgrade firn")]
+    TooNew {
+        /// The recipe's version.
+        found: u8,
+        /// The newest version that this code reads.
+        known: u8,
+    },
     /// The input is no NAR; the source says where it stops being one.
     #[error(transparent)]
     Nar(#[from] NarError),

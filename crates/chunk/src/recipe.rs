@@ -91,7 +91,8 @@ impl Recipe {
         out
     }
 
-    /// Reads an encoding; anything but exactly what [`Recipe::encode`] writes is an error.
+    /// Reads an encoding; anything but exactly what [`Recipe::encode`] writes is an error, [`Error::TooNew`] for a version
+    /// to come.
     ///
     /// Takes memory in proportion to the bytes given, whatever they claim.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
@@ -99,8 +100,10 @@ impl Recipe {
         if reader.array()? != MAGIC {
             return Err(Error::Corrupt { what: "not a recipe's magic", at: 0 });
         }
-        if reader.array()? != [VERSION] {
-            return Err(Error::Corrupt { what: "a version that this firn does not know", at: 4 });
+        match reader.array()? {
+            [VERSION] => {}
+            [0] => return Err(Error::Corrupt { what: "a version that there never was", at: 4 }),
+            [found] => return Err(Error::TooNew { found, known: VERSION }),
         }
         let input = match reader.array()? {
             [0] => Input::Nar,

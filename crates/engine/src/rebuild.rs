@@ -84,7 +84,7 @@ pub struct Parts {
 /// index.
 ///
 /// # Errors
-/// Those of storage and index, and [`Error::Unusable`] for packs of a newer format: the new index is good for nothing then.
+/// Those of storage and index, and [`Error::Unusable`] for packs or an earlier index of a newer format: the new index is good for nothing then.
 pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) -> Result<Rebuilt> {
     let old = parts.old;
     let packs = Arc::new(Packs {
@@ -143,7 +143,10 @@ impl Rebuild {
             None => None,
         };
         let info = match known {
-            Some(info) => info,
+            Some(info) => {
+                recovery::check_identity(&info)?;
+                info
+            }
             None => StoreInfo {
                 format_version: recovery::FORMAT_VERSION,
                 chunker: ChunkerId::CURRENT.to_string(),

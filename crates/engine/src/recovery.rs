@@ -24,6 +24,12 @@ pub(crate) fn identify(packs: &Packs) -> Result<()> {
         let info = StoreInfo { format_version: FORMAT_VERSION, chunker, created_at, store_id };
         return Ok(packs.meta.set_store_info(&info)?);
     };
+    check_identity(&info)
+}
+
+/// Checks that this program can use a store that was made like this.
+pub(crate) fn check_identity(info: &StoreInfo) -> Result<()> {
+    let chunker = ChunkerId::CURRENT.to_string();
     if info.format_version > FORMAT_VERSION {
         return Err(Error::Unusable(format!(
             "its format version is {}, and this firn knows up to {FORMAT_VERSION}: upgrade firn",

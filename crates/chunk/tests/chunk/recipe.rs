@@ -46,11 +46,21 @@ fn refused(bytes: &[u8], expected: &str) {
 fn a_wrong_header_is_refused() {
     refused(b"", "an early end at byte 0");
     refused(&set(0, b"X"), "not a recipe's magic at byte 0");
-    refused(&set(4, &[2]), "a version that this firn does not know at byte 4");
+    refused(&set(4, &[0]), "a version that there never was at byte 4");
     refused(&set(5, &[2]), "an unknown kind of input at byte 5");
     refused(&set(8, &[0; 4]), "impossible chunk sizes at byte 6");
     refused(&set(12, &[0; 4]), "impossible chunk sizes at byte 6");
     refused(&set(16, &[255; 4]), "impossible chunk sizes at byte 6");
+}
+
+#[test]
+fn a_recipe_of_a_newer_firn_is_told_from_damage() {
+    for version in [2, 255] {
+        let error = Recipe::decode(&set(4, &[version])).expect_err("it is not known");
+        assert!(matches!(error, Error::TooNew { found, known: 1 } if found == version), "{error:?}");
+        let expected = format!("decode a recipe: its version is {version}, and this firn knows up to 1: upgrade firn");
+        assert_eq!(error.to_string(), expected);
+    }
 }
 
 #[test]

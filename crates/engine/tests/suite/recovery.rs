@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use firn_engine::{Engine, Error};
+use firn_engine::{Engine, Error, rebuild};
 use firn_index::{PackRow, PackState, StoreInfo};
 use firn_pack::{Footer, PackBuilder, PackId};
 use firn_storage::{Disk, Memory, Meter, Storage};
 
 use crate::fixture::broken::{BrokenMeta, When};
-use crate::fixture::{Fixture, Pushed, ingest, noise, objects, package, push};
+use crate::fixture::{Fixture, Pushed, cache_row, ingest, noise, objects, package, push};
+use crate::indexes;
+use crate::invariants::parts;
 
 fn store() -> (Memory, Fixture) {
     let memory = Memory::new();
@@ -226,10 +228,16 @@ fn a_store_of_a_newer_format_or_another_chunker_is_left_alone() {
     let info = fixture.meta.store_info().unwrap().unwrap();
     let newer = StoreInfo { format_version: info.format_version + 1, ..info.clone() };
     let other = StoreInfo { chunker: "nar-fastcdc-v2020/1-2-3/1".to_owned(), ..info.clone() };
+    let upgrade = "open the store: its format version is 2, and this firn knows up to 1: upgrade firn";
     let before = (objects(&memory), packs(&fixture));
     for strange in [newer, other] {
         fixture.meta.set_store_info(&strange).unwrap();
-        assert!(matches!(fixture.try_open(), Err(Error::Unusable(_))));
+        let refused = fixture.try_open().err().expect("it is not for this firn").to_string();
+        assert!(refused == upgrade || refused.ends_with("use the firn that made it"), "{refused}");
+        // Nor does it get an index that an older firn makes of what it does not know.
+        let new = Fixture { meta: indexes::new_meta(), ..fixture.clone() };
+        let again = rebuild(parts(&new, Some(Arc::clone(&fixture.meta))), &mut |_| cache_row());
+        assert_eq!(again.expect_err("nor for its rebuild").to_string(), refused);
         assert_eq!((objects(&memory), packs(&fixture)), before);
         assert_eq!(fixture.meta.store_info().unwrap(), Some(strange));
     }

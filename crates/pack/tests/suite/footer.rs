@@ -112,6 +112,10 @@ fn trailers_that_lie_are_found() {
             matches!(result, Err(Error::Unsupported { field: "version", found, .. }) if found == version.into()),
             "{result:?}"
         );
+        let said = result.expect_err("it is not known").to_string();
+        let expected =
+            format!("read a pack's footer: its version is {version}, which this firn does not know: upgrade firn");
+        assert_eq!(said, expected);
     }
 }
 

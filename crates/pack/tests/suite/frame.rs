@@ -94,8 +94,11 @@ fn codecs_and_kinds_to_come_are_not_damage() {
     let frame = encode(FrameKind::Chunks, &[b"item"]);
     for (at, value, field) in [(4, 0, "kind"), (4, 4, "kind"), (5, 4, "codec"), (5, 255, "codec")] {
         match decode(&forge_frame(&frame.bytes, |bytes| bytes[at] = value)) {
-            Err(Error::Unsupported { what: "frame", field: found, found: number }) => {
+            Err(error @ Error::Unsupported { what: "frame", field: found, found: number }) => {
                 assert_eq!((found, number), (field, value.into()));
+                let expected =
+                    format!("read a frame: its {field} is {value}, which this firn does not know: upgrade firn");
+                assert_eq!(error.to_string(), expected);
             }
             other => panic!("{other:?}"),
         }

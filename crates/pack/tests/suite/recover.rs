@@ -153,7 +153,12 @@ fn packs_without_a_header_hold_nothing() {
     bytes[10] = 0;
     bytes[8] = 2;
     sum(&mut bytes, 0, 32);
-    assert!(matches!(run(&bytes), Err(Error::Unsupported { field: "version", found: 2, .. })));
+    let error = run(&bytes).expect_err("it is not known");
+    assert!(matches!(error, Error::Unsupported { field: "version", found: 2, .. }), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "read a pack's header: its version is 2, which this firn does not know: upgrade firn"
+    );
 }
 
 #[test]

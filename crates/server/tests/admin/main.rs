@@ -2,5 +2,6 @@
 
 mod commands;
 mod lifecycle;
+mod newer;
 mod support;
 mod tls;
