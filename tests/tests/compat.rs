@@ -1,4 +1,4 @@
-//! Stores that earlier versions of firn wrote are opened, served, and give back the bytes that were put in.
+//! Stores that earlier versions of firn and this one wrote are opened, served, and give back the bytes that were put in.
 //!
 //! A store is a folder of `tests/compat`; its README says how one is made.
 
