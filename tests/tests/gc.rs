@@ -135,6 +135,56 @@ fn what_is_deleted_comes_back_while_everybody_goes_on() -> Result<()> {
 }
 
 #[test]
+fn files_that_nix_copies_meanwhile_are_a_cache_of_their_own() -> Result<()> {
+    let Some(nix) = Nix::require(Version::ALL[0]) else { return Ok(()) };
+    let mut firnd = Firnd::start_with(CONFIG)?;
+    let main = firnd.cache("main", &["--public"])?;
+    let other = firnd.cache("other", &["--public"])?;
+    let ours = builder(&nix, &main)?;
+    let path = ours.build_one(&closure(2))?;
+    ours.copy_to(&main.url, &[&path])?.done()?;
+    for seed in 0..8 {
+        Package::new(seed, 300_000).upload(&firnd, &other)?;
+    }
+    // The command wants the store for itself, and says what else to do.
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = folder.path().to_str().expect("UTF-8");
+    let refused = firnd.run(["export", files, "--cache", "main"])?;
+    assert!(refused.status.code() == Some(4) && refused.stderr.contains("firnd serve"), "{}", refused.stderr);
+
+    let stop = AtomicBool::new(false);
+    let machine = client(&nix, &main)?;
+    let url = format!("file://{files}?compression=zstd");
+    let (uploaded, copied) = thread::scope(|scope| {
+        let uploading = scope.spawn(|| upload(firnd.address(), &main, &stop));
+        let copying = || -> Result<()> {
+            firnd.admin(["cache", "delete", "other", "--yes"])?;
+            gc(&firnd)?;
+            thread::scope(|scope| {
+                let collecting = scope.spawn(|| gc(&firnd));
+                let copied = machine.run("nix", ["copy", "--from", &main.url, "--to", &url, &path]);
+                collecting.join().expect("the thread does not panic")?;
+                copied?.done()
+            })
+        };
+        let copied = copying();
+        stop.store(true, Ordering::SeqCst);
+        (uploading.join().expect("the thread does not panic"), copied)
+    });
+    copied?;
+    assert!(uploaded.len() >= 4, "{uploaded:?}");
+    assert!(firnd.terminate()?.success());
+    let theirs = client(&nix, &main)?;
+    theirs.copy_from(&format!("file://{files}"), &[&path])?.done()?;
+    assert_same(&ours, &theirs, &path)?;
+    // The command adds what came meanwhile, and leaves alone what is there.
+    let done = firnd.json(&["export", files, "--cache", "main"])?;
+    assert_eq!(done["present"].as_u64(), Some(ours.closure(&path)?.len() as u64), "{done}");
+    assert_eq!((done["paths"].as_u64(), done["damaged"].as_u64()), (Some(uploaded.len() as u64), Some(0)), "{done}");
+    Ok(())
+}
+
+#[test]
 fn a_token_that_is_revoked_in_mid_upload_makes_nothing_visible() -> Result<()> {
     let firnd = Firnd::start_with(CONFIG)?;
     let cache = firnd.cache("main", &["--public"])?;
