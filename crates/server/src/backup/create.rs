@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, copy};
-use super::{BackupError, Manifest, io_error, manifest};
+use super::{BackupError, Manifest, file, manifest};
 
 /// Rows read at a time.
 const PAGE: usize = 1000;
@@ -94,13 +94,12 @@ pub fn create(source: &mut Source<'_>, root: &Path, link: bool) -> Result<Create
 /// Keeps a second run out.
 fn lock(root: &Path) -> Result<File, BackupError> {
     let path = root.join(".lock");
-    let file = File::options().write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(io_error("open", &path))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| BackupError::Foreign {
+    let lock = file("open", &path, || File::options().write(true).create(true).truncate(false).open(&path))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| BackupError::Foreign {
         path: root.to_owned(),
         detail: "another backup to it is running".to_owned(),
     })?;
-    Ok(file)
+    Ok(lock)
 }
 
 /// Refuses to clean up in a folder that was not made by us.
@@ -108,9 +107,8 @@ fn refuse_foreign(root: &Path, old: Option<&Manifest>) -> Result<(), BackupError
     if old.is_some() {
         return Ok(());
     }
-    let entries = std::fs::read_dir(root).map_err(io_error("list the folder", root))?;
-    for entry in entries {
-        let name = entry.map_err(io_error("list the folder", root))?.file_name();
+    for entry in files::list(root)? {
+        let name = entry.file_name();
         let name = name.to_string_lossy();
         // What an interrupted first run leaves.
         let is_ours = name.starts_with(".lock") || name.starts_with("index-") || PACKS.contains(&&*name);
@@ -144,18 +142,9 @@ impl Work<'_> {
         let name = format!("packs/{}/{hex}", &hex[..2]);
         let from = source.store.join(&name);
         let wrong = |detail: String| BackupError::Pack { pack: hex.to_owned(), detail };
-        let len = match std::fs::metadata(&from) {
-            Ok(found) => found.len(),
-            // Reserved, and not written yet.
-            Err(error)
-                if error.kind() == std::io::ErrorKind::NotFound
-                    && row.state == PackState::Writing
-                    && row.durable_bytes == 0 =>
-            {
-                return Ok(());
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(wrong("it is gone".to_owned())),
-            Err(error) => return Err(io_error("look at", &from)(error)),
+        let Some(len) = files::length(&from)? else {
+            let is_reserved_only = row.state == PackState::Writing && row.durable_bytes == 0;
+            return if is_reserved_only { Ok(()) } else { Err(wrong("it is gone".to_owned())) };
         };
         let is_sealed = row.state != PackState::Writing;
         let wanted = if is_sealed { row.stored_bytes } else { row.durable_bytes };
@@ -208,9 +197,8 @@ impl Work<'_> {
         files::sync_folder(self.root)?;
         self.new.write(self.root)?;
         let mut folders: Vec<String> = PACKS.map(str::to_owned).to_vec();
-        let entries = std::fs::read_dir(self.root).map_err(io_error("list the folder", self.root))?;
-        for entry in entries {
-            let name = entry.map_err(io_error("list the folder", self.root))?.file_name();
+        for entry in files::list(self.root)? {
+            let name = entry.file_name();
             folders.extend(name.to_str().filter(|name| name.starts_with("index-")).map(str::to_owned));
         }
         for folder in folders {

@@ -8,7 +8,7 @@ use std::path::Path;
 use firn_index::UnixSeconds;
 use serde::{Deserialize, Serialize};
 
-use super::{BackupError, files, io_error};
+use super::{BackupError, file, files};
 
 /// The manifest's name in a backup.
 pub(super) const NAME: &str = "manifest.jsonl";
@@ -69,10 +69,11 @@ impl Manifest {
     /// Reads a backup's manifest; `None` if it has none.
     pub(super) fn read(root: &Path) -> Result<Option<Self>, BackupError> {
         let path = root.join(NAME);
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(io_error("read", &path))?,
-        };
+        let text = file("read", &path, || match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => text.map(Some),
+        })?;
+        let Some(text) = text else { return Ok(None) };
         Self::parse(&text).map(Some).map_err(|detail| BackupError::Damaged {
             path: root.to_owned(),
             problems: vec![format!("{NAME}: {detail}")],

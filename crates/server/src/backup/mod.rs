@@ -14,6 +14,8 @@
 //! ```
 
 mod create;
+#[cfg(test)]
+mod faults;
 mod files;
 mod manifest;
 mod restore;
@@ -91,7 +93,10 @@ fn list(problems: &[String]) -> String {
     problems.join("; ")
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError {
-    let path = path.to_owned();
-    move |source| BackupError::Io { doing, path, source }
+/// Does something to a file or folder; everything that a backup or a restore does goes through here, so that tests can let
+/// each fail in turn.
+fn file<T>(doing: &'static str, path: &Path, work: impl FnOnce() -> io::Result<T>) -> Result<T, BackupError> {
+    #[cfg(test)]
+    let work = || faults::pass(work);
+    work().map_err(|source| BackupError::Io { doing, path: path.to_owned(), source })
 }

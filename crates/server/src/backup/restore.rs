@@ -93,7 +93,7 @@ pub fn restore(root: &Path, data: &DataDir) -> Result<Restored, BackupError> {
             files::sync_folder(&folder)?;
         }
     }
-    std::fs::rename(&new_index, data.index()).map_err(super::io_error("rename", &new_index))?;
+    files::rename(&new_index, &data.index())?;
     files::sync_folder(data.root())?;
     Ok(Restored { taken_at: manifest.head.taken_at, files: manifest.files.len() as u64, bytes })
 }

@@ -5,18 +5,23 @@ use firn_engine::PackId;
 use firn_index::{Meta, StoreInfo};
 use firn_index_rocks::{MetaOptions, RocksMeta};
 
+use tempfile::TempDir;
+
+use super::faults::{self, Failure};
 use super::*;
 use crate::data_dir::DataDir;
 
 /// A store on the disk with packs of made-up bytes: a backup does not look into them.
 struct Store {
-    folder: tempfile::TempDir,
+    folder: TempDir,
     data: DataDir,
 }
 
 impl Store {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory, where the system has such a place: what is tried is no disk.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
         let data = DataDir::new(folder.path().join("data"));
         let store = Self { folder, data };
         let info = StoreInfo { format_version: 1, chunker: "c".to_owned(), created_at: 1, store_id: 7 };
@@ -53,10 +58,19 @@ impl Store {
     }
 
     fn backup(&self, link: bool) -> Result<Created, BackupError> {
-        let index = self.data.backup_index();
+        self.copy_index();
+        self.run(5, link)
+    }
+
+    fn copy_index(&self) {
         self.data.remove_backup_index().unwrap();
-        self.data.copy_index(&index).unwrap();
-        let mut source = Source { index: &index, store: &self.data.store(), taken_at: 5, keep: &mut || Ok(()) };
+        self.data.copy_index(&self.data.backup_index()).unwrap();
+    }
+
+    /// Makes a backup with the index that was copied last.
+    fn run(&self, taken_at: u64, link: bool) -> Result<Created, BackupError> {
+        let index = self.data.backup_index();
+        let mut source = Source { index: &index, store: &self.data.store(), taken_at, keep: &mut || Ok(()) };
         create(&mut source, &self.root(), link)
     }
 
@@ -192,4 +206,112 @@ fn a_pack_that_is_gone_or_short_is_said_so() {
     assert!(matches!(store.backup(false), Err(BackupError::Pack { .. })));
     fs::remove_file(store.place(1)).unwrap();
     assert!(matches!(store.backup(false), Err(BackupError::Pack { .. })));
+}
+
+/// Gives all files below a folder a second name below another one.
+fn link_all(from: &Path, to: &Path) {
+    for name in files::below(from, "").unwrap() {
+        let to = to.join(&name);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::hard_link(from.join(&name), to).unwrap();
+    }
+}
+
+/// Checks that a backup is whole, and holds nothing else.
+fn check_whole(root: &Path, taken_at: u64) {
+    assert_eq!(verify(root).unwrap().taken_at, taken_at);
+    let manifest = Manifest::read(root).unwrap().unwrap();
+    let mut there = files::below(root, "").unwrap();
+    there.retain(|file| file != ".lock" && file != manifest::NAME);
+    assert!(there.iter().eq(manifest.files.keys()), "{there:?}");
+}
+
+/// Lets each operation of a run fail in turn, upon an earlier backup or none, and runs it again.
+fn break_off_everywhere(has_earlier: bool, failure: Failure, link: bool) {
+    let store = Store::new();
+    store.write_pack(1, 1000, true);
+    store.write_pack(2, 700, false);
+    store.backup(false).unwrap();
+    let earlier = store.folder.path().join("earlier");
+    fs::rename(store.root(), &earlier).unwrap();
+    store.write_pack(2, 1000, true);
+    store.write_pack(3, 500, false);
+    store.copy_index();
+    let operations = (0..).find(|nth| {
+        let _ = fs::remove_dir_all(store.root());
+        if has_earlier {
+            link_all(&earlier, &store.root());
+        }
+        faults::plan(*nth, failure);
+        let outcome = store.run(6, link);
+        if !faults::heal() {
+            outcome.unwrap();
+            check_whole(&store.root(), 6);
+            return true;
+        }
+        // Where a second name can't be had, the file is copied.
+        assert!(outcome.is_err() || link, "operation {nth}");
+        match verify(&store.root()) {
+            Ok(found) => assert!(found.taken_at == 6 || has_earlier && found.taken_at == 5, "operation {nth}"),
+            Err(BackupError::Foreign { detail, .. }) => {
+                assert!(
+                    !has_earlier && detail.contains("no backup to it came to its end"),
+                    "operation {nth}: {detail}"
+                );
+            }
+            Err(error) => panic!("operation {nth}: half a backup is there: {error}"),
+        }
+        store.run(6, link).unwrap();
+        check_whole(&store.root(), 6);
+        false
+    });
+    assert!(operations.unwrap() > 50, "{operations:?} are no backup");
+    assert_eq!(packs_below(&store.restored().store()).len(), 3);
+}
+
+#[test]
+fn a_first_run_that_breaks_off_anywhere_is_no_backup_and_the_next_one_is() {
+    break_off_everywhere(false, Failure::End, false);
+}
+
+#[test]
+fn a_run_that_breaks_off_anywhere_leaves_the_old_backup_or_the_new_one() {
+    break_off_everywhere(true, Failure::End, false);
+    break_off_everywhere(true, Failure::EndAfter, false);
+}
+
+#[test]
+fn any_failing_operation_of_a_run_that_links_is_survived() {
+    break_off_everywhere(true, Failure::Once, true);
+}
+
+#[test]
+fn a_restore_that_breaks_off_anywhere_leaves_no_store_and_the_next_one_makes_it() {
+    let store = Store::new();
+    store.write_pack(1, 1000, true);
+    store.write_pack(2, 700, false);
+    store.backup(false).unwrap();
+    let data = DataDir::new(store.folder.path().join("restored"));
+    for failure in [Failure::End, Failure::EndAfter, Failure::Once] {
+        let operations = (0..).find(|nth| {
+            let _ = fs::remove_dir_all(data.root());
+            fs::create_dir_all(data.root()).unwrap();
+            faults::plan(*nth, failure);
+            let outcome = restore(&store.root(), &data);
+            let fired = faults::heal();
+            assert_eq!(outcome.is_err(), fired, "{failure:?} at operation {nth}: {outcome:?}");
+            if !data.exists() {
+                assert!(fired, "a restore that came to its end left nothing");
+                restore(&store.root(), &data).unwrap();
+            }
+            let index = RocksMeta::open(&data.index(), &MetaOptions::default()).unwrap();
+            assert_eq!(index.packs(None, 10).unwrap().len(), 2, "{failure:?} at operation {nth}");
+            for pack in [1, 2] {
+                let name = store.place(pack).strip_prefix(store.data.store()).unwrap().to_owned();
+                assert_eq!(fs::read(data.store().join(name)).unwrap(), fs::read(store.place(pack)).unwrap());
+            }
+            !fired
+        });
+        assert!(operations.unwrap() > 50, "{operations:?} are no restore");
+    }
 }
