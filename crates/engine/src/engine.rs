@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use firn_chunk::{Input, RecipeId};
 use firn_index::{
     AliasRow, CacheName, ChunkIndex, Content, DocumentKey, DocumentRow, LineageKey, LineageRow, Meta, NarRow,
-    RecipeRow, ReferencePolicy, Totals, Uploader,
+    RecipeRow, ReferencePolicy, Refusal, Totals, Uploader,
 };
 use firn_nix::nar::Listing;
 use firn_nix::{Sha256, StoreHash, StorePath};
@@ -527,6 +527,12 @@ impl Shared {
         self.commits.begin(count);
         let outcomes = committer::submit(&queue, changes);
         self.commits.end(count);
+        for outcome in outcomes.iter().flatten() {
+            // Decoded frames remember where their bases were: the next try must find out where these are now.
+            if let Err(Error::Refused(Refusal::PacksGone(gone))) = outcome {
+                self.frames.drop_packs(gone);
+            }
+        }
         outcomes
     }
 }

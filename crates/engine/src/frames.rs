@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use firn_chunk::ChunkId;
-use firn_pack::{Chain, DecodedFrame, FrameDecoder, FrameEntry, FrameHead, FrameLoc, MAX_BASE_BYTES, frame_bases};
+use firn_pack::{
+    Chain, DecodedFrame, FrameDecoder, FrameEntry, FrameHead, FrameLoc, MAX_BASE_BYTES, PackId, frame_bases,
+};
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
@@ -326,6 +328,12 @@ impl Frames {
             Err(error) if error.is_damage() => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Forgets frames that lie in these packs, or whose bases do.
+    pub(crate) fn drop_packs(&self, gone: &[PackId]) {
+        let is_gone = |frame: &FrameLoc| gone.contains(&frame.pack);
+        self.memory.retain(|(loc,), frame| !is_gone(loc) && !frame.bases().iter().any(is_gone));
     }
 
     /// Forgets a frame that turned out not to be what it was.
