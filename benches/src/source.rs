@@ -41,12 +41,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let firnd = Firnd::start()?;
     firnd.cache("main", &["--public"])?;
     let firn = firn_testkit::firn::binary()?;
-    let url = |firn: &str| {
-        format!("ssh-ng://root@{}?remote-store={}&remote-firn={firn}", sshd.address(), builder.root().display())
-    };
+    let (address, root) = (sshd.address(), builder.root());
+    let url = format!("ssh-ng://root@{address}?remote-store={}&remote-firn={}", root.display(), firn.display());
     let key = sshd.user_key().display().to_string();
-    let wanted = ["--include", "new-*", "--trust", "--every", "0 s", "--ssh-key", &key];
-    firnd.admin(["source", "add", "builder", &url("none"), "--cache", "main"].into_iter().chain(wanted))?;
+    let wanted = ["--include", "new-*", "--trust", "--every", "0 s", "--use-firn", "false", "--ssh-key", &key];
+    firnd.admin(["source", "add", "builder", &url, "--cache", "main"].into_iter().chain(wanted))?;
     println!(
         "| sync | listed | came | metadata, bytes | NARs, bytes | sent by firn, bytes |\n|---|---:|---:|---:|---:|---:|"
     );
@@ -57,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     ensure!(view["last"]["paths"].as_u64() == Some(arguments.new + 1), "not all came: {view:#}");
 
     builder.build_one(&packages("new-again", arguments, &first))?;
-    firnd.admin(["source", "set", "builder", "--url", &url(&firn.display().to_string())])?;
+    firnd.admin(["source", "set", "builder", "--use-firn", "true"])?;
     let view = sync(&firnd, &format!("{} that are like those, by the builder's firn", arguments.new))?;
     ensure!(view["last"]["paths"].as_u64() == Some(arguments.new + 1), "not all came: {view:#}");
     ensure!(view["note"].is_null(), "firn did not send all: {view:#}");
