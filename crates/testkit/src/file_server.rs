@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-use crate::error::{Doing, Result};
+use crate::door::Door;
+use crate::error::Result;
 
 /// How long a client that gets nothing is kept at most: far above any limit that a test sets.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -33,7 +33,7 @@ pub enum Trouble {
 /// The server, on a free port of the loopback address and threads of its own. It ends accepting when dropped.
 #[derive(Debug)]
 pub struct FileServer {
-    address: SocketAddr,
+    door: Door,
     shared: Arc<Shared>,
 }
 
@@ -56,27 +56,29 @@ struct State {
 impl FileServer {
     /// Starts a server of a folder.
     pub fn start(folder: &Path) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing(|| "listen for files".to_owned())?;
-        let address = listener.local_addr().doing(|| "ask for the server's address".to_owned())?;
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
             state: Mutex::default(),
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),
         });
-        let accepting = Arc::clone(&shared);
-        thread::spawn(move || accept(&listener, &accepting));
-        Ok(Self { address, shared })
+        let serving = Arc::clone(&shared);
+        let door = Door::open("files", move |client| {
+            let _ = client.set_nodelay(true);
+            // Whoever is cut off sees that; there is nobody else to tell.
+            while matches!(answer(&client, &serving), Ok(true)) {}
+        })?;
+        Ok(Self { door, shared })
     }
 
     /// Returns where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.door.address()
     }
 
     /// Returns its URL, without a final slash.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     /// Sets what happens from now on to requests for paths that contain `word`; those that are held go on.
@@ -97,8 +99,6 @@ impl Drop for FileServer {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         self.set_trouble("", Trouble::None);
-        // Wakes the thread that waits for a connection.
-        drop(TcpStream::connect(self.address));
     }
 }
 
@@ -111,21 +111,6 @@ impl Shared {
     fn wait(&self, changes: u64) {
         let waiting = self.changed.wait_timeout_while(self.lock(), SILENCE, |state| state.changes == changes);
         drop(waiting.unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for client in listener.incoming() {
-        if shared.stopped.load(Ordering::SeqCst) {
-            return;
-        }
-        let Ok(client) = client else { continue };
-        let shared = Arc::clone(shared);
-        thread::spawn(move || {
-            let _ = client.set_nodelay(true);
-            // Whoever is cut off sees that; there is nobody else to tell.
-            while matches!(answer(&client, &shared), Ok(true)) {}
-        });
     }
 }
 

@@ -1,13 +1,14 @@
 //! What stands between builders and their server in organisations: a forward proxy, or a reverse proxy that refuses long bodies.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Doing, Result};
+use crate::door::Door;
+use crate::error::Result;
 
 /// The longest head of a request that is read.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -32,7 +33,7 @@ enum Kind {
 /// A gateway on a free port of the loopback address, on threads of its own. It ends accepting when dropped.
 #[derive(Debug)]
 pub struct Gateway {
-    address: SocketAddr,
+    door: Door,
     shared: Arc<Shared>,
 }
 
@@ -43,7 +44,6 @@ struct Shared {
     tunnels: AtomicU64,
     refused: AtomicU64,
     longest_body: AtomicU64,
-    stopped: AtomicBool,
 }
 
 impl Gateway {
@@ -63,29 +63,34 @@ impl Gateway {
     }
 
     fn start(kind: Kind) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing(|| "listen for the gateway".to_owned())?;
-        let address = listener.local_addr().doing(|| "ask for the gateway's address".to_owned())?;
         let shared = Arc::new(Shared {
             kind,
             requests: AtomicU64::new(0),
             tunnels: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             longest_body: AtomicU64::new(0),
-            stopped: AtomicBool::new(false),
         });
-        let accepting = Arc::clone(&shared);
-        thread::spawn(move || accept(&listener, &accepting));
-        Ok(Self { address, shared })
+        let serving = Arc::clone(&shared);
+        let door = Door::open("the gateway", move |client| {
+            let _ = client.set_nodelay(true);
+            // Whoever is cut off sees that; there is nobody else to tell.
+            let _ = match serving.kind {
+                Kind::Forward => serving.forward(&client),
+                Kind::Reverse { server, max_body_bytes } => serving.reverse(&client, server, max_body_bytes),
+                Kind::Editing { server, edit } => serving.edit(&client, server, edit),
+            };
+        })?;
+        Ok(Self { door, shared })
     }
 
     /// Returns where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.door.address()
     }
 
     /// Returns its URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     /// Returns how many connections began with a plain request.
@@ -106,33 +111,6 @@ impl Gateway {
     /// Returns the length of the longest body that was announced.
     pub fn longest_body(&self) -> u64 {
         self.shared.longest_body.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread that waits for a connection.
-        drop(TcpStream::connect(self.address));
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for client in listener.incoming() {
-        if shared.stopped.load(Ordering::SeqCst) {
-            return;
-        }
-        let Ok(client) = client else { continue };
-        let shared = Arc::clone(shared);
-        thread::spawn(move || {
-            let _ = client.set_nodelay(true);
-            // Whoever is cut off sees that; there is nobody else to tell.
-            let _ = match shared.kind {
-                Kind::Forward => shared.forward(&client),
-                Kind::Reverse { server, max_body_bytes } => shared.reverse(&client, server, max_body_bytes),
-                Kind::Editing { server, edit } => shared.edit(&client, server, edit),
-            };
-        });
     }
 }
 
@@ -265,6 +243,8 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
     use crate::http::Request;
 

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod corpus;
+mod door;
 mod error;
 pub mod file_server;
 pub mod firn;

@@ -1,13 +1,14 @@
 //! A TCP proxy that hurts connections: cuts an answer or a request after a number of bytes, or holds it there.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Doing, Result};
+use crate::door::Door;
+use crate::error::Result;
 
 /// What the proxy does to the connections that it accepts from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,7 @@ enum Hurt {
 /// It ends accepting when dropped; connections that are open then end with their peers.
 #[derive(Debug)]
 pub struct Proxy {
-    address: SocketAddr,
+    door: Door,
     shared: Arc<Shared>,
 }
 
@@ -63,14 +64,11 @@ struct Shared {
     held: Mutex<(u64, u64)>,
     held_changed: Condvar,
     connections: AtomicU64,
-    stopped: AtomicBool,
 }
 
 impl Proxy {
     /// Starts a proxy in front of `target` on a free port of the loopback address.
     pub fn start(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).doing(|| "listen for the proxy".to_owned())?;
-        let address = listener.local_addr().doing(|| "ask for the proxy's address".to_owned())?;
         let shared = Arc::new(Shared {
             target,
             fault: Mutex::new(Fault::None),
@@ -79,16 +77,19 @@ impl Proxy {
             held: Mutex::new((0, 0)),
             held_changed: Condvar::new(),
             connections: AtomicU64::new(0),
-            stopped: AtomicBool::new(false),
         });
-        let accepting = Arc::clone(&shared);
-        thread::spawn(move || accept(&listener, &accepting));
-        Ok(Self { address, shared })
+        let serving = Arc::clone(&shared);
+        let door = Door::open("the proxy", move |client| {
+            serving.connections.fetch_add(1, Ordering::SeqCst);
+            // A broken connection is what this is for, so there is nobody to tell.
+            let _ = serve(&client, &serving);
+        })?;
+        Ok(Self { door, shared })
     }
 
     /// Returns where clients connect to.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.door.address()
     }
 
     /// Sets what happens to connections accepted from now on; open ones go on as they began, held ones go on.
@@ -124,10 +125,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
         self.shared.release(None);
-        // Wakes the thread that waits for a connection.
-        drop(TcpStream::connect(self.address));
     }
 }
 
@@ -173,21 +171,6 @@ impl Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for client in listener.incoming() {
-        if shared.stopped.load(Ordering::SeqCst) {
-            return;
-        }
-        let Ok(client) = client else { continue };
-        shared.connections.fetch_add(1, Ordering::SeqCst);
-        let shared = Arc::clone(shared);
-        thread::spawn(move || {
-            // A broken connection is what this is for, so there is nobody to tell.
-            let _ = serve(&client, &shared);
-        });
-    }
 }
 
 fn serve(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
@@ -242,6 +225,8 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, hurt: Hurt, shared: &Shared
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
 
     /// A server that answers every connection with ten bytes once it has read one.
