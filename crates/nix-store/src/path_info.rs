@@ -1,7 +1,5 @@
 //! What a store knows of its paths.
 
-use std::collections::BTreeSet;
-
 use firn_nix::{Compression, NarInfo, PublicKey, Sha256, Signature, StorePath};
 
 /// What a store has recorded of a valid path.
@@ -33,7 +31,13 @@ impl PathInfo {
     /// Returns what a signature signs: path, hash, size and references.
     #[must_use]
     pub fn fingerprint(&self, store_dir: &str) -> String {
-        let info = NarInfo {
+        self.narinfo().fingerprint(store_dir)
+    }
+
+    /// Returns it as a narinfo, without a file and without the content address. Malformed signatures are left out.
+    #[must_use]
+    pub fn narinfo(&self) -> NarInfo {
+        NarInfo {
             store_path: self.path.clone(),
             url: String::new(),
             compression: Compression::None,
@@ -42,11 +46,10 @@ impl PathInfo {
             nar_hash: self.nar_hash,
             nar_size: self.nar_size,
             references: self.references.iter().cloned().collect(),
-            deriver: None,
-            signatures: BTreeSet::new(),
+            deriver: self.deriver.clone(),
+            signatures: self.signatures.iter().filter_map(|text| text.parse().ok()).collect(),
             ca: None,
-        };
-        info.fingerprint(store_dir)
+        }
     }
 
     /// Returns a signature that is genuine and by one of `keys`. Costs a verification, about 50 µs, for each that bears one's name.

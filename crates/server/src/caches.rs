@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use firn_index::{CacheName, CacheRow, Error, Meta, UpstreamMode, UpstreamsRow};
-use firn_nix::{PublicKey, SecretKey};
+use firn_engine::PathUpload;
+use firn_index::{CacheName, CacheRow, Error, Meta, Uploader, UpstreamMode, UpstreamsRow};
+use firn_nix::{NarInfo, PublicKey, SecretKey};
 
 use crate::upstream::Upstream;
 
@@ -57,6 +58,27 @@ impl Cache {
     /// Returns a signature (`name:base64`) of a narinfo's fingerprint by each of the cache's keys.
     pub fn sign(&self, fingerprint: &str) -> Vec<String> {
         self.keys.iter().map(|key| key.sign(fingerprint.as_bytes()).to_string()).collect()
+    }
+
+    /// Returns what is committed of a path: signed by the cache's keys, all its references here, from nobody knows what address.
+    pub fn upload(&self, info: NarInfo, uploader: Uploader) -> PathUpload {
+        // The cache's own come first: a path keeps only so many.
+        let mut signatures = self.sign(&info.fingerprint(&self.row.store_dir));
+        signatures.extend(info.signatures.iter().map(ToString::to_string));
+        PathUpload {
+            path: info.store_path,
+            nar_hash: info.nar_hash,
+            nar_size: info.nar_size,
+            references: info.references.into_iter().collect(),
+            elsewhere: Vec::new(),
+            deriver: info.deriver,
+            ca: info.ca.map(|ca| ca.as_str().to_owned()),
+            signatures,
+            uploader,
+            address: None,
+            on_conflict: self.row.on_conflict,
+            references_policy: self.row.references,
+        }
     }
 
     /// Returns what clients put into `trusted-public-keys`.

@@ -8,7 +8,7 @@
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
 //! * [`maintenance`] says how the work in the background is doing.
 //! * [`collector`] collects garbage, [`squeeze`] compresses cold packs again, in the background.
-//! * [`sources`] pulls from builders and other stores.
+//! * [`sources`] pulls from builders, other stores and other caches, [`file_cache`] reads and writes a cache as a folder of files.
 //! * [`binary_cache`] reads other HTTP binary caches.
 //! * [`upstream`] knows which of them are worth asking.
 //! * [`cli`] is the command line over both, [`config`] the one file that `firnd` reads, [`data_dir`] what lies where.
@@ -31,6 +31,7 @@ pub mod config;
 pub mod data_dir;
 pub mod file_cache;
 pub mod http;
+mod intake;
 mod kill;
 pub mod maintenance;
 pub mod metrics;

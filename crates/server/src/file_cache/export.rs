@@ -11,7 +11,7 @@ use firn_nix::{CacheInfo, Compression, NarInfo, Sha256, StoreHash, StorePath};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use super::{FileCacheError, MAX_NAMED, PAGE, PIECE_BYTES, Selection, io_error};
+use super::{FileCacheError, MAX_NAMED, PAGE, PIECE_BYTES, Selection, check_store_dir, io_error};
 use crate::http::codec::{Codec, Encoder};
 
 /// What was written.
@@ -63,12 +63,7 @@ fn write_info(root: &Path, row: &CacheRow) -> Result<(), FileCacheError> {
             path: path.clone(),
             detail: error.to_string(),
         })?;
-        return match info.store_dir {
-            Some(found) if found != row.store_dir => {
-                Err(FileCacheError::StoreDir { path: root.to_owned(), found, wanted: row.store_dir.clone() })
-            }
-            _ => Ok(()),
-        };
+        return check_store_dir(info, &row.store_dir, root);
     }
     let info = CacheInfo { store_dir: Some(row.store_dir.clone()), want_mass_query: true, priority: row.priority };
     replace(&path, info.to_string().as_bytes())

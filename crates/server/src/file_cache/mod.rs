@@ -4,16 +4,18 @@
 //! before the narinfos that name them, and taken in in the order of their references.
 
 mod export;
+mod folder;
 mod import;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use firn_index::CacheName;
-use firn_nix::StoreHash;
+use firn_nix::{CacheInfo, NarInfo, StoreHash};
+use firn_nix_store::PathInfo;
 
 pub use export::{Exported, export};
-pub(crate) use import::relative;
+pub(crate) use folder::Folder;
 pub use import::{Imported, import};
 
 /// Rows read at a time.
@@ -97,4 +99,30 @@ impl From<firn_index::Error> for FileCacheError {
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileCacheError {
     let path = path.to_owned();
     move |source| FileCacheError::Io { doing, path, source }
+}
+
+/// Refuses a folder of another store directory.
+fn check_store_dir(info: CacheInfo, wanted: &str, root: &Path) -> Result<(), FileCacheError> {
+    match info.store_dir {
+        Some(found) if found != wanted => {
+            Err(FileCacheError::StoreDir { path: root.to_owned(), found, wanted: wanted.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns what a narinfo says as a store would.
+pub(crate) fn path_info(info: &NarInfo) -> PathInfo {
+    PathInfo {
+        id: 0,
+        path: info.store_path.clone(),
+        nar_hash: info.nar_hash,
+        nar_size: info.nar_size,
+        registered_at: 0,
+        deriver: info.deriver.clone(),
+        ultimate: false,
+        signatures: info.signatures.iter().map(ToString::to_string).collect(),
+        ca: info.ca.as_ref().map(|ca| ca.as_str().to_owned()),
+        references: info.references.iter().cloned().collect(),
+    }
 }

@@ -293,44 +293,24 @@ fn commit_narinfo(
     let row = &cache.row;
     check_nar(app, cache, &info)?;
     check_signatures(row, cache, &info)?;
-    let NarInfo { store_path, nar_hash, nar_size, .. } = &info;
-    let references: Vec<_> = info.references.iter().cloned().collect();
-    let known = app
-        .engine
-        .meta()
-        .path(&cache.name, &store_path.hash())
-        .map_err(|error| failed(app, error.into(), After::Body))?;
-    // The cache's own come first: a path keeps only so many.
-    let mut signatures = cache.sign(&info.fingerprint(&row.store_dir));
-    signatures.extend(info.signatures.iter().map(ToString::to_string));
+    let tally = app.usage.counters.of(&cache.name, &uploader.builder);
+    let upload = PathUpload { elsewhere, address, ..cache.upload(info, uploader) };
+    let known = app.engine.meta().path(&cache.name, &upload.path.hash());
+    let known = known.map_err(|error| failed(app, error.into(), After::Body))?;
     let is_known = known.is_some_and(|known| {
-        known.path == *store_path
-            && known.nar_hash == *nar_hash
-            && known.references == references
-            && (known.deriver.is_some() || info.deriver.is_none())
-            && (known.ca.is_some() || info.ca.is_none())
-            && signatures.iter().all(|signature| known.signatures.contains(signature))
+        known.path == upload.path
+            && known.nar_hash == upload.nar_hash
+            && known.references == upload.references
+            && (known.deriver.is_some() || upload.deriver.is_none())
+            && (known.ca.is_some() || upload.ca.is_none())
+            && upload.signatures.iter().all(|signature| known.signatures.contains(signature))
     });
     if is_known {
         return Ok(());
     }
-    let tally = app.usage.counters.of(&cache.name, &uploader.builder);
-    let upload = PathUpload {
-        path: store_path.clone(),
-        nar_hash: *nar_hash,
-        nar_size: *nar_size,
-        references,
-        elsewhere,
-        deriver: info.deriver.clone(),
-        ca: info.ca.as_ref().map(|ca| ca.as_str().to_owned()),
-        signatures,
-        uploader,
-        address,
-        on_conflict: row.on_conflict,
-        references_policy: row.references,
-    };
+    let nar_size = upload.nar_size;
     let outcome = app.engine.commit_path(&cache.name, upload).map_err(|error| failed(app, error, After::Body))?;
-    tally.outcome(outcome, *nar_size);
+    tally.outcome(outcome, nar_size);
     match outcome {
         PathOutcome::Created | PathOutcome::Merged | PathOutcome::KeptFirst => Ok(()),
         PathOutcome::Rejected => Err(Problem::Conflict),

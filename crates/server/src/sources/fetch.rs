@@ -7,9 +7,9 @@ use std::thread;
 use firn_nix::StorePath;
 use firn_nix_store::PathInfo;
 
-use super::intake::{Failed, Intake};
-use super::peer::{BoxedPeer, SyncError};
+use super::peer::{BoxedPeer, Failed, SyncError};
 use super::run::{Paced, Run};
+use crate::intake::Intake;
 
 /// Paths in a row that may fail because the connection is lost, before the source is taken for gone.
 const MAX_LOSSES: u32 = 3;
@@ -226,7 +226,7 @@ impl Worker<'_> {
         let (run, rate, intake, elsewhere) = (self.run, self.rate, self.intake, self.elsewhere);
         let peer = self.peer().map_err(Failed::Fatal)?;
         peer.keep(&info.path)?;
-        intake.take(info, elsewhere, &mut |to| peer.nar(info, &mut Paced { run, rate, to }))?;
+        intake.take(info, elsewhere, &mut |to| peer.nar(info, &mut Paced { run, rate, to }).map(|()| None))?;
         run.update(|progress| {
             progress.counts.paths += 1;
             progress.counts.logical_bytes = progress.counts.logical_bytes.saturating_add(info.nar_size);

@@ -12,12 +12,12 @@ use firn_nix_store::{PathInfo, Selection, UnreadableRow};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use super::files::{check_store_dir, path_info};
 use super::peer::{Listing, NarError, Peer, SyncError, source_error, steps_by_name, steps_by_time};
 use super::place::HttpPlace;
 use super::run::Run;
 use super::seen::{MAX_NAMES, Seen};
 use crate::binary_cache::{BinaryCache, FetchError, NarFile, Patience};
+use crate::file_cache::path_info;
 use crate::http::codec::decoder;
 
 /// Narinfos that are asked for at once.
@@ -67,8 +67,13 @@ impl HttpCache {
             )),
             error => source_error(&error),
         })?;
-        check_store_dir(&info, store_dir, &place.url)?;
-        Ok(this)
+        match info.store_dir {
+            Some(found) if found != store_dir => Err(SyncError::Source(format!(
+                "use {}: its store directory is {found}, and the cache's is {store_dir}",
+                place.url
+            ))),
+            _ => Ok(this),
+        }
     }
 
     /// Waits for an answer, or for somebody to stop the sync.

@@ -9,7 +9,6 @@ mod builder_firn;
 mod fetch;
 mod files;
 mod http;
-mod intake;
 mod local;
 mod peer;
 pub mod place;

@@ -7,6 +7,7 @@ use firn_nix::StorePath;
 use firn_nix_store::{PathInfo, Selection};
 
 use super::seen::Seen;
+use crate::intake::NotTaken;
 
 /// Why a sync can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,12 @@ impl From<firn_index::Error> for SyncError {
     }
 }
 
+impl From<firn_engine::Error> for SyncError {
+    fn from(error: firn_engine::Error) -> Self {
+        Self::Store(crate::error_chain(&error))
+    }
+}
+
 /// Returns the error of a source.
 pub(super) fn source_error(error: &(dyn std::error::Error + 'static)) -> SyncError {
     SyncError::Source(crate::error_chain(error))
@@ -42,6 +49,42 @@ pub(super) enum NarError {
     Broken(String),
     /// The connection was lost: open another one.
     Lost(String),
+}
+
+/// Why a path did not come.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// It is gone from the source.
+    Gone(String),
+    /// It won't come, however often it is tried.
+    Refused(String),
+    /// It may come another time.
+    Broken(String),
+    /// The connection was lost.
+    Lost(String),
+    /// Nothing can be stored.
+    Fatal(SyncError),
+}
+
+impl From<NarError> for Failed {
+    fn from(error: NarError) -> Self {
+        match error {
+            NarError::Gone(why) => Self::Gone(why),
+            NarError::Broken(why) => Self::Broken(why),
+            NarError::Lost(why) => Self::Lost(why),
+        }
+    }
+}
+
+impl From<NotTaken<NarError>> for Failed {
+    fn from(error: NotTaken<NarError>) -> Self {
+        match error {
+            NotTaken::Fetch(error) => error.into(),
+            NotTaken::Refused(why) => Self::Refused(why),
+            NotTaken::Broken(why) => Self::Broken(why),
+            NotTaken::Store(error) => Self::Fatal(error.into()),
+        }
+    }
 }
 
 /// What a source has that is new.

@@ -14,9 +14,8 @@ use super::builder_firn::{self, Door};
 use super::fetch::{Order, Outcome, fetch};
 use super::files::FileCache;
 use super::http::HttpCache;
-use super::intake::{Failed, Intake};
 use super::local::LocalStore;
-use super::peer::{BoxedPeer, Step, SyncError};
+use super::peer::{BoxedPeer, Failed, Step, SyncError};
 use super::place::Place;
 use super::policy::{Policy, Verdict};
 use super::run::Run;
@@ -24,6 +23,7 @@ use super::seen::Seen;
 use super::ssh::Ssh;
 use crate::app::App;
 use crate::caches::{Cache, Caches};
+use crate::intake::Intake;
 
 /// Paths that are remembered because they did not come.
 const MAX_PROBLEMS: usize = 200;

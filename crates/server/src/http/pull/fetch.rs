@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use firn_chunk::Input;
 use firn_engine::{Ingest, Ingested, PathOutcome, PathUpload, TRANSPORT_FRAME_BYTES, TransportEncoder};
 use firn_index::{CacheName, Uploader};
-use firn_nix::Sha256;
+use firn_nix::{NarInfo, Sha256};
 use http::HeaderMap;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -273,25 +273,10 @@ fn commit(app: &App, cache: &Cache, offer: &Offer, ingested: Ingested) -> Result
     let fail = |error| failed(app, error, After::Headers);
     let info = &offer.info;
     app.engine.commit_nar(&cache.name, ingested, None).map_err(fail)?;
-    let mut signatures = cache.sign(&info.fingerprint(&cache.row.store_dir));
-    signatures.extend(info.signatures.iter().map(ToString::to_string));
-    let builder = offer.upstream.builder();
-    let references: Vec<_> = info.references.iter().cloned().collect();
-    let tally = app.usage.counters.of(&cache.name, &builder);
-    let upload = PathUpload {
-        path: info.store_path.clone(),
-        nar_hash: info.nar_hash,
-        nar_size: info.nar_size,
-        elsewhere: references.clone(),
-        references,
-        deriver: info.deriver.clone(),
-        ca: info.ca.as_ref().map(|ca| ca.as_str().to_owned()),
-        signatures,
-        uploader: Uploader { token: None, builder },
-        address: None,
-        on_conflict: cache.row.on_conflict,
-        references_policy: cache.row.references,
-    };
+    let tally = app.usage.counters.of(&cache.name, &offer.upstream.builder());
+    let uploader = Uploader { token: None, builder: offer.upstream.builder() };
+    let elsewhere = info.references.iter().cloned().collect();
+    let upload = PathUpload { elsewhere, ..cache.upload(NarInfo::clone(info), uploader) };
     let outcome = app.engine.commit_path(&cache.name, upload).map_err(fail)?;
     app.http.narinfos.forget(&cache.name, &info.store_path.hash());
     tally.outcome(outcome, info.nar_size);

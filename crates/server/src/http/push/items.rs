@@ -124,24 +124,9 @@ impl Batch {
 
     fn upload(&self, info: NarInfo) -> PathUpload {
         let cache = &self.asker.cache;
-        // The cache's own come first: a path keeps only so many.
-        let mut signatures = cache.sign(&info.fingerprint(&cache.row.store_dir));
-        signatures.extend(info.signatures.iter().map(ToString::to_string));
         let references = info.references.iter().cloned();
-        PathUpload {
-            path: info.store_path,
-            nar_hash: info.nar_hash,
-            nar_size: info.nar_size,
-            elsewhere: self.app.http.push.proofs.elsewhere(cache, &self.proofs, references),
-            references: info.references.into_iter().collect(),
-            deriver: info.deriver,
-            ca: info.ca.map(|ca| ca.as_str().to_owned()),
-            signatures,
-            uploader: self.asker.uploader.clone(),
-            address: self.asker.address,
-            on_conflict: cache.row.on_conflict,
-            references_policy: cache.row.references,
-        }
+        let elsewhere = self.app.http.push.proofs.elsewhere(cache, &self.proofs, references);
+        PathUpload { elsewhere, address: self.asker.address, ..cache.upload(info, self.asker.uploader.clone()) }
     }
 
     /// Commits what can be committed of a run of paths, the first of which is number `first`, and returns the lines that answer
