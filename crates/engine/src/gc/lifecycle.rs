@@ -79,6 +79,8 @@ impl Collection<'_> {
             packs.forget_pack_chunks(pack)?;
             if packs.meta.set_pack_state(pack, PackState::Condemned, PackState::Doomed, packs.clock.now())? {
                 this.report.doomed.add(row.stored_bytes);
+                // Uploads would lean on the bases that these remember, and be refused.
+                this.shared.frames.drop_packs(&[pack]);
             }
             Ok(())
         })
