@@ -62,6 +62,8 @@ struct Shared {
     was_cut: Condvar,
     /// How many faults were set, and how many connections the last one holds.
     held: Mutex<(u64, u64)>,
+    /// Up to which fault connections that it held end, instead of going on.
+    ended: AtomicU64,
     held_changed: Condvar,
     connections: AtomicU64,
 }
@@ -75,6 +77,7 @@ impl Proxy {
             cuts: Mutex::new(0),
             was_cut: Condvar::new(),
             held: Mutex::new((0, 0)),
+            ended: AtomicU64::new(0),
             held_changed: Condvar::new(),
             connections: AtomicU64::new(0),
         });
@@ -96,6 +99,12 @@ impl Proxy {
     pub fn set_fault(&self, fault: Fault) {
         *lock(&self.shared.cuts) = 0;
         self.shared.release(Some(fault));
+    }
+
+    /// Ends the connections that are held: what they hold never arrives, whatever becomes of who sent it.
+    pub fn end_held(&self) {
+        self.shared.ended.store(lock(&self.shared.held).0, Ordering::SeqCst);
+        self.shared.release(None);
     }
 
     /// Waits until a connection is held by the fault that was set last; returns whether one was within `patience`.
@@ -146,8 +155,8 @@ impl Shared {
         (*lock(&self.fault), held.0)
     }
 
-    /// Waits as long as a fault is the one that was set last.
-    fn hold(&self, fault: u64) {
+    /// Waits as long as a fault is the one that was set last; returns whether the connection goes on then.
+    fn hold(&self, fault: u64) -> bool {
         let mut held = lock(&self.held);
         if held.0 == fault {
             held.1 += 1;
@@ -155,6 +164,7 @@ impl Shared {
         }
         let released = self.held_changed.wait_while(held, |(last, _)| *last == fault);
         drop(released.unwrap_or_else(PoisonError::into_inner));
+        fault > self.ended.load(Ordering::SeqCst)
     }
 
     /// Takes one of the cuts that are left, if there is one.
@@ -210,7 +220,11 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, hurt: Hurt, shared: &Shared
             Hurt::Hold { after, fault } if over(after) => {
                 done = up_to(after);
                 let _ = to.write_all(bytes.get(..done).unwrap_or_default());
-                shared.hold(fault);
+                if !shared.hold(fault) {
+                    let _ = to.shutdown(Shutdown::Both);
+                    let _ = from.shutdown(Shutdown::Both);
+                    return;
+                }
             }
             Hurt::Nothing | Hurt::Cut { .. } | Hurt::Hold { .. } => {}
         }
