@@ -69,15 +69,20 @@ fn first_byte(server: SocketAddr, target: &str) -> anyhow::Result<Duration> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     ensure!(line.contains(" 200"), "{target}: {line}");
+    // A plain server keeps the connection; a body without a length ends with it.
+    let mut length = u64::MAX;
     while !line.trim().is_empty() {
         line.clear();
         reader.read_line(&mut line)?;
+        if let Some(("content-length", value)) = line.to_ascii_lowercase().split_once(':') {
+            length = value.trim().parse()?;
+        }
     }
     let mut byte = [0];
     reader.read_exact(&mut byte)?;
     let took = began.elapsed();
     // The rest is read, so that nothing of it runs into the next measurement.
-    std::io::copy(&mut reader.take(u64::MAX), &mut std::io::sink()).ok();
+    std::io::copy(&mut reader.take(length.saturating_sub(1)), &mut std::io::sink()).ok();
     Ok(took)
 }
 
@@ -138,13 +143,14 @@ fn measure_many(arguments: &Arguments, plain: &Plain, server: &FileServer, firnd
     })?;
     let seconds = began.elapsed().as_secs_f64();
     let longest = lengths.iter().max().copied().unwrap_or(0);
-    ensure!(lengths.iter().all(|length| *length == longest), "the clients got bodies of different lengths");
+    // Noise gets no shorter, and the frames of HTTP around it are not the same for all.
+    ensure!(lengths.iter().all(|length| *length >= arguments.large << 20), "some clients got less than the whole");
     let peak = match firnd.id() {
         Some(id) => peak_bytes(&id.to_string())?,
         None => 0,
     };
     println!(
-        "{} clients of one absent path of {} MiB: {} download, {} bytes to each, {seconds:.1} s in all, peak resident {} MiB",
+        "{} clients of one absent path of {} MiB: {} download, {} bytes to each at most, {seconds:.1} s in all, peak resident {} MiB",
         arguments.clients,
         arguments.large,
         server.requests("nar/") - before,
