@@ -66,12 +66,14 @@ impl InFlight {
         }
     }
 
-    /// Forgets chunks that were stored at these places: the index knows them now, or they turned out to be damaged. Who
-    /// has taken one in hand since keeps it.
+    /// Forgets chunks that were stored at these places: the index knows them now, or they turned out to be damaged. One that
+    /// was stored elsewhere since stays.
     pub(crate) fn release(&self, stored: &[(ChunkId, ChunkLoc)]) {
         let mut chunks = self.lock();
         for (id, loc) in stored {
-            if chunks.get(id).is_some_and(|pending| pending.loc() == Some(*loc)) {
+            // Who stores a chunk learns its place a moment after the pack has it, and another may have told the index by
+            // then: kept, it would be answered with that place for ever, also when the pack is gone.
+            if chunks.get(id).is_some_and(|pending| pending.loc().is_none_or(|known| known == *loc)) {
                 chunks.remove(id);
             }
         }
