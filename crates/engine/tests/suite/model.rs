@@ -202,8 +202,11 @@ impl World {
         let done = rebuild_indexes(&mut self.fixture, with_old).unwrap();
         assert_eq!((done.lost, done.damaged_frames), (0, 0), "{done:?}");
         if !with_old {
-            // Pins are in no pack.
+            // Pins are in no pack, and neither is a cache that has nothing.
             self.pins.clear();
+            if self.paths.is_empty() {
+                self.fixture = self.fixture.with_cache();
+            }
         }
         self.reopen();
         self.engine.learn(false).unwrap();
