@@ -28,6 +28,9 @@ const BYTES_PER_CHUNK: u64 = 2048;
 /// Chunks that a recipe of any length may have.
 const SPARE_CHUNKS: u64 = 16;
 
+/// Caches that are asked whether they have the very same NAR: what one takes is small against restoring a NAR.
+const OTHER_CACHES: usize = 64;
+
 /// How often a NAR is restored at most, when chunks turn out damaged of which there are other copies.
 const ATTEMPTS: usize = 3;
 
@@ -72,7 +75,7 @@ enum Source {
 }
 
 impl Engine {
-    /// Checks that a NAR can be made of what is stored, and that it is what is claimed: restores it once, unless the
+    /// Checks that a NAR can be made of what is stored, and that it is what is claimed: restores it once, unless a
     /// cache has the very same NAR. Takes no lock meanwhile; memory does not depend on the NAR's size but for some 80
     /// bytes a chunk.
     ///
@@ -192,8 +195,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Restores a NAR once and compares it with what is claimed, unless the cache has the very same one. Returns the frames
-    /// that hold bases of what a new recipe needs; `None` if nobody wants it any more.
+    /// Returns whether a cache has the very same NAR: this one, or one of the first [`OTHER_CACHES`].
+    fn has_been_checked(&self, cache: &CacheName, nar: &NarClaim) -> Result<bool> {
+        let is_same = |cache: &CacheName| -> Result<bool> {
+            let row = self.meta().nar(cache, &nar.nar_hash)?;
+            Ok(row.is_some_and(|row| row.recipe == nar.recipe && row.slots == nar.slots))
+        };
+        if is_same(cache)? {
+            return Ok(true);
+        }
+        for (other, _) in self.meta().caches()?.iter().take(OTHER_CACHES) {
+            if is_same(other)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Restores a NAR once and compares it with what is claimed, unless some cache has the very same one, for which that was
+    /// done. Returns the frames that hold bases of what a new recipe needs; `None` if nobody wants it any more.
     fn check(
         &self,
         cache: &CacheName,
@@ -205,8 +225,7 @@ impl Engine {
             Source::Known(record) => Some((nar.recipe, record)),
             Source::Sent(_) => None,
         };
-        let row = self.meta().nar(cache, &nar.nar_hash)?;
-        if id.is_some() && row.is_some_and(|row| row.recipe == nar.recipe && row.slots == nar.slots) {
+        if id.is_some() && self.has_been_checked(cache, nar)? {
             return Ok(Some(Vec::new()));
         }
         let stored = Arc::clone(&found.stored);

@@ -9,6 +9,7 @@ use firn_storage::Memory;
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
+use super::rebuilt;
 use crate::fixture::client::{Local, error_of};
 use crate::fixture::{Fixture, cache, objects, path};
 
@@ -33,14 +34,12 @@ fn is_visible(engine: &Engine, name: &str) -> bool {
 fn a_known_recipe_with_a_damaged_chunk_is_repaired_by_a_push() {
     let (memory, fixture) = store();
     let engine = fixture.open();
-    let local = Local::of(&file(1).encode());
+    let (local, other) = (rebuilt(1), rebuilt(2));
     local.push(&engine, local.pushed().as_path("tool")).unwrap();
-    memory.damage(&objects(&memory)[0].0, 500_000, 4).unwrap();
-    // Another path of it is restored once more, and so the damage is found.
+    memory.damage(&objects(&memory)[0].0, 100_000, 4).unwrap();
+    // A rebuild of it is restored once, and so the damage is found.
     let session = engine.begin_session().unwrap();
-    let other = "other".parse().unwrap();
-    fixture.meta.put_cache(&other, &crate::fixture::cache_row()).unwrap();
-    let error = error_of(engine.assemble(session, &Scope::Store, &other, local.known()));
+    let error = error_of(engine.assemble(session, &Scope::Store, &cache(), other.known()));
     let Error::MissingChunks(missing) = error else { panic!("{error:?}") };
     assert_eq!(missing.len(), local.chunks.len());
     let count = missing.iter().filter(|missing| **missing).count();
