@@ -212,11 +212,7 @@ fn narinfos(shape: &Shape, data: &Path, firnd: &Path) -> anyhow::Result<()> {
         meta.flush()?;
     }
     let config = tempfile::NamedTempFile::new()?;
-    std::fs::write(
-        config.path(),
-        "[gc]\ninterval = \"0 s\"\ngrace = \"0 s\"\n[scrub]\nevery = \"0 s\"\n[usage]\nreport-interval = \"0 s\"\n\
-         [log]\nlevel = \"warn\"\n",
-    )?;
+    std::fs::write(config.path(), made::SERVER_CONFIG)?;
     let setup = Setup { firnd, config: Some(config.path()), perf: None };
     let began = Instant::now();
     let server = Server::start_on(&setup, data, &config.path().with_extension("log"))?;

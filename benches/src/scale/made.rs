@@ -122,6 +122,21 @@ pub(super) fn cache() -> CacheName {
     CACHE.parse().expect("it is a name")
 }
 
+/// The configuration of a server on such a store: nothing happens unasked, and nothing is repacked, as its frames of chunks
+/// hold no bytes that could be read.
+pub(super) const SERVER_CONFIG: &str = r#"
+[gc]
+interval = "0 s"
+grace = "0 s"
+repack-percent = 0
+[scrub]
+every = "0 s"
+[usage]
+report-interval = "0 s"
+[log]
+level = "warn"
+"#;
+
 /// Everything at once, and no grace; repacking apart.
 pub(super) fn gc_options() -> GcOptions {
     GcOptions { dry_run: false, grace_seconds: 0, repack: None }

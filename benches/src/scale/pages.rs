@@ -13,13 +13,10 @@ use crate::server::{Server, Setup};
 /// How often each page is asked for.
 const REPEATS: u64 = 40;
 
-const CONFIG: &str =
-    "[gc]\ninterval = \"0 s\"\n[scrub]\nevery = \"0 s\"\n[usage]\nreport-interval = \"0 s\"\n[log]\nlevel = \"warn\"\n";
-
 /// Has a server count the store, then asks for every page, one after the other.
 pub(super) fn run(shape: &Shape, data: &Path, firnd: &Path) -> anyhow::Result<()> {
     let config = tempfile::NamedTempFile::new()?;
-    std::fs::write(config.path(), CONFIG)?;
+    std::fs::write(config.path(), made::SERVER_CONFIG)?;
     let setup = Setup { firnd, config: Some(config.path()), perf: None };
     let server = Server::start_on(&setup, data, &config.path().with_extension("log"))?;
     let token = server.admin(&["token", "create", "--grant", "*:usage,pull", "--name", "bench"])?;
