@@ -88,3 +88,27 @@ impl InFlight {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_pack::{FrameLoc, PackId};
+
+    use super::*;
+
+    fn loc(pack: u8) -> ChunkLoc {
+        ChunkLoc { frame: FrameLoc { pack: PackId([pack; 16]), offset: 9, len: 100 }, index: 3 }
+    }
+
+    #[test]
+    fn what_the_index_knows_is_released_though_its_upload_has_yet_to_learn_its_place() {
+        let id = ChunkId([7; 32]);
+        for (known, released) in [(None, true), (Some(loc(1)), true), (Some(loc(2)), false)] {
+            let in_flight = InFlight::default();
+            assert!(matches!(in_flight.claim(id, Pending::knowing(known)), Claim::Mine(_)));
+            assert!(matches!(in_flight.claim(id, Pending::knowing(None)), Claim::Theirs(_)));
+            in_flight.release(&[(id, loc(1))]);
+            assert_eq!(in_flight.get(&id).is_none(), released, "{known:?}");
+            assert_eq!(in_flight.len(), usize::from(!released));
+        }
+    }
+}

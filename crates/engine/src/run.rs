@@ -34,6 +34,12 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Returns one of a run in which nothing waits, with the place that it knows.
+    #[cfg(test)]
+    pub(crate) fn knowing(loc: Option<ChunkLoc>) -> Arc<Self> {
+        Arc::new(Self { run: Run::new(1, 1), loc: loc.map(OnceLock::from).unwrap_or_default() })
+    }
+
     /// Returns where the chunk lies, if it was stored already.
     pub(crate) fn loc(&self) -> Option<ChunkLoc> {
         self.loc.get().copied()

@@ -6,12 +6,13 @@ use firn_pack::{ChunkLoc, Footer, FrameKind, FrameLoc, PackId};
 
 use super::Collection;
 use super::report::{Backlog, PackSum};
+use super::withdraw::Going;
 use crate::packs::{Packs, object_name};
 use crate::rewrite::StuckPack;
 use crate::{Error, Result};
 
-/// Rows read at a time.
-const PAGE: usize = 1000;
+/// Rows read at a time, and packs that are condemned at a time at most.
+pub(super) const PAGE: usize = 1000;
 
 /// Packs that a report names.
 pub(super) const MAX_NAMED: usize = 100;
@@ -22,6 +23,7 @@ impl Collection<'_> {
     pub(super) fn condemn(&mut self) -> Result<()> {
         let packs = &self.shared.packs;
         let oldest = packs.meta.oldest_session(self.now)?;
+        let mut going = Going::default();
         self.each_pack(|this, pack, row| match row.state {
             PackState::Live if packs.has_edge(pack)? => {
                 if packs.meta.pack_since(pack)?.is_some() {
@@ -34,12 +36,9 @@ impl Collection<'_> {
                 if this.shared.holds_records(pack)? {
                     return Ok(());
                 }
-                // In this order: a session that begins afterwards is not told of them.
-                packs.forget_pack_chunks(pack)?;
-                if packs.meta.set_pack_state(pack, PackState::Live, PackState::Condemned, packs.clock.now())? {
-                    this.report.condemned.add(row.stored_bytes);
-                }
-                Ok(())
+                // It stays until the sessions are over that may have been told of its chunks.
+                going.add(packs, pack, row.stored_bytes)?;
+                if going.is_full() { this.condemn_these(std::mem::take(&mut going)) } else { Ok(()) }
             }
             // What was reserved before this process began and is still not sealed could not be brought in order.
             PackState::Writing
@@ -54,7 +53,20 @@ impl Collection<'_> {
                 Ok(())
             }
             PackState::Live | PackState::Writing | PackState::Condemned | PackState::Doomed => Ok(()),
-        })
+        })?;
+        self.condemn_these(going)
+    }
+
+    fn condemn_these(&mut self, going: Going) -> Result<()> {
+        let meta = &self.shared.packs.meta;
+        // In this order: a session that begins afterwards is told of nothing that leans on them.
+        self.withdraw(&going)?;
+        for (pack, stored_bytes) in going.packs {
+            if meta.set_pack_state(pack, PackState::Live, PackState::Condemned, self.shared.packs.clock.now())? {
+                self.report.condemned.add(stored_bytes);
+            }
+        }
+        Ok(())
     }
 
     /// Dooms condemned packs that no session under way can have been told of.
@@ -75,8 +87,10 @@ impl Collection<'_> {
             let carried = this.shared.carry_records(pack)?;
             this.report.carried_records += carried.records;
             this.report.lost_record_frames += carried.unreadable_frames;
-            // A crash may have lost what was forgotten, and the chunk index must not offer what is gone.
-            packs.forget_pack_chunks(pack)?;
+            if since <= packs.opened_at {
+                // A crash may have lost what was forgotten, and the chunk index must not offer what is gone.
+                packs.forget_pack_chunks(pack)?;
+            }
             if packs.meta.set_pack_state(pack, PackState::Condemned, PackState::Doomed, packs.clock.now())? {
                 this.report.doomed.add(row.stored_bytes);
                 // Uploads would lean on the bases that these remember, and be refused.
@@ -168,14 +182,8 @@ impl Packs {
 
     /// Makes the chunk index forget the chunks that it knows in a pack.
     pub(crate) fn forget_pack_chunks(&self, pack: PackId) -> Result<()> {
-        let footer = match self.footer(pack) {
-            Ok(footer) => footer,
-            // Its chunks are not offered either: see `recovery`.
-            Err(error) if error.is_damage() => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let Some(footer) = footer else { return Ok(()) };
-        Ok(self.chunks.forget(&chunks_of(pack, &footer))?)
+        let footer = self.footer_if_whole(pack)?;
+        footer.map_or(Ok(()), |footer| Ok(self.chunks.forget(&chunks_of(pack, &footer))?))
     }
 
     /// Sums up what waits to be doomed or deleted.

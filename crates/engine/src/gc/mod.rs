@@ -4,7 +4,8 @@
 //!
 //! 1. Paths that no rule keeps are removed, what refers before what is referred to; then NARs that no path names, then
 //!    recipes that no NAR or document names. Whatever is named meanwhile stays ([`crate::watch`]).
-//! 2. Packs without edges are *condemned*: their chunks are no longer offered. A commit that needs one revives it.
+//! 2. Packs without edges are *condemned*: their chunks are no longer offered, nor is what leans on them. A commit that needs
+//!    one revives it.
 //! 3. Once every session that may have been told of such chunks is over, the pack is *doomed*, in one step with looking for
 //!    edges again; its records that still count were written again before. Later commits that lean on it are refused.
 //! 4. After a grace, and when no restore uses it, its object is deleted, then its row.
@@ -22,6 +23,7 @@ mod repack;
 mod report;
 mod retention;
 mod sweep;
+mod withdraw;
 
 pub use delete::PathDeletion;
 pub use explain::Explanation;

@@ -168,26 +168,28 @@ impl Collection<'_> {
     /// Removes documents that are older than what the cache keeps and that no path of it has to do with any more; adds the
     /// recipes of the others to `used`.
     fn sweep_documents(&mut self, cache: &CacheName, plan: &Plan, used: &mut Vec<ShortId>) -> Result<()> {
-        let derivers = match plan.retention.keep_seconds {
-            Some(_) => self.derivers(cache)?,
-            None => HashSet::new(),
-        };
+        let mut derivers = None;
         let oldest = plan.retention.keep_seconds.map(|keep| self.now.saturating_sub(keep.saturating_add(USE_SECONDS)));
         let mut after = None;
         loop {
             let page = self.shared.packs.meta.documents(cache, after.as_ref(), PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
+            let is_old = |row: &DocumentRow| oldest.is_some_and(|oldest| row.written_at < oldest);
+            if derivers.is_none() && page.iter().any(|(key, row)| key.kind == DocumentKind::Log && is_old(row)) {
+                derivers = Some(self.derivers(cache)?);
+            }
+            let has_deriver = |hash: &StoreHash| derivers.as_ref().is_none_or(|derivers| derivers.contains(hash));
             let is_needed = |key: &DocumentKey, row: &DocumentRow| {
                 let is_kept =
                     |hash: StoreHash| plan.graph.node(&hash).is_some_and(|node| plan.decisions.of(node).stays());
                 match key.kind {
                     // It says something of a path that is there, and of nothing else.
                     DocumentKind::Difference => DifferenceRow::path_of(&key.name).is_none_or(is_kept),
-                    _ if oldest.is_none_or(|oldest| row.written_at >= oldest) => true,
+                    _ if !is_old(row) => true,
                     DocumentKind::Log => {
                         let hash = key.name.get(..32).and_then(|hash| hash.parse().ok());
-                        hash.is_none_or(|hash| derivers.contains(&hash))
+                        hash.is_none_or(|hash| has_deriver(&hash))
                     }
                     DocumentKind::Realisation | DocumentKind::BuildTrace | DocumentKind::DebugInfo => {
                         mentions(row, is_kept)

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use firn_engine::{Delta, Engine};
+use firn_engine::{Delta, Engine, GcOptions};
 use firn_pack::{Footer, FrameKind, PackId};
 use firn_storage::{Memory, Meter, Storage};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
-use crate::fixture::{Fixture, Pushed, ingest, objects, push, restore, upload_again};
+use crate::fixture::{Fixture, Pushed, cache, ingest, noise, objects, push, restore, upload_again};
 
 const FILE_BYTES: usize = 400_000;
 
@@ -252,4 +252,46 @@ fn a_torn_pack_of_delta_frames_is_recovered() {
             .count();
         assert!(deltas >= 4, "recovery keeps them: {deltas}");
     }
+}
+
+#[test]
+fn a_delta_frame_that_nothing_needs_is_not_offered_once_its_bases_can_go() {
+    let (_, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    push(&engine, &build(1, 1)).unwrap();
+    // Keeps the pack of the rebuild's frames.
+    let kept = push(&engine, &noise(2, 30_000)).unwrap();
+    engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
+    let rebuilt = build(1, 2);
+    push(&engine, &rebuilt).unwrap();
+    fixture.clock.advance(48 * 3600);
+    let options = GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() };
+    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+    assert_eq!(report.recipes, 2);
+    assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
+    let has_bases = |(_, footer): &(String, Footer)| footer.frames.iter().any(|(_, entry)| !entry.bases.is_empty());
+    assert!(footers(&*fixture.storage).iter().any(has_bases), "the pack of the rebuild's frames is not");
+    push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
+    kept.check(&engine).unwrap();
+}
+
+#[test]
+fn a_frame_in_memory_forgets_the_packs_that_held_its_bases_when_they_go() {
+    let (_, mut fixture) = store(Delta::Inline);
+    fixture.options.frame_cache_bytes = 16 << 20;
+    let engine = fixture.open();
+    // Shares a pack with the bases, and goes.
+    push(&engine, &noise(2, 140_000)).unwrap();
+    for (name, nar) in [("first", build(1, 1)), ("second", build(1, 2))] {
+        let pushed = push(&engine, &nar).unwrap();
+        engine.commit_path(&cache(), pushed.as_path(name)).unwrap();
+        pushed.check(&engine).unwrap();
+    }
+    fixture.clock.advance(48 * 3600);
+    let options = GcOptions { grace_seconds: 0, ..GcOptions::default() };
+    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+    assert!(report.repacked.emptied_packs > 0 && report.deleted.packs > 0, "the bases have moved: {report:?}");
+    let extra = Node::file(noise(3, 50_000));
+    let third = Node::directory([("extra", extra), ("libx.so.1.0", Node::file(contents(1, 2)))]).encode();
+    push(&engine, &third).unwrap().check(&engine).unwrap();
 }

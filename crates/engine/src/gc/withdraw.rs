@@ -1,0 +1,110 @@
+//! Frames whose bases go are no longer offered.
+//!
+//! The pack of a delta frame that no recipe needs lives on while anything else in it is needed, and no edge keeps the packs of
+//! its bases, as edges belong to recipes. Once those are gone the frame can't be decoded, and an upload that was told of it
+//! would be refused.
+
+use std::collections::HashSet;
+
+use firn_chunk::ChunkId;
+use firn_index::PackState;
+use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
+
+use super::lifecycle::{PAGE, chunks_of};
+use super::{Collection, ShortId, short};
+use crate::packs::Packs;
+use crate::{Error, Result};
+
+/// Chunks of packs that are condemned at a time, but for those of the last pack: some 110 MiB with what looks them up.
+const MAX_CHUNKS: usize = 1 << 20;
+
+/// Packs that are about to be condemned.
+#[derive(Default)]
+pub(super) struct Going {
+    /// The packs, with their lengths.
+    pub(super) packs: Vec<(PackId, u64)>,
+    /// Their chunks. They are forgotten together, as the index is cheaper to ask in its own order.
+    chunks: Vec<(ChunkId, ChunkLoc)>,
+    /// Those that may be bases.
+    bases: HashSet<ShortId>,
+}
+
+impl Going {
+    /// Adds a pack.
+    pub(super) fn add(&mut self, packs: &Packs, pack: PackId, stored_bytes: u64) -> Result<()> {
+        if let Some(footer) = packs.footer_if_whole(pack)? {
+            self.chunks.append(&mut chunks_of(pack, &footer));
+            let plain = chunk_frames(&footer).filter(|(_, entry)| entry.bases.is_empty());
+            self.bases.extend(plain.flat_map(|(_, entry)| &entry.items).map(|item| short(&item.id)));
+        }
+        self.packs.push((pack, stored_bytes));
+        Ok(())
+    }
+
+    /// Returns whether it is time to condemn them.
+    pub(super) fn is_full(&self) -> bool {
+        self.chunks.len() >= MAX_CHUNKS || self.packs.len() >= PAGE
+    }
+}
+
+impl Collection<'_> {
+    /// Forgets the chunks of packs that are about to be condemned, and of frames elsewhere that lean on them. Reads the footers
+    /// of all packs.
+    pub(super) fn withdraw(&self, going: &Going) -> Result<()> {
+        let packs = &self.shared.packs;
+        packs.chunks.forget(&going.chunks)?;
+        let mut after = None;
+        while !going.bases.is_empty() {
+            let page = packs.meta.packs(after, PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            self.renew()?;
+            for (pack, _) in page.iter().filter(|(_, row)| matches!(row.state, PackState::Live | PackState::Writing)) {
+                match packs.forget_leaning(*pack, &going.bases) {
+                    Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
+                        tracing::warn!(%pack, %error, "a pack's frames can't be listed: they stay on offer, also those whose bases go");
+                    }
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Packs {
+    /// Forgets the chunks of a pack's frames that lean on some of these, of which no other place is known.
+    fn forget_leaning(&self, pack: PackId, gone: &HashSet<ShortId>) -> Result<()> {
+        let footer = match self.open_footer(pack) {
+            Some(open) => Some(open.list()?),
+            None => self.footer(pack)?,
+        };
+        let leans = |entry: &FrameEntry| entry.bases.iter().any(|base| gone.contains(&short(base)));
+        for (offset, entry) in footer.iter().flat_map(chunk_frames).filter(|(_, entry)| leans(entry)) {
+            let bases: Vec<ChunkId> = entry.bases.iter().copied().map(ChunkId).collect();
+            if self.find_all(&bases)?.contains(&None) {
+                let loc = FrameLoc { pack, offset, len: entry.len };
+                let chunks: Vec<_> = entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)).collect();
+                self.forget_chunks(&chunks)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the footer of a pack; `None` for one that has none, or none that can be read: nothing of it is offered after
+    /// the next start either (see `recovery`).
+    ///
+    /// # Errors
+    /// Those of the storage, but for damage.
+    pub(super) fn footer_if_whole(&self, pack: PackId) -> Result<Option<Footer>> {
+        match self.footer(pack) {
+            Err(Error::Damaged { .. }) => Ok(None),
+            other => other,
+        }
+    }
+}
+
+fn chunk_frames(footer: &Footer) -> impl Iterator<Item = (u64, &FrameEntry)> {
+    let chunks = footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Chunks);
+    chunks.map(|(offset, entry)| (*offset, entry))
+}
