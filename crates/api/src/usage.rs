@@ -111,6 +111,10 @@ pub struct UsageGroup {
     pub compression_factor: f64,
     /// When the newest path was committed, in seconds since 1970.
     pub last_at: u64,
+    /// By builder: how many of the paths became visible in each of the 48 hours (UTC) that end with that of the count, the
+    /// oldest first; empty if none did.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hours: Vec<u64>,
     /// What was counted while it happened; only by cache, builder and day.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,

@@ -6,7 +6,9 @@
 
 mod caches;
 mod charts;
+mod debug_info;
 mod groups;
+mod hours;
 mod layout;
 mod overview;
 mod path;

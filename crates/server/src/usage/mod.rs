@@ -5,6 +5,7 @@
 //! memory for a while if it is small.
 
 pub mod counters;
+pub mod hours;
 pub mod report;
 pub mod traffic;
 pub mod view;

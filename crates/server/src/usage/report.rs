@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::day_of;
 use super::traffic::told;
-use super::{HISTORY_DAYS, RECENT_DAYS, Usage, view};
+use super::{HISTORY_DAYS, RECENT_DAYS, Usage, hours, view};
 
 /// Groups of a kind that a stored report keeps: the largest by exclusive bytes.
 pub const STORED_GROUPS: usize = 1000;
@@ -76,6 +76,7 @@ fn group(name: String, sums: &Sums) -> UsageGroup {
         compression_factor: sums.compression_factor(),
         last_at: sums.last_at,
         traffic: None,
+        hours: Vec::new(),
     }
 }
 
@@ -87,6 +88,12 @@ pub fn groups(mark: &Mark, meta: &dyn Meta, by: GroupBy, since: UnixSeconds) -> 
     };
     let mut groups: Vec<UsageGroup> = sums.into_iter().map(|(name, sums)| group(name, &sums)).collect();
     groups.sort_by(|a, b| (b.exclusive_bytes, &a.name).cmp(&(a.exclusive_bytes, &b.name)));
+    if by == GroupBy::Builder {
+        let mut counted = hours::by_builder(mark);
+        for group in &mut groups {
+            group.hours = counted.remove(group.name.as_str()).unwrap_or_default();
+        }
+    }
     Ok(groups)
 }
 

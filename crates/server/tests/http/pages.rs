@@ -94,6 +94,60 @@ fn pages_say_what_is_there() {
 }
 
 #[test]
+fn builders_are_shown_with_their_hours() {
+    let (world, watcher, _) = filled();
+    let page = browse(&world, "/-/builders", Some(&watcher)).text();
+    // The clock stands at 1970-01-12 13:46; two paths came.
+    for part in ["By hour and builder", ">1970-01-12 13:00</th>"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert_eq!(page.matches("aria-label=\"2 in all, 2 at most\"").count(), 1, "{page}");
+    world.pass(3 * 86_400);
+    let report = world.send(Request::get("/api/v1/usage?fresh=1").token(&watcher));
+    assert_eq!(report.status, 200);
+    let page = browse(&world, "/-/builders", Some(&watcher)).text();
+    assert!(page.contains("None came in these hours") && !page.contains("class=\"spark\""), "{page}");
+}
+
+#[test]
+fn references_to_what_is_elsewhere_are_no_links() {
+    let (world, watcher, package) = filled();
+    world.set_cache("pub", |row| row.references = firn_index::ReferencePolicy::Any);
+    let elsewhere = Package::new(90, 10).path;
+    let tree = Node::directory([("x", Node::file(format!("/nix/store/{elsewhere}")))]);
+    let referrer = Package { references: vec![package.path.clone(), elsewhere.clone()], ..Package::of(8, &tree) };
+    world.put_path("pub", &referrer);
+    let page = browse(&world, &format!("/-/paths/pub/{}", referrer.hash()), Some(&watcher)).text();
+    assert!(page.contains(&format!("href=\"/-/paths/pub/{}\"", package.hash())), "{page}");
+    assert!(page.contains(&format!("{elsewhere} <span class=\"quiet\">not in this cache")), "{page}");
+    assert!(!page.contains(&format!("/-/paths/pub/{}", elsewhere.hash())), "{page}");
+    let page = browse(&world, &format!("/-/paths/pub/{}", package.hash()), Some(&watcher)).text();
+    assert!(page.contains("Referred to by") && page.contains(&format!("/-/paths/pub/{}", referrer.hash())), "{page}");
+}
+
+#[test]
+fn debug_information_is_shown_by_build_id() {
+    let (world, watcher, package) = filled();
+    let ids = ["ab", "cd"].map(|start| format!("{start}{}", "0123456789".repeat(4).split_at(2).1));
+    let file = |id: &String| Node::directory([(format!("{}.debug", &id[2..]), Node::file("dwarf"))]);
+    let folders = ids.iter().map(|id| (id[..2].to_owned(), file(id)));
+    let debug = Node::directory([("debug", Node::directory([(".build-id", Node::directory(folders))]))]);
+    let with = Package::of(7, &Node::directory([("lib", debug)]));
+    world.put_path("pub", &with);
+    let document =
+        format!("{{\"archive\":\"../nar/x.nar\",\"member\":\"lib/debug/.build-id/ab/{}.debug\"}}", &ids[0][2..]);
+    assert_eq!(world.put(&format!("/pub/debuginfo/{}", ids[0]), document).status, 200);
+    let page = browse(&world, &format!("/-/paths/pub/{}", with.hash()), Some(&watcher)).text();
+    let link = format!("/pub/serve/{}/lib/debug/.build-id/cd/{}.debug", with.hash(), &ids[1][2..]);
+    assert!(page.contains(&format!("href=\"{link}\"")), "{page}");
+    assert_eq!(world.get(&link).text(), "dwarf");
+    assert!(page.contains(&format!("href=\"/pub/debuginfo/{}\"", ids[0])), "{page}");
+    assert_eq!(page.matches("not indexed").count(), 1, "{page}");
+    let without = browse(&world, &format!("/-/paths/pub/{}", package.hash()), Some(&watcher)).text();
+    assert!(!without.contains("Debug information"));
+}
+
+#[test]
 fn nix_and_curl_get_what_they_always_got() {
     let (world, ..) = filled();
     for target in ["/", "/pub"] {

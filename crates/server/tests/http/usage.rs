@@ -220,6 +220,10 @@ fn the_description_names_what_there_is() {
     let value = |target: String| -> serde_json::Value {
         serde_json::from_slice(&ask(&world, &world.token, &target).body).unwrap()
     };
+    let by_builder = ask(&world, &watcher, "/api/v1/usage?by=builder");
+    let by_builder: Value = serde_json::from_slice(&by_builder.body).unwrap();
+    let hours = by_builder["groups"][0]["hours"].as_array().unwrap();
+    assert_eq!((hours.len(), &hours[47]), (48, &json!(3)));
     let (one, two) = (first.hash(), second.hash());
     let found = value("/api/v1/usage/search?q=tree".to_owned());
     let difference = value(format!("/api/v1/caches/pub/difference?from={one}&to={two}"));
@@ -229,6 +233,7 @@ fn the_description_names_what_there_is() {
         &report["store"],
         &report["groups"][0],
         &report["groups"][0]["traffic"],
+        &by_builder["groups"][0],
         &found,
         &found["paths"][0],
         &difference,

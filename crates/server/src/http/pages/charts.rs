@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::layout::bytes;
+use super::layout::{bytes, count};
 
 /// A line of a chart: its name, the class by which it is styled, and a value for each day.
 pub(super) struct Series {
@@ -134,6 +134,77 @@ impl Lines<'_> {
     }
 }
 
+/// Counts, each as a column.
+pub(super) struct Columns<'a> {
+    /// What its parts are called in the document.
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    /// What each column is called.
+    pub(super) names: &'a [String],
+    pub(super) counts: &'a [u64],
+}
+
+impl Columns<'_> {
+    pub(super) fn draw(&self) -> Markup {
+        let (all, most) = (self.counts.iter().sum::<u64>(), self.counts.iter().copied().max().unwrap_or(0));
+        html! {
+            figure class="chart" {
+                figcaption { (self.title) }
+                @for picture in &PICTURES {
+                    @let id = format!("{}-{}", self.id, picture.class);
+                    svg class=(picture.class) viewBox=(format!("0 0 {} {}", picture.width, picture.height)) role="img" aria-labelledby=(id) {
+                        title id=(id) { (self.title) ": " (count(all)) " in all, " (count(most)) " at most." }
+                        (self.drawing(picture, most))
+                    }
+                }
+            }
+        }
+    }
+
+    fn drawing(&self, picture: &Picture, most: u64) -> Markup {
+        let (bottom, height) = (picture.height - BOTTOM, picture.height - BOTTOM - TOP);
+        let width = (picture.width - LEFT - RIGHT) / self.counts.len().max(1) as f64;
+        let every = self.counts.len().div_ceil(picture.days).max(1);
+        html! {
+            @for (value, y) in [(0, bottom), (most, TOP)].into_iter().take(if most == 0 { 1 } else { 2 }) {
+                line class="grid" x1=(LEFT) x2=(picture.width - RIGHT) y1=(y) y2=(y) {}
+                text class="axis" x=(LEFT - 8.0) y=(y) text-anchor="end" dominant-baseline="middle" { (count(value)) }
+            }
+            @for (at, (name, value)) in self.names.iter().zip(self.counts).enumerate() {
+                @let x = LEFT + width * at as f64;
+                @let tall = height * *value as f64 / most.max(1) as f64;
+                @if *value > 0 {
+                    rect class="one" x=(format!("{:.1}", x + width * 0.1)) y=(format!("{:.1}", bottom - tall))
+                        width=(format!("{:.1}", width * 0.8)) height=(format!("{tall:.1}")) {}
+                }
+                // What a pointer that rests over it is shown.
+                rect class="day" x=(format!("{x:.1}")) y=(TOP) width=(format!("{width:.1}")) height=(height) {
+                    title { (name) "\n" (count(*value)) }
+                }
+                @if at % every == 0 {
+                    text class="axis" x=(format!("{x:.1}")) y=(picture.height - 6.0) { (name.get(5..).unwrap_or(name)) }
+                }
+            }
+        }
+    }
+}
+
+/// Draws counts as columns in a line of text, each beside the largest of them.
+pub(super) fn spark(counts: &[u64]) -> Markup {
+    let (all, most) = (counts.iter().sum::<u64>(), counts.iter().copied().max().unwrap_or(0));
+    let told = format!("{} in all, {} at most", count(all), count(most));
+    html! {
+        svg class="spark" viewBox=(format!("0 0 {} 20", counts.len().max(1) * 3)) preserveAspectRatio="none" role="img" aria-label=(told) {
+            title { (told) }
+            rect class="rail" x="0" y="19" width=(counts.len() * 3) height="1" {}
+            @for (at, value) in counts.iter().enumerate().filter(|(_, value)| **value > 0) {
+                @let tall = (20.0 * *value as f64 / most as f64).max(2.0);
+                rect class="one" x=(at * 3) y=(format!("{:.1}", 20.0 - tall)) width="2" height=(format!("{tall:.1}")) {}
+            }
+        }
+    }
+}
+
 /// A bar: what it is, its value, and what stands beside it.
 pub(super) struct Bar {
     pub(super) name: Markup,
@@ -191,6 +262,32 @@ mod tests {
         }
         let empty = Lines { id: "c", title: "t", days: &[], series: &[] }.draw().into_string();
         assert!(empty.contains("<svg"));
+    }
+
+    #[test]
+    fn columns_stay_within_the_picture() {
+        let names: Vec<String> = (0..48).map(|hour| format!("2026-11-28 {:02}:00", hour % 24)).collect();
+        let counts: Vec<u64> = (0..48).map(|hour| if hour % 5 == 0 { 0 } else { hour * 1000 }).collect();
+        let columns = Columns { id: "h", title: "t", names: &names, counts: &counts };
+        let drawn = columns.draw().into_string();
+        assert!(!drawn.contains("NaN") && drawn.contains(&format!("{} at most", count(47_000))), "{drawn}");
+        assert_eq!(drawn.matches("class=\"one\"").count(), 38 * PICTURES.len());
+        for (part, most) in [(" x=\"", 960.0), (" y=\"", 280.0), (" height=\"", 280.0)] {
+            for value in drawn.split(part).skip(1) {
+                let value: f64 = value.split('"').next().unwrap().parse().unwrap();
+                assert!((0.0..=most).contains(&value), "{part}{value}");
+            }
+        }
+        let none = Columns { counts: &[0; 48], ..columns }.draw().into_string();
+        assert!(!none.contains("class=\"one\"") && none.contains("0 in all"), "{none}");
+
+        let small = spark(&counts).into_string();
+        assert_eq!(small.matches("class=\"one\"").count(), 38);
+        assert!(small.contains(&format!("aria-label=\"{} in all", count(counts.iter().sum()))), "{small}");
+        for none in [spark(&[]), spark(&[0; 3])] {
+            let none = none.into_string();
+            assert!(!none.contains("class=\"one\"") && !none.contains("NaN"), "{none}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use firn_api::usage::{GroupBy, Traffic, UsageGroup};
 use firn_index::{CacheName, UsageRow};
 use maud::{Markup, html};
 
-use super::charts::{Bar, bars};
+use super::charts::{Bar, bars, spark};
 use super::layout::{age, bytes, count, factor, percent, time};
 use super::table::{Column, cell, table};
 use super::{Answer, Call, Made, Problem};
@@ -80,6 +80,7 @@ pub(super) fn builders(call: &Call) -> Made {
     named.truncate(ROWS);
     let columns = [
         Column::text("Builder"),
+        Column::text("New paths by the hour"),
         Column::number("Pushes/h"),
         Column::number("Pushed"),
         Column::number("Paths"),
@@ -94,6 +95,7 @@ pub(super) fn builders(call: &Call) -> Made {
         let traffic = group.traffic.unwrap_or_default();
         vec![
             cell(&group.name),
+            if group.hours.is_empty() { cell("–") } else { spark(&group.hours) },
             cell(hours.get(&group.name).map_or_else(|| "–".to_owned(), |n| format!("{n:.1}"))),
             cell(bytes(traffic.pushed_logical_bytes)),
             cell(count(group.paths)),
@@ -108,11 +110,12 @@ pub(super) fn builders(call: &Call) -> Made {
     let content = html! {
         h1 { "Builders" }
         @if total == 0 { p { "Nobody has pushed anything yet. " a href="/-/caches" { "A cache's page" } " says how." } }
-        @else { (table("Builders, the one with the most exclusive bytes first", &columns, rows)) }
+        @else { (super::hours::section(call)) (table("Builders, the one with the most exclusive bytes first", &columns, rows)) }
         @for group in unnamed.iter().filter(|group| group.stored_bytes > 0) {
             p { (bytes(group.stored_bytes)) " more are stored for NARs without a path and for documents; " (bytes(group.exclusive_bytes)) " of these for nothing else." }
         }
         (legend(&[
+            ("New paths by the hour", "of the last two days, each builder by its own measure"),
             ("Pushes/h", "of today, UTC"),
             ("Saved", "the part of the pushed NAR bytes that did not have to be sent; stock Nix sends all"),
             ("Exclusive", "stored bytes that would come back if all that this builder pushed first went"),

@@ -49,8 +49,8 @@ pub(super) fn page(call: &Call, name: &CacheName, hash: &StoreHash) -> Made {
         @if !found.conflicts.is_empty() { (conflicts(&found)) }
         (cost(call, &cache, hash, &found, sees_usage)?)
         (narinfo(call, &cache, hash, &found, asked_at)?)
-        (references("Refers to", name, found.references.iter().map(String::as_str).filter(|path| *path != own)))
-        (references("Referred to by", name, from.iter().map(String::as_str)))
+        (references(call, "Refers to", name, found.references.iter().map(String::as_str).filter(|path| *path != own))?)
+        (references(call, "Referred to by", name, from.iter().map(String::as_str))?)
         @if !is_whole { p class="quiet" { "There may be more: not the whole cache was looked through." } }
         (files(call, name, hash)?)
         @if sees_usage { (pushes(&found)) (super::state::why_kept(call, name, hash, used_at)?) }
@@ -164,17 +164,32 @@ fn cost(
     })
 }
 
-fn references<'a>(title: &str, cache: &CacheName, paths: impl Iterator<Item = &'a str>) -> Markup {
+/// Lists paths: those that the cache has as links.
+fn references<'a>(
+    call: &Call,
+    title: &str,
+    cache: &CacheName,
+    paths: impl Iterator<Item = &'a str>,
+) -> Result<Markup, super::Problem> {
     let paths: Vec<&str> = paths.collect();
-    html! {
+    let mut shown = Vec::new();
+    for path in paths.iter().take(PATHS) {
+        let hash = path.get(..32).and_then(|hash| hash.parse().ok());
+        let row = hash.map(|hash| call.app.engine.meta().path(cache, &hash)).transpose();
+        let is_here = row.map_err(|error| call.index(error))?.flatten().is_some();
+        shown.push(html! {
+            @if is_here { (path_link(cache.as_str(), path)) } @else { (path) " " span class="quiet" { "not in this cache" } }
+        });
+    }
+    Ok(html! {
         @if !paths.is_empty() {
             section {
                 h2 { (title) }
-                ul class="paths" { @for path in paths.iter().take(PATHS) { li { (path_link(cache.as_str(), path)) } } }
+                ul class="paths" { @for path in shown { li { (path) } } }
                 @if paths.len() > PATHS { p class="quiet" { "and " (count((paths.len() - PATHS) as u64)) " more" } }
             }
         }
-    }
+    })
 }
 
 /// Writes a name that may be any bytes as a part of a URL.
@@ -208,6 +223,7 @@ fn files(call: &Call, cache: &CacheName, hash: &StoreHash) -> Result<Markup, sup
         }
     });
     Ok(html! {
+        (super::debug_info::section(call, cache, hash, &listing)?)
         section {
             h2 { "Files" }
             @if all.is_empty() { p { "None." } } @else { (table("Files in the path", &columns, rows)) }

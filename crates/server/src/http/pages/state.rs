@@ -2,12 +2,12 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use firn_index::{CacheName, PinName, PinRow, ScrubPass};
+use firn_index::{CacheName, DamagedPath, PinName, PinRow, ScrubPass};
 use firn_nix::StoreHash;
 use maud::{Markup, html};
 
 use super::caches::keeps;
-use super::layout::{age, bytes, count, percent, time};
+use super::layout::{age, bytes, count, path_link, percent, time};
 use super::table::{Column, cell, facts, table};
 use super::{Answer, Call, Made, Problem};
 use crate::maintenance::Maintenance;
@@ -112,7 +112,7 @@ fn scrub(call: &Call) -> Result<Markup, Problem> {
         rows.push(("Last pass", passed(pass)));
     }
     let columns = [Column::text("Path"), Column::text("Cache")];
-    let cells = damaged.iter().map(|one| vec![cell(&one.path), cell(&one.cache)]);
+    let cells = damaged.iter().map(|one| vec![damaged_link(one), cell(&one.cache)]);
     Ok(html! {
         section {
             h2 { "Scrub" }
@@ -126,6 +126,11 @@ fn scrub(call: &Call) -> Result<Markup, Problem> {
             }
         }
     })
+}
+
+/// Writes a path as a link to its page; a document has none.
+fn damaged_link(one: &DamagedPath) -> Markup {
+    if one.path.parse::<firn_nix::StorePath>().is_ok() { path_link(&one.cache, &one.path) } else { cell(&one.path) }
 }
 
 fn passed(pass: &ScrubPass) -> Markup {
