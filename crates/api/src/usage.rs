@@ -389,10 +389,14 @@ pub struct ConflictDescription {
 /// Paths that a search found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// At most as many as were asked for.
+    /// At most as many as were asked for: what is called just so first, then what begins so, the newest first.
     pub paths: Vec<FoundPath>,
-    /// Whether rows were left unread because there are too many.
+    /// Whether there may be more: there was no time to look through all paths, or there are too many.
     pub is_partial: bool,
+    /// If there was no time: up to when all paths are there whose package is called so, in seconds since 1970; absent if
+    /// that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counted_at: Option<u64>,
 }
 
 /// A path that a search found.

@@ -138,10 +138,16 @@ impl StorePath {
     /// That is Nix's own rule (`builtins.parseDrvName`); the outputs of a package have the same.
     #[must_use]
     pub fn package(&self) -> &str {
-        let bytes = self.name.as_bytes();
+        Self::package_of(&self.name)
+    }
+
+    /// Returns the package of what stands after a hash and its dash, by the rule of [`StorePath::package`]; of any text.
+    #[must_use]
+    pub fn package_of(name: &str) -> &str {
+        let bytes = name.as_bytes();
         let is_version = |pair: &[u8]| pair[0] == b'-' && !pair[1].is_ascii_alphabetic();
         let version = bytes.windows(2).position(is_version);
-        &self.name[..version.unwrap_or(bytes.len())]
+        &name[..version.unwrap_or(bytes.len())]
     }
 
     /// Returns `<hash>-<name>`.

@@ -22,7 +22,7 @@ use crate::auth::Denial;
 use crate::caches::Cache;
 use crate::maintenance::Maintenance;
 use crate::usage::viewer::Viewer;
-use crate::usage::{counters, report, view};
+use crate::usage::{counters, report, search, view};
 
 /// The description of the requests.
 pub(super) const OPENAPI: &str = include_str!("../../../../docs/openapi.yaml");
@@ -162,7 +162,7 @@ fn blocking(app: &App, call: Call, headers: &HeaderMap, query: &Query) -> Result
         Call::Search => {
             let caches: Vec<CacheName> = viewer.caches(app).into_iter().map(|cache| cache.name.clone()).collect();
             let text = query.get("q").ok_or_else(|| bad("'q' must be given".to_owned()))?;
-            Ok(json(&view::search(app.engine.meta(), &caches, text, MAX_FOUND).map_err(index)?))
+            Ok(json(&search::find(&app.usage, app.engine.meta(), &caches, text, MAX_FOUND).map_err(index)?))
         }
         Call::DiskUse(name) => {
             let cache = admitted(app, &viewer, &name, Viewer::may_see_usage)?;

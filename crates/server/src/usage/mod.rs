@@ -7,6 +7,7 @@
 pub mod counters;
 pub mod hours;
 pub mod report;
+pub mod search;
 pub mod traffic;
 pub mod view;
 pub mod viewer;
@@ -21,6 +22,7 @@ use firn_index::UnixSeconds;
 
 pub use counters::{Counters, Tally};
 pub use report::StoredReport;
+pub use search::Packages;
 
 /// How many bytes of a mark pass are kept in memory for the next question.
 const KEPT_BYTES: u64 = 256 << 20;
@@ -43,6 +45,7 @@ pub struct Usage {
     pub index: OnceLock<PathBuf>,
     latest: RwLock<Option<Arc<StoredReport>>>,
     kept: Mutex<Option<Arc<Mark>>>,
+    packages: RwLock<Option<Arc<Packages>>>,
     past: Mutex<Option<Arc<traffic::Past>>>,
     /// Held while a pass runs.
     making: Mutex<()>,
@@ -67,6 +70,11 @@ impl Usage {
     /// Returns the newest report, if there is one.
     pub fn latest(&self) -> Option<Arc<StoredReport>> {
         self.latest.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns which paths each package had in the newest report of this process.
+    pub fn packages(&self) -> Option<Arc<Packages>> {
+        self.packages.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends a pass that runs, and lets none begin.
@@ -118,7 +126,8 @@ impl Usage {
         }
     }
 
-    fn keep(&self, report: Arc<StoredReport>) {
+    fn keep(&self, report: Arc<StoredReport>, packages: Packages) {
+        *self.packages.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(packages));
         *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 }

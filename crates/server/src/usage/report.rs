@@ -10,8 +10,9 @@ use firn_index::{Day, Meta, SummaryRow, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use super::counters::day_of;
+use super::search::KEPT_PATHS;
 use super::traffic::told;
-use super::{HISTORY_DAYS, RECENT_DAYS, Usage, hours, view};
+use super::{HISTORY_DAYS, Packages, RECENT_DAYS, Usage, hours, view};
 
 /// Groups of a kind that a stored report keeps: the largest by exclusive bytes.
 pub const STORED_GROUPS: usize = 1000;
@@ -75,8 +76,8 @@ fn group(name: String, sums: &Sums) -> UsageGroup {
         dedup_factor: sums.dedup_factor(),
         compression_factor: sums.compression_factor(),
         last_at: sums.last_at,
-        traffic: None,
         hours: Vec::new(),
+        traffic: None,
     }
 }
 
@@ -87,13 +88,13 @@ pub fn groups(mark: &Mark, meta: &dyn Meta, by: GroupBy, since: UnixSeconds) -> 
         None => super::view::pins(mark, meta, since)?,
     };
     let mut groups: Vec<UsageGroup> = sums.into_iter().map(|(name, sums)| group(name, &sums)).collect();
-    groups.sort_by(|a, b| (b.exclusive_bytes, &a.name).cmp(&(a.exclusive_bytes, &b.name)));
     if by == GroupBy::Builder {
         let mut counted = hours::by_builder(mark);
         for group in &mut groups {
             group.hours = counted.remove(group.name.as_str()).unwrap_or_default();
         }
     }
+    groups.sort_by(|a, b| (b.exclusive_bytes, &a.name).cmp(&(a.exclusive_bytes, &b.name)));
     Ok(groups)
 }
 
@@ -129,7 +130,7 @@ impl Usage {
         meta.put_summary(day_of(now), &summary(&report), &bytes)?;
         meta.forget_usage(day_of(now).saturating_sub(HISTORY_DAYS))?;
         let report = Arc::new(report);
-        self.keep(Arc::clone(&report));
+        self.keep(Arc::clone(&report), Packages::of(&mark, KEPT_PATHS));
         Ok(report)
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use firn_api::usage::{
-    ConflictDescription, ConflictNote, Difference, DiskUse, EntryKind, FileChange, FileDifference, Found, FoundPath,
-    PathDescription, PushDescription, Sharing,
+    ConflictDescription, ConflictNote, Difference, DiskUse, EntryKind, FileChange, FileDifference, PathDescription,
+    PushDescription, Sharing,
 };
 use firn_engine::{Engine, Holder, HolderKind, Mark, Usage as Sums};
 use firn_index::{CacheName, DifferenceRow, Meta, NarRow, PathRow, PushOutcome, UnixSeconds};
@@ -14,9 +14,6 @@ use super::Usage;
 
 /// Rows read at a time.
 const PAGE: usize = 1000;
-
-/// Rows that a search reads at most: about a second's work.
-const SEARCHED_ROWS: usize = 300_000;
 
 /// Rows that are read at most to find out who refers to a path.
 const LOOKED_AT_ROWS: usize = 30_000;
@@ -294,51 +291,6 @@ pub fn path(engine: &Engine, cache: &CacheName, hash: &StoreHash, with_pushes: b
         pushes: pushes.collect(),
         conflicts,
     })
-}
-
-/// Finds paths of some caches whose base name holds a text, letter case aside: the newest first. Reads a bounded number of rows.
-///
-/// # Errors
-/// Errors of the index.
-pub fn search(meta: &dyn Meta, caches: &[CacheName], text: &str, most: usize) -> firn_index::Result<Found> {
-    let wanted = text.trim().to_ascii_lowercase();
-    let wanted = wanted.rsplit('/').next().unwrap_or_default();
-    let mut found = Found::default();
-    if wanted.is_empty() {
-        return Ok(found);
-    }
-    let mut left = SEARCHED_ROWS;
-    for cache in caches {
-        if let Some(row) = wanted.get(..32).and_then(|hash| hash.parse().ok()).map(|hash| meta.path(cache, &hash)) {
-            found.paths.extend(row?.map(|row| found_path(cache, &row)));
-            continue;
-        }
-        let mut after = None;
-        loop {
-            let page = meta.paths(cache, after, PAGE.min(left))?;
-            left -= page.len();
-            let hits = page.iter().filter(|(_, row)| row.path.name().to_ascii_lowercase().contains(wanted));
-            found.paths.extend(hits.map(|(_, row)| found_path(cache, row)));
-            match page.last() {
-                Some((last, _)) if left > 0 => after = Some(*last),
-                _ => break,
-            }
-        }
-        found.is_partial |= left == 0;
-    }
-    found.paths.sort_by(|a, b| (b.committed_at, &a.path).cmp(&(a.committed_at, &b.path)));
-    found.is_partial |= found.paths.len() > most;
-    found.paths.truncate(most);
-    Ok(found)
-}
-
-fn found_path(cache: &CacheName, row: &PathRow) -> FoundPath {
-    FoundPath {
-        path: row.path.base_name(),
-        cache: cache.to_string(),
-        nar_bytes: row.nar_size,
-        committed_at: row.committed_at,
-    }
 }
 
 /// Returns the paths of a cache that refer to one, at most `most`, and whether the whole cache was looked through; reads a

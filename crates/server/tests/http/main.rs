@@ -8,6 +8,7 @@ mod oidc;
 mod pages;
 mod pull;
 mod push;
+mod search;
 mod security_access;
 mod security_paths;
 mod sources;

@@ -1,6 +1,6 @@
 //! A path: what it is, what is in it, who refers to it, where it came from. And how to find one.
 
-use firn_api::usage::{EntryKind, FileChange, FileDifference, PathDescription};
+use firn_api::usage::{EntryKind, FileChange, FileDifference, Found, PathDescription};
 use firn_index::{CacheName, DocumentKey, DocumentKind, UnixSeconds};
 use firn_nix::StoreHash;
 use firn_nix::nar::{Listing, Node};
@@ -8,11 +8,11 @@ use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::caches::snippet;
-use super::layout::{bytes, count, figure, path_link, path_title, time};
+use super::layout::{age, bytes, count, figure, path_link, path_title, time};
 use super::table::{Column, cell, facts, table};
 use super::{Answer, Call, Made};
 use crate::caches::Cache;
-use crate::usage::view;
+use crate::usage::{search, view};
 
 /// Files that a page lists.
 const FILES: usize = 500;
@@ -350,10 +350,25 @@ fn differences(files: &[FileDifference], total: Option<u64>) -> Markup {
     }
 }
 
+/// Says what a search may have left out.
+fn incomplete(call: &Call, found: &Found) -> Markup {
+    html! {
+        @match (found.is_partial, found.counted_at) {
+            (false, _) => {},
+            (true, Some(at)) => {
+                " There was no time to look through all paths: those whose package is called so are here as of "
+                (age(at, call.app.now())) ", later ones and texts in versions may be missing."
+            },
+            (true, None) => { " There may be more: be more exact, or give the hash." },
+        }
+    }
+}
+
 pub(super) fn search(call: &Call) -> Made {
     let text = call.query.get("q").unwrap_or_default();
     let caches: Vec<CacheName> = call.viewer.caches(&call.app).iter().map(|cache| cache.name.clone()).collect();
-    let found = view::search(call.app.engine.meta(), &caches, text, FOUND).map_err(|error| call.index(error))?;
+    let found = search::find(&call.app.usage, call.app.engine.meta(), &caches, text, FOUND);
+    let found = found.map_err(|error| call.index(error))?;
     let columns = [Column::text("Path"), Column::text("Cache"), Column::number("NAR"), Column::text("Since")];
     let rows = found.paths.iter().map(|one| {
         vec![path_link(&one.cache, &one.path), cell(&one.cache), cell(bytes(one.nar_bytes)), time(one.committed_at)]
@@ -367,9 +382,10 @@ pub(super) fn search(call: &Call) -> Made {
         }
         @if !text.is_empty() {
             p role="status" {
-                @if found.paths.is_empty() { "Nothing that you may see has this name." }
-                @else { (count(found.paths.len() as u64)) @if found.paths.len() == 1 { " path" } @else { " paths, the newest first" } }
-                @if found.is_partial { ". There may be more: be more exact, or give the hash." }
+                @if found.paths.is_empty() && !found.is_partial { "Nothing that you may see has this name." }
+                @else if found.paths.is_empty() { "Nothing was found in the time that a search has." }
+                @else { (count(found.paths.len() as u64)) @if found.paths.len() == 1 { " path." } @else { " paths, what is called just so first, then the newest." } }
+                (incomplete(call, &found))
             }
             @if !found.paths.is_empty() { (table("Paths that were found", &columns, rows)) }
         }
