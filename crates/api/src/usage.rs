@@ -196,6 +196,9 @@ pub struct ConflictNote {
     /// The first of these; at most 5.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
+    /// Whether the comparison ended before it was through: more may differ.
+    #[serde(default)]
+    pub is_partial: bool,
 }
 
 /// A day of a store's life.
@@ -256,6 +259,8 @@ pub struct Difference {
     pub new_bytes: u64,
     /// Files that are not the same, those with the most new bytes first; at most 10,000.
     pub files: Vec<FileDifference>,
+    /// Whether the comparison ended before it was through, since there was too much to read: more may differ.
+    pub is_partial: bool,
 }
 
 /// How a file changed.
@@ -384,6 +389,9 @@ pub struct ConflictDescription {
     /// Those with the most new bytes: as a rule 100 at most, and fewer if their paths are long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<FileDifference>>,
+    /// Whether the comparison ended before it was through, since there was too much to read: more may differ.
+    #[serde(default)]
+    pub is_partial: bool,
 }
 
 /// Paths that a search found.

@@ -33,13 +33,17 @@ impl fmt::Display for ConflictNote {
             [&self.path, &self.cache, &self.builder, &self.other_builder].map(|text| plain(text));
         write!(f, "{other} made another NAR of {path} than {builder}, whose one stays in cache {cache}")?;
         let Some(total) = self.files_total else { return Ok(()) };
+        if total == 0 && self.is_partial {
+            return write!(f, ": to find out which files differ was too much");
+        }
         let name = |file: &String| if file.is_empty() { "the whole".to_owned() } else { clipped(file) };
         let names: Vec<String> = self.files.iter().map(name).collect();
         write!(f, ": {}", names.join(", "))?;
         match total.saturating_sub(names.len() as u64) {
-            0 => write!(f, " differ"),
-            more => write!(f, " and {more} more differ"),
+            0 => write!(f, " differ")?,
+            more => write!(f, " and {more} more differ")?,
         }
+        if self.is_partial { write!(f, ", and not all were compared") } else { Ok(()) }
     }
 }
 
@@ -214,6 +218,7 @@ mod tests {
             other_builder: "b\x1b".to_owned(),
             files_total,
             files: files.iter().map(|file| (*file).to_owned()).collect(),
+            is_partial: false,
         };
         let start = "b\u{fffd} made another NAR of tool than a, whose one stays in cache main";
         let two = conflict(&["bin/x", ""], Some(2));
@@ -221,6 +226,11 @@ mod tests {
             (conflict(&[], None), ""),
             (two.clone(), ": bin/x, the whole differ"),
             (conflict(&["bin/x"], Some(8)), ": bin/x and 7 more differ"),
+            (ConflictNote { is_partial: true, ..two.clone() }, ": bin/x, the whole differ, and not all were compared"),
+            (
+                ConflictNote { is_partial: true, ..conflict(&[], Some(0)) },
+                ": to find out which files differ was too much",
+            ),
         ] {
             assert_eq!(conflict.to_string(), format!("{start}{end}"));
         }

@@ -5,7 +5,7 @@
 //! crash came between, or the NARs could not be read) costs the record and nothing else: the next offer of the same NAR
 //! makes it.
 
-use firn_index::{CacheName, Conflict, Content, DifferenceRow, FileDifference, PathRow, Row as _};
+use firn_index::{CacheName, Conflict, Content, DifferenceRow, FileDifference, PathRow, Row as _, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 
 use crate::commit::DocumentContent;
@@ -57,7 +57,8 @@ impl Engine {
     }
 
     /// After the commit of a path: if it had another NAR, logs that, and records what differs. `other` is what was offered;
-    /// without it the cache holds that NAR. Does so once for each NAR; nothing that fails here changes the outcome.
+    /// without it the cache holds that NAR. Does so once for each NAR; after `until` nothing is compared, and the next offer of
+    /// the same NAR makes up for it. Nothing that fails here changes the outcome.
     pub(crate) fn note_conflict(
         &self,
         cache: &CacheName,
@@ -65,11 +66,12 @@ impl Engine {
         offered: &Sha256,
         outcome: PathOutcome,
         other: Option<Compared<'_>>,
+        until: UnixSeconds,
     ) {
         match outcome {
             PathOutcome::Created | PathOutcome::Merged => {}
             PathOutcome::KeptFirst | PathOutcome::Rejected => {
-                if let Err(error) = self.record_conflict(cache, path, offered, other) {
+                if let Err(error) = self.record_conflict(cache, path, offered, other, until) {
                     let error = chain(&error);
                     tracing::warn!(%cache, %path, error, "what differs between two NARs of a path was not recorded");
                 }
@@ -83,6 +85,7 @@ impl Engine {
         path: &StoreHash,
         offered: &Sha256,
         other: Option<Compared<'_>>,
+        until: UnixSeconds,
     ) -> Result<()> {
         let Some(row) = self.meta().path(cache, path)? else { return Ok(()) };
         // An offer with other references is none of another NAR, and only so many conflicts are remembered.
@@ -92,8 +95,13 @@ impl Engine {
         if self.recorded_difference(cache, path, &row.nar_hash, offered).is_ok_and(|known| known.is_some()) {
             return Ok(());
         }
-        let found = self.compare_offered(cache, &row, offered, other);
-        raise_alarm(cache, &row, conflict, &found);
+        if self.shared.packs.clock.now() > until {
+            raise_alarm(cache, &row, conflict, None);
+            tracing::warn!(%cache, %path, "two NARs of a path were not compared: the request that brought many had no time left");
+            return Ok(());
+        }
+        let found = self.compare_offered(cache, &row, offered, other, until);
+        raise_alarm(cache, &row, conflict, found.as_ref().ok());
         let content = DocumentContent::Inline(found?.encode());
         self.commit_document(cache, DifferenceRow::key(path, offered), content, conflict.uploader.clone())
     }
@@ -104,6 +112,7 @@ impl Engine {
         row: &PathRow,
         offered: &Sha256,
         other: Option<Compared<'_>>,
+        until: UnixSeconds,
     ) -> Result<DifferenceRow> {
         let nar = |hash: &Sha256| {
             let absent = || Error::NotFound { what: format!("the NAR sha256:{} in cache '{cache}'", hash.to_nix32()) };
@@ -111,21 +120,20 @@ impl Engine {
         };
         let first = nar(&row.nar_hash)?;
         let found = match other {
-            Some(other) => self.compare(Compared::Held(&first), other)?,
-            None => self.difference(&first, &nar(offered)?)?,
+            Some(other) => self.compare(Compared::Held(&first), other, until)?,
+            None => self.compare(Compared::Held(&first), Compared::Held(&nar(offered)?), until)?,
         };
-        Ok(DifferenceRow::new(row.nar_hash, found.new_bytes, found.files))
+        Ok(DifferenceRow::new(row.nar_hash, found.new_bytes, found.files, found.is_partial))
     }
 }
 
-fn raise_alarm(cache: &CacheName, row: &PathRow, conflict: &Conflict, found: &Result<DifferenceRow>) {
-    let (differing_files, files) = match found {
-        Ok(found) => (Some(found.total), listed(&found.files)),
-        Err(_) => (None, String::new()),
-    };
+fn raise_alarm(cache: &CacheName, row: &PathRow, conflict: &Conflict, found: Option<&DifferenceRow>) {
+    let differing_files = found.map(|found| found.total);
+    let is_partial = found.is_none_or(|found| found.is_partial);
+    let files = found.map_or_else(String::new, |found| listed(&found.files));
     tracing::warn!(
         %cache, path = %row.path, first_nar = %row.nar_hash, first_builder = row.uploader.builder,
-        other_nar = %conflict.nar_hash, other_builder = conflict.uploader.builder, differing_files, files,
+        other_nar = %conflict.nar_hash, other_builder = conflict.uploader.builder, differing_files, is_partial, files,
         "two different NARs were pushed for one path: the first stays"
     );
 }

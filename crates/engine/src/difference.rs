@@ -6,19 +6,25 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use firn_chunk::ChunkId;
-use firn_index::{EntryFacts, EntryKind, FileDifference, NarRow};
+use firn_index::{EntryFacts, EntryKind, FileDifference, NarRow, UnixSeconds};
 use firn_nix::StoreHash;
 use firn_nix::nar::{Listing, Node};
 
+use crate::clock::Clock;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
 use crate::{Engine, Error, Result, files};
 
-/// Files that are compared at most; the largest store paths have 500,000.
-const MAX_FILES: usize = 1_000_000;
+/// Entries of a NAR that is compared at most; the largest store paths have 500,000.
+const MAX_ENTRIES: usize = 1_000_000;
 
-/// Bytes that are restored to compare files whose chunks do not say whether they are the same.
-const MAX_COMPARED_BYTES: u64 = 256 << 20;
+/// Bytes that are restored of both NARs together: to list them, and to compare files whose chunks do not say whether they are
+/// the same. Restoring so much takes a second or two.
+const MAX_READ_BYTES: u64 = 1 << 30;
+
+/// How long the comparisons of one request go on, all together, in seconds of the engine's clock: its answer waits for them,
+/// and firn's client gives up after a minute of silence.
+const MAX_SECONDS: u64 = 20;
 
 /// Bytes of a file that are compared at a time.
 const STEP_BYTES: usize = 1 << 20;
@@ -33,6 +39,27 @@ pub struct Difference {
     pub new_bytes: u64,
     /// What is not the same, in order of the paths.
     pub files: Vec<FileDifference>,
+    /// Whether the comparison ended before it was through: what it did not come to is not among the files.
+    pub is_partial: bool,
+}
+
+/// What a comparison may still cost.
+struct Allowance<'a> {
+    bytes: u64,
+    until: UnixSeconds,
+    clock: &'a dyn Clock,
+}
+
+impl Allowance<'_> {
+    /// Takes bytes that were restored; says whether more may be.
+    fn take(&mut self, bytes: u64) -> bool {
+        self.bytes = if self.clock.now() > self.until { 0 } else { self.bytes.saturating_sub(bytes) };
+        self.is_left()
+    }
+
+    fn is_left(&self) -> bool {
+        self.bytes > 0
+    }
 }
 
 /// A NAR to compare.
@@ -75,38 +102,52 @@ struct Side<'a> {
 }
 
 impl Engine {
-    /// Compares two NARs by what is in them. Contents are read only where chunks leave it open whether they are the same,
-    /// and at most 256 MiB of them; a file beyond that counts as changed.
+    /// Compares two NARs by what is in them. Contents are read only where chunks leave it open whether they are the same.
+    ///
+    /// At most 1 GiB is read, for 20 seconds, of NARs of at most a million entries each; what is beyond that is left out, and
+    /// the difference says that it is partial.
     ///
     /// # Errors
-    /// As [`Engine::restore`]; [`Error::TooLarge`] for more than a million files.
+    /// As [`Engine::restore`].
     pub fn difference(&self, from: &NarRow, to: &NarRow) -> Result<Difference> {
-        self.compare(Compared::Held(from), Compared::Held(to))
+        self.compare(Compared::Held(from), Compared::Held(to), self.comparing_until())
     }
 
-    pub(crate) fn compare(&self, from: Compared<'_>, to: Compared<'_>) -> Result<Difference> {
-        let (old, new) = (self.entries(from)?, self.entries(to)?);
-        let (from, to) = (self.side(from)?, self.side(to)?);
-        let known: HashSet<ChunkId> = from.stored.recipe.chunks.iter().map(|chunk| chunk.id).collect();
-        let mut found = Difference::default();
-        let mut counted = HashSet::new();
-        for chunk in to.stored.recipe.chunks.iter().filter(|chunk| !known.contains(&chunk.id)) {
-            if counted.insert(chunk.id) {
-                found.new_bytes += u64::from(chunk.len);
-            }
-        }
-        let mut budget = MAX_COMPARED_BYTES;
+    /// Returns until when a request that comes now may compare NARs.
+    pub(crate) fn comparing_until(&self) -> UnixSeconds {
+        self.shared.packs.clock.now().saturating_add(MAX_SECONDS)
+    }
+
+    /// Does as [`Engine::difference`] until a time.
+    pub(crate) fn compare(&self, from: Compared<'_>, to: Compared<'_>, until: UnixSeconds) -> Result<Difference> {
+        let clock = &*self.shared.packs.clock;
+        self.compare_within(from, to, &mut Allowance { bytes: MAX_READ_BYTES, until, clock })
+    }
+
+    fn compare_within(
+        &self,
+        from: Compared<'_>,
+        to: Compared<'_>,
+        allowance: &mut Allowance<'_>,
+    ) -> Result<Difference> {
+        let (a, b) = (self.side(from)?, self.side(to)?);
+        let known: HashSet<ChunkId> = a.stored.recipe.chunks.iter().map(|chunk| chunk.id).collect();
+        let mut found = Difference { new_bytes: b.new_bytes(&known), ..Difference::default() };
+        let (Some(old), Some(new)) = (self.entries(from, allowance)?, self.entries(to, allowance)?) else {
+            return Ok(Difference { is_partial: true, ..found });
+        };
         for (path, entry) in &new {
             let before = old.get(path);
             let is_same = match (before, entry) {
-                (Some(Entry::File { executable: x, range: a }), Entry::File { executable: y, range: b }) => {
-                    x == y && self.is_same(&from, a, &to, b, &mut budget)?
+                (Some(Entry::File { executable: x, range: from }), Entry::File { executable: y, range: to }) => {
+                    if x == y { self.is_same(&a, from, &b, to, allowance)? } else { Some(false) }
                 }
-                (before, entry) => before == Some(entry),
+                (before, entry) => Some(before == Some(entry)),
             };
-            if !is_same {
+            found.is_partial |= is_same.is_none();
+            if is_same == Some(false) {
                 let new_bytes = match entry {
-                    Entry::File { range, .. } => to.unknown_bytes(range, &known),
+                    Entry::File { range, .. } => b.unknown_bytes(range, &known),
                     Entry::Directory | Entry::Symlink(_) => 0,
                 };
                 let (from, to) = (before.map(Entry::facts), Some(entry.facts()));
@@ -124,15 +165,16 @@ impl Engine {
         Ok(found)
     }
 
-    fn entries(&self, nar: Compared<'_>) -> Result<BTreeMap<Vec<u8>, Entry>> {
+    /// Returns what is in a NAR, by path; `None` if that is too much.
+    fn entries(&self, nar: Compared<'_>, allowance: &mut Allowance<'_>) -> Result<Option<BTreeMap<Vec<u8>, Entry>>> {
+        let may_go_on: &mut dyn FnMut(u64) -> bool = &mut |bytes| allowance.take(bytes);
         let listing = match nar {
-            Compared::Held(row) => self.listing(&row.recipe, &row.slots)?,
-            Compared::Assembled { .. } => Arc::new(files::list(self.restore_compared(nar, 0..u64::MAX)?)?),
+            Compared::Held(row) => self.listing_while(&row.recipe, &row.slots, may_go_on)?,
+            Compared::Assembled { .. } => {
+                files::list(self.restore_compared(nar, 0..u64::MAX)?, may_go_on)?.map(Arc::new)
+            }
         };
-        if listing.entry_count() > MAX_FILES {
-            return Err(Error::TooLarge { limit: MAX_FILES as u64 });
-        }
-        Ok(flatten(&listing))
+        Ok(listing.filter(|listing| listing.entry_count() <= MAX_ENTRIES).map(|listing| flatten(&listing)))
     }
 
     fn restore_compared(&self, nar: Compared<'_>, range: Range<u64>) -> Result<Restore> {
@@ -164,43 +206,50 @@ impl Engine {
         Ok(Side { nar, slots, stored, starts, patches })
     }
 
-    /// Says whether two files have the same contents.
+    /// Says whether two files have the same contents; `None` if finding out would be too much.
     fn is_same(
         &self,
         from: &Side<'_>,
         a: &Range<u64>,
         to: &Side<'_>,
         b: &Range<u64>,
-        budget: &mut u64,
-    ) -> Result<bool> {
+        allowance: &mut Allowance<'_>,
+    ) -> Result<Option<bool>> {
         let len = a.end - a.start;
         if len != b.end - b.start {
-            return Ok(false);
+            return Ok(Some(false));
         }
         if len == 0 || (from.pieces(a) == to.pieces(b) && from.patches(a) == to.patches(b)) {
-            return Ok(true);
+            return Ok(Some(true));
         }
-        let Some(left) = budget.checked_sub(len) else { return Ok(false) };
-        *budget = left;
-        is_same_bytes(self.restore_compared(from.nar, a.clone())?, self.restore_compared(to.nar, b.clone())?)
+        if !allowance.is_left() {
+            return Ok(None);
+        }
+        let (from, to) = (self.restore_compared(from.nar, a.clone())?, self.restore_compared(to.nar, b.clone())?);
+        is_same_bytes(from, to, allowance)
     }
 }
 
-/// Compares what two restores give, up to the first difference.
-fn is_same_bytes(mut from: Restore, mut to: Restore) -> Result<bool> {
+/// Compares what two restores give, up to the first difference; `None` if that is too much.
+fn is_same_bytes(mut from: Restore, mut to: Restore, allowance: &mut Allowance<'_>) -> Result<Option<bool>> {
     let (mut a, mut b) = (Bytes::new(), Bytes::new());
     loop {
+        let mut may_go_on = true;
         for (piece, restore) in [(&mut a, &mut from), (&mut b, &mut to)] {
             if piece.is_empty() {
                 *piece = restore.next(STEP_BYTES)?.unwrap_or_default();
+                may_go_on &= allowance.take(piece.len() as u64);
             }
         }
         let len = a.len().min(b.len());
         if len == 0 {
-            return Ok(a.is_empty() && b.is_empty());
+            return Ok(Some(a.is_empty() && b.is_empty()));
         }
         if a[..len] != b[..len] {
-            return Ok(false);
+            return Ok(Some(false));
+        }
+        if !may_go_on {
+            return Ok(None);
         }
         a.advance(len);
         b.advance(len);
@@ -229,6 +278,14 @@ impl Side<'_> {
         let over = self.patches[first..].iter().take_while(|(position, _)| *position < range.end);
         let place = |position: u64| i128::from(position) - i128::from(range.start);
         over.map(|(position, slot)| (place(*position), self.slots.get(usize::from(*slot)).copied())).collect()
+    }
+
+    /// Returns the bytes of chunks that are not known, each once.
+    fn new_bytes(&self, known: &HashSet<ChunkId>) -> u64 {
+        let mut counted = HashSet::new();
+        let new =
+            self.stored.recipe.chunks.iter().filter(|chunk| !known.contains(&chunk.id) && counted.insert(chunk.id));
+        new.map(|chunk| u64::from(chunk.len)).sum()
     }
 
     fn unknown_bytes(&self, range: &Range<u64>, known: &HashSet<ChunkId>) -> u64 {
@@ -260,6 +317,8 @@ fn flatten(listing: &Listing) -> BTreeMap<Vec<u8>, Entry> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use firn_testkit::nar::Node as Tree;
     use firn_testkit::random::Random;
 
@@ -320,6 +379,55 @@ mod tests {
                 named("new/deep", None, Some(100_000), 0),
             ]
         );
+    }
+
+    /// A clock by which a second passes whenever somebody looks.
+    struct Hasty(AtomicU64);
+
+    impl Clock for Hasty {
+        fn now(&self) -> UnixSeconds {
+            self.0.fetch_add(1, Ordering::Relaxed)
+        }
+    }
+
+    /// Two builds with 40 small files, all in one stream of chunks, of which the first differs in length and the last in a byte.
+    fn builds() -> [Tree; 2] {
+        [("a", 'x'), ("ab", 'y')].map(|(first, last)| {
+            let contents = |n: usize| match n {
+                0 => first.to_owned(),
+                39 => last.to_string(),
+                n => format!("{n} is the same in both"),
+            };
+            Tree::directory((0..40).map(|n| (format!("{n:02}"), Tree::file(contents(n)))))
+        })
+    }
+
+    #[test]
+    fn what_is_too_much_is_left_out_and_told() {
+        let fixture = Fixture::new();
+        let engine = fixture.open();
+        let [from, to] = builds();
+        let [from, to] = rows(&engine, [&from, &to]);
+        let within = |bytes, clock: &dyn Clock| {
+            let allowance = &mut Allowance { bytes, until: clock.now() + MAX_SECONDS, clock };
+            let found = engine.compare_within(Compared::Held(&from), Compared::Held(&to), allowance).unwrap();
+            let names: Vec<String> =
+                found.files.into_iter().map(|file| String::from_utf8(file.path).unwrap()).collect();
+            (names, found.is_partial, found.new_bytes)
+        };
+        let [first, last] = ["00", "39"].map(str::to_owned);
+        let new_bytes = to.nar_size;
+        // Not even the names.
+        assert_eq!(within(1, &*fixture.clock), (vec![], true, new_bytes));
+        assert_eq!(within(from.nar_size, &*fixture.clock), (vec![], true, new_bytes));
+        // The first differs in its length; some files in between are read, the last is not.
+        let names_only = from.nar_size + to.nar_size;
+        assert_eq!(within(names_only + 100, &*fixture.clock), (vec![first.clone()], true, new_bytes));
+        assert_eq!(within(2 * names_only, &*fixture.clock), (vec![first.clone(), last.clone()], false, new_bytes));
+        // By now the listings are remembered, and cost nothing.
+        assert_eq!(within(1, &*fixture.clock), (vec![first.clone()], true, new_bytes));
+        let (names, is_partial, _) = within(u64::MAX, &Hasty(AtomicU64::new(0)));
+        assert_eq!((names, is_partial), (vec![first], true), "time is up");
     }
 
     #[test]

@@ -274,7 +274,7 @@ impl Engine {
         }
         let (path, offered) = (upload.path.hash(), upload.nar_hash);
         let outcome = self.submit(Change::Path { cache: cache.clone(), upload: Box::new(upload) })?;
-        self.note_conflict(cache, &path, &offered, outcome, None);
+        self.note_conflict(cache, &path, &offered, outcome, None, self.comparing_until());
         Ok(outcome)
     }
 
@@ -369,10 +369,27 @@ impl Engine {
 
     /// Returns what is inside a NAR. Reads its structure and small files only.
     pub fn listing(&self, recipe: &RecipeId, slots: &[StoreHash]) -> Result<Arc<Listing>> {
+        let found = self.listing_while(recipe, slots, &mut |_| true)?;
+        found.ok_or_else(|| Error::Internal("list a NAR: it was not read to its end".to_owned()))
+    }
+
+    /// Does as [`Engine::listing`]; `None` when `may_go_on`, which is told how many bytes came with each step, said no.
+    pub(crate) fn listing_while(
+        &self,
+        recipe: &RecipeId,
+        slots: &[StoreHash],
+        may_go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Option<Arc<Listing>>> {
         let key = (*recipe, slots.to_vec());
-        self.shared
-            .listings
-            .get_or_insert_with(&key, || files::list(self.restore(recipe, slots, 0..u64::MAX)?).map(Arc::new))
+        let made = self.shared.listings.get_or_insert_with(&key, || {
+            let whole = self.restore(recipe, slots, 0..u64::MAX).map_err(Some)?;
+            files::list(whole, may_go_on).map_err(Some)?.map(Arc::new).ok_or(None)
+        });
+        match made {
+            Ok(listing) => Ok(Some(listing)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
+        }
     }
 
     /// Returns whether a recipe is there and not marked damaged. Reads no pack.

@@ -11,8 +11,9 @@ const STEP_BYTES: usize = 64 << 10;
 /// File contents longer than this are skipped rather than read.
 const SKIP_BYTES: u64 = 64 << 10;
 
-/// Returns the listing of a NAR. Contents of large files are not read.
-pub(crate) fn list(mut restore: Restore) -> Result<Listing> {
+/// Returns the listing of a NAR; `None` when `may_go_on`, which is told how many bytes came with each step, said no. Contents of
+/// large files are not read.
+pub(crate) fn list(mut restore: Restore, may_go_on: &mut dyn FnMut(u64) -> bool) -> Result<Option<Listing>> {
     let mut decoder = Decoder::new();
     let mut listing = ListingBuilder::new();
     while let Some(piece) = restore.next(STEP_BYTES)? {
@@ -23,7 +24,10 @@ pub(crate) fn list(mut restore: Restore) -> Result<Listing> {
             restore.seek(decoder.position());
             debug_assert_eq!(skipped, left);
         }
+        if !may_go_on(piece.len() as u64) {
+            return Ok(None);
+        }
     }
     decoder.finish().map_err(Error::Nar)?;
-    listing.finish().map_err(|error| Error::Internal(error.to_string()))
+    listing.finish().map(Some).map_err(|error| Error::Internal(error.to_string()))
 }

@@ -183,6 +183,9 @@ pub(crate) fn diff(arguments: &DiffArguments, context: &Context) -> Result<u8, F
     context.output.data(&text)?;
     let (files, new) = (found.files.len(), bytes(found.new_bytes));
     context.output.data(&format!("{new:>10}  new in {files} files that differ, of {}\n", bytes(found.to_bytes)))?;
+    if found.is_partial {
+        context.output.warn("there was too much to compare: other files may differ too");
+    }
     Ok(exit::DONE)
 }
 

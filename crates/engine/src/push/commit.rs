@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, ReferencePolicy, SeenId, TokenId};
+use firn_index::{CacheName, ReferencePolicy, SeenId, TokenId, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 
 use super::Assembled;
@@ -72,18 +72,25 @@ impl Engine {
         let number = changes.len();
         let committed = self.shared.submit_all(changes).unwrap_or_else(|error| repeat(&error, number));
         let mut committed = committed.into_iter().zip(offers);
+        let comparing_until = self.comparing_until();
         let mut outcome = || {
             let (outcome, offer) = committed.next().ok_or_else(no_outcome)?;
-            self.note_outcome(cache, outcome?, offer)
+            self.note_outcome(cache, outcome?, offer, comparing_until)
         };
         prepared.into_iter().map(|prepared| prepared.and_then(|()| outcome())).collect()
     }
 
     /// Notes what follows from a commit that stands.
-    fn note_outcome(&self, cache: &CacheName, outcome: PathOutcome, offer: Offer) -> Result<PathOutcome> {
+    fn note_outcome(
+        &self,
+        cache: &CacheName,
+        outcome: PathOutcome,
+        offer: Offer,
+        comparing_until: UnixSeconds,
+    ) -> Result<PathOutcome> {
         let Offer { path, nar_hash, contents } = offer;
         let other = contents.as_ref().map(|new| Compared::Assembled { slots: &new.slots, stored: &new.stored });
-        self.note_conflict(cache, &path, &nar_hash, outcome, other);
+        self.note_conflict(cache, &path, &nar_hash, outcome, other, comparing_until);
         if let (PathOutcome::Created | PathOutcome::Merged, Some(new)) = (outcome, contents) {
             self.shared.note_committed(cache, new.sender, &new.recipe, Some(new.chunks));
         }

@@ -1,13 +1,17 @@
 //! Two NARs for one path: what differs is recorded, however the second one came, and goes with its path.
 
-use firn_engine::{Engine, GcOptions, PathOutcome, PathUpload};
-use firn_index::{Content, DifferenceRow, EntryFacts, EntryKind, FileDifference, RetentionRow};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use firn_engine::{Clock, Engine, GcOptions, PathOutcome, PathUpload};
+use firn_index::{Content, DifferenceRow, EntryFacts, EntryKind, FileDifference, RetentionRow, UnixSeconds};
 use firn_nix::Sha256;
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
+use crate::fixture::broken::{BrokenMeta, When};
 use crate::fixture::client::Local;
-use crate::fixture::{Fixture, cache, path, push, push_path};
+use crate::fixture::{Fixture, cache, path, push, push_path, uploader};
 
 const DAY: u64 = 24 * 3600;
 
@@ -96,6 +100,133 @@ fn a_known_recipe_is_compared_too() {
     let batch = vec![(other.pushed().as_path("tool"), Some(assembled))];
     assert!(matches!(engine.commit_pushed(&cache(), batch).remove(0), Ok(PathOutcome::KeptFirst)));
     check_odd(&recorded(&engine, &first.nar_hash, &other.nar_hash).unwrap());
+}
+
+/// Where log lines go.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Returns what this thread logs while it works.
+fn logged(work: impl FnOnce()) -> String {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let bytes = std::mem::take(&mut *lines.0.lock().unwrap());
+    String::from_utf8(bytes).unwrap()
+}
+
+const ALARM: &str = "two different NARs were pushed for one path: the first stays";
+
+#[test]
+fn the_alarm_says_who_made_what() {
+    let engine = Fixture::new().open();
+    let first = push_path(&engine, "tool", &build("one", false)).unwrap();
+    let second = push(&engine, &build("four", true)).unwrap();
+    let offer = || PathUpload { uploader: uploader("other"), ..second.as_path("tool") };
+    let push_other = || assert_eq!(engine.commit_path(&cache(), offer()).unwrap(), PathOutcome::KeptFirst);
+    let log = logged(push_other);
+    let alarms: Vec<&str> = log.lines().filter(|line| line.contains(ALARM)).collect();
+    assert_eq!(alarms.len(), 1, "{log}");
+    for part in [
+        " WARN ".to_owned(),
+        "cache=main".to_owned(),
+        format!("path={}", path("tool")),
+        format!("first_nar={} first_builder=\"builder\"", first.nar_hash),
+        format!("other_nar={} other_builder=\"other\"", second.nar_hash),
+        "differing_files=5 is_partial=false files=\"extra/deep, ".to_owned(),
+    ] {
+        assert!(alarms[0].contains(&part), "{part}: {}", alarms[0]);
+    }
+    let again = logged(push_other);
+    assert!(!again.contains(ALARM), "once for each NAR: {again}");
+}
+
+/// Each call of the index fails once while a conflict is committed and recorded.
+#[test]
+fn a_comparison_that_fails_is_logged_and_harms_nothing() {
+    let mut unrecorded = 0;
+    for spare in 0.. {
+        let mut fixture = Fixture::new();
+        let meta = Arc::new(BrokenMeta::new(Arc::clone(&fixture.meta)));
+        fixture.meta = Arc::clone(&meta) as _;
+        let engine = fixture.open();
+        let first = push_path(&engine, "tool", &build("one", false)).unwrap();
+        let second = push(&engine, &build("four", true)).unwrap();
+        let mut outcome = None;
+        meta.plan(None, spare, When::Before);
+        let log = logged(|| outcome = Some(engine.commit_path(&cache(), second.as_path("tool"))));
+        let has_failed = meta.fired();
+        meta.heal();
+        let is_recorded = || recorded(&engine, &first.nar_hash, &second.nar_hash).is_some();
+        if let Some(Ok(outcome)) = outcome {
+            assert_eq!(outcome, PathOutcome::KeptFirst);
+            assert!(is_recorded() || log.contains("was not recorded"), "{log}");
+            unrecorded += usize::from(!is_recorded());
+        }
+        drop(engine);
+        let engine = fixture.open();
+        first.check(&engine).unwrap();
+        assert_eq!(engine.commit_path(&cache(), second.as_path("tool")).unwrap(), PathOutcome::KeptFirst);
+        check_odd(&recorded(&engine, &first.nar_hash, &second.nar_hash).unwrap());
+        if !has_failed {
+            break;
+        }
+    }
+    assert!(unrecorded >= 3, "only {unrecorded} calls of the index were made after the commit");
+}
+
+/// A clock by which a second passes whenever somebody looks.
+struct Hasty(AtomicU64);
+
+impl Clock for Hasty {
+    fn now(&self) -> UnixSeconds {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_push_with_many_conflicts_waits_for_some_comparisons_only() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let names: Vec<String> = (0..40).map(|n| format!("tool-{n}")).collect();
+    let firsts: Vec<_> =
+        names.iter().map(|name| push_path(&engine, name, &build(&format!("1 {name}"), false)).unwrap()).collect();
+    let others: Vec<_> = names.iter().map(|name| push(&engine, &build(&format!("2 {name}"), true)).unwrap()).collect();
+    engine.close().unwrap();
+
+    let hasty = Arc::new(Hasty(AtomicU64::new(fixture.clock.now())));
+    let engine = fixture.open_with(hasty);
+    let is_recorded = |engine: &Engine, n: usize| {
+        let (first, other) = (&firsts[n].nar_hash, &others[n].nar_hash);
+        engine.recorded_difference(&cache(), &path(&names[n]).hash(), first, other).unwrap().is_some()
+    };
+    let offer = |engine: &Engine| {
+        let batch = names.iter().zip(&others).map(|(name, other)| (other.as_path(name), None)).collect();
+        let outcomes = engine.commit_pushed(&cache(), batch);
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(PathOutcome::KeptFirst))), "{outcomes:?}");
+    };
+    let log = logged(|| offer(&engine));
+    assert_eq!(log.matches(ALARM).count(), 40, "the alarm is raised for each");
+    assert!(is_recorded(&engine, 0) && !is_recorded(&engine, 39));
+    let late = log.matches("had no time left").count();
+    assert!((20..40).contains(&late), "{late}");
+    engine.close().unwrap();
+
+    let engine = fixture.open();
+    offer(&engine);
+    assert!((0..40).all(|n| is_recorded(&engine, n)), "the next offer makes up for it");
 }
 
 #[test]

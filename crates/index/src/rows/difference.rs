@@ -1,7 +1,7 @@
 use firn_nix::{Sha256, StoreHash};
 use serde::{Deserialize, Serialize};
 
-use super::{DocumentKey, DocumentKind};
+use super::{DocumentKey, DocumentKind, Row, RowError, decode};
 
 /// What stands under a name in a NAR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,10 +45,25 @@ pub struct DifferenceRow {
     pub first: Sha256,
     /// Uncompressed bytes of the other one's chunks that the first does not have.
     pub new_bytes: u64,
-    /// How many entries differ.
+    /// How many entries are known to differ.
     pub total: u64,
     /// The first of these, as [`DifferenceRow::new`] chooses them.
     pub files: Vec<FileDifference>,
+    /// Whether the comparison ended before it was through: more may differ.
+    pub is_partial: bool,
+}
+
+impl Row for DifferenceRow {
+    const NAME: &'static str = "difference of two NARs";
+    const VERSION: u8 = 2;
+
+    /// Reads version 1 too, which ended before `is_partial`: comparisons had no end but the last file.
+    fn decode(bytes: &[u8]) -> Result<Self, RowError> {
+        match bytes.split_first() {
+            Some((1, rest)) => decode(&[&[Self::VERSION][..], rest, &[0]].concat()),
+            _ => decode(bytes),
+        }
+    }
 }
 
 impl DifferenceRow {
@@ -62,7 +77,7 @@ impl DifferenceRow {
     const ENTRY_BYTES: usize = 48;
 
     /// Keeps those of the entries that differ most, by their new bytes and then by their paths, as far as the limits go.
-    pub fn new(first: Sha256, new_bytes: u64, mut files: Vec<FileDifference>) -> Self {
+    pub fn new(first: Sha256, new_bytes: u64, mut files: Vec<FileDifference>, is_partial: bool) -> Self {
         let total = files.len() as u64;
         files.sort_by(|a, b| (b.new_bytes, &a.path).cmp(&(a.new_bytes, &b.path)));
         let mut bytes = 0;
@@ -71,7 +86,7 @@ impl DifferenceRow {
             bytes <= Self::MAX_BYTES
         });
         files.truncate(fits.count());
-        Self { first, new_bytes, total, files }
+        Self { first, new_bytes, total, files, is_partial }
     }
 
     /// Returns the key under which it is known of a path and the NAR that was offered.
@@ -88,7 +103,6 @@ impl DifferenceRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Row as _;
 
     fn file(path: &str, new_bytes: u64) -> FileDifference {
         let facts = EntryFacts { kind: EntryKind::Executable, bytes: u64::MAX };
@@ -97,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_differs_most_is_kept_within_limits() {
-        let of = |files| DifferenceRow::new(Sha256([1; 32]), 7, files);
+        let of = |files| DifferenceRow::new(Sha256([1; 32]), 7, files, false);
         let few = of(vec![file("a", 1), file("c", 2), file("b", 2)]);
         let names: Vec<&[u8]> = few.files.iter().map(|file| file.path.as_slice()).collect();
         assert_eq!((names, few.total), (vec![&b"b"[..], b"c", b"a"], 3));
@@ -110,6 +124,20 @@ mod tests {
             assert!(long.encode().len() <= DifferenceRow::MAX_BYTES + 100, "{len}: {}", long.encode().len());
             let fit = (DifferenceRow::MAX_BYTES / (len + DifferenceRow::ENTRY_BYTES)).min(90);
             assert_eq!((long.files.len(), long.total), (fit, 90), "{len}");
+        }
+    }
+
+    #[test]
+    fn what_the_first_version_wrote_is_read() {
+        let row = DifferenceRow::new(Sha256([1; 32]), 7, vec![file("a", 1)], false);
+        let now = row.encode();
+        let (without_last, last) = now.split_at(now.len() - 1);
+        let before = [&[1][..], &without_last[1..]].concat();
+        assert_eq!((now[0], last), (2, &[0][..]));
+        assert_eq!((DifferenceRow::decode(&before).unwrap(), DifferenceRow::decode(&now).unwrap()), (row.clone(), row));
+        let longer = [&now[..], &[0]].concat();
+        for bad in [&[][..], &[1], &[3, 0], &before[..before.len() - 1], &longer] {
+            assert!(DifferenceRow::decode(bad).is_err(), "{bad:?}");
         }
     }
 

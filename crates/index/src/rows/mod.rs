@@ -43,7 +43,7 @@ pub struct RowError {
 pub trait Row: Serialize + DeserializeOwned {
     /// What the row is called in errors.
     const NAME: &'static str;
-    /// The version that [`Row::encode`] writes and the only one that [`Row::decode`] reads so far.
+    /// The version that [`Row::encode`] writes, and the only one that [`Row::decode`] reads unless the row says otherwise.
     const VERSION: u8 = 1;
 
     /// Returns the row's bytes.
@@ -53,14 +53,19 @@ pub trait Row: Serialize + DeserializeOwned {
 
     /// Reads a row; bytes after its end are an error.
     fn decode(bytes: &[u8]) -> Result<Self, RowError> {
-        let fail = |detail: String| RowError { row: Self::NAME, detail };
-        let (version, rest) = bytes.split_first().ok_or_else(|| fail("it is empty".into()))?;
-        if *version != Self::VERSION {
-            return Err(fail(format!("its version is {version}, and this firn knows {}", Self::VERSION)));
-        }
-        let (row, rest) = postcard::take_from_bytes(rest).map_err(|error| fail(error.to_string()))?;
-        if rest.is_empty() { Ok(row) } else { Err(fail(format!("{} bytes follow its end", rest.len()))) }
+        decode(bytes)
     }
+}
+
+/// Reads a row of the version that is written.
+fn decode<R: Row>(bytes: &[u8]) -> Result<R, RowError> {
+    let fail = |detail: String| RowError { row: R::NAME, detail };
+    let (version, rest) = bytes.split_first().ok_or_else(|| fail("it is empty".into()))?;
+    if *version != R::VERSION {
+        return Err(fail(format!("its version is {version}, and this firn knows {}", R::VERSION)));
+    }
+    let (row, rest) = postcard::take_from_bytes(rest).map_err(|error| fail(error.to_string()))?;
+    if rest.is_empty() { Ok(row) } else { Err(fail(format!("{} bytes follow its end", rest.len()))) }
 }
 
 macro_rules! rows {
@@ -70,7 +75,6 @@ macro_rules! rows {
 rows! {
     StoreInfo: "store's identity", Totals: "store's totals", PackRow: "pack row", RecipeRow: "recipe row",
     NarRow: "NAR row", AliasRow: "alias row", PathRow: "path row", DocumentRow: "document row",
-    DifferenceRow: "difference of two NARs",
     CacheRow: "cache row", TokenRow: "token row", UsageRow: "usage row", SummaryRow: "sums of a day",
     ProvenanceRow: "provenance row",
     PinRow: "pin", RetentionRow: "retention", LeaseRow: "lease",

@@ -169,16 +169,23 @@ fn difference_of(engine: &Engine, from: &NarRow, to: &NarRow) -> Result<Differen
     let mut files: Vec<FileDifference> = found.files.iter().map(file).collect();
     files.sort_by(|a, b| (b.new_bytes, &a.path).cmp(&(a.new_bytes, &b.path)));
     files.truncate(MAX_FILES);
-    Ok(Difference { from_bytes: from.nar_size, to_bytes: to.nar_size, new_bytes: found.new_bytes, files })
+    Ok(Difference {
+        from_bytes: from.nar_size,
+        to_bytes: to.nar_size,
+        new_bytes: found.new_bytes,
+        files,
+        is_partial: found.is_partial,
+    })
 }
 
 /// Returns what differs between a path's NAR and another one that was offered: what was recorded or, while both are held,
-/// what is found now; `None` if neither can be had.
+/// what is found now if they `may_compare`, which takes a while and is done once; `None` if neither can be had.
 fn offered_difference(
     engine: &Engine,
     cache: &CacheName,
     row: &PathRow,
     offered: &Sha256,
+    may_compare: &mut bool,
 ) -> Result<Option<DifferenceRow>> {
     let hash = row.path.hash();
     // What can't be read says nothing of the path itself.
@@ -192,9 +199,9 @@ fn offered_difference(
         Err(error) => unreadable(error),
     }
     let (first, other) = (engine.meta().nar(cache, &row.nar_hash)?, engine.meta().nar(cache, offered)?);
-    let Some((first, other)) = first.zip(other) else { return Ok(None) };
+    let Some((first, other)) = first.zip(other).filter(|_| std::mem::take(may_compare)) else { return Ok(None) };
     let found = engine.difference(&first, &other).map_err(unreadable).ok();
-    Ok(found.map(|found| DifferenceRow::new(row.nar_hash, found.new_bytes, found.files)))
+    Ok(found.map(|found| DifferenceRow::new(row.nar_hash, found.new_bytes, found.files, found.is_partial)))
 }
 
 /// Returns what the newest offer of another NAR for a path was, with some files that differ.
@@ -215,6 +222,7 @@ pub fn newest_conflict(engine: &Engine, cache: &CacheName, row: &PathRow) -> Res
         other_builder: other.uploader.builder.clone(),
         files: names.map(|file| String::from_utf8_lossy(&file.path).into_owned()).collect(),
         files_total: found.as_ref().map(|found| found.total),
+        is_partial: found.is_some_and(|found| found.is_partial),
     }))
 }
 
@@ -251,15 +259,16 @@ fn hash_text(hash: &Sha256) -> String {
 /// Errors of engine and index; [`firn_engine::Error::NotFound`].
 pub fn path(engine: &Engine, cache: &CacheName, hash: &StoreHash, with_pushes: bool) -> Result<PathDescription> {
     let (row, _) = nar_of(engine, cache, hash)?;
-    let mut conflicts = Vec::new();
+    let (mut conflicts, mut may_compare) = (Vec::new(), true);
     for conflict in row.conflicts.iter().filter(|_| with_pushes) {
-        let found = offered_difference(engine, cache, &row, &conflict.nar_hash)?;
+        let found = offered_difference(engine, cache, &row, &conflict.nar_hash, &mut may_compare)?;
         conflicts.push(ConflictDescription {
             at: conflict.at,
             builder: conflict.uploader.builder.clone(),
             nar_hash: hash_text(&conflict.nar_hash),
             nar_bytes: conflict.nar_size,
             files_total: found.as_ref().map(|found| found.total),
+            is_partial: found.as_ref().is_some_and(|found| found.is_partial),
             files: found.map(|found| found.files.iter().map(file).collect()),
         });
     }

@@ -92,6 +92,9 @@ fn conflict_table(conflicts: &[ConflictNote], most: usize) -> Markup {
 /// Writes the first files that differ, and how many more there are.
 fn files(conflict: &ConflictNote) -> Markup {
     let Some(total) = conflict.files_total else { return cell("not recorded") };
+    if total == 0 && conflict.is_partial {
+        return cell("too much to compare");
+    }
     let more = total.saturating_sub(conflict.files.len() as u64);
     html! {
         @for (number, file) in conflict.files.iter().enumerate() {
@@ -99,6 +102,7 @@ fn files(conflict: &ConflictNote) -> Markup {
             @if file.is_empty() { "the whole" } @else { code { (file) } }
         }
         @if more > 0 { " and " (count(more)) " more" }
+        @if conflict.is_partial { " (not all were compared)" }
     }
 }
 

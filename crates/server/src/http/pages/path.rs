@@ -303,7 +303,10 @@ fn conflicts(found: &PathDescription) -> Markup {
                 p { code { (conflict.nar_hash) } ", " (bytes(conflict.nar_bytes)) }
                 @match &conflict.files {
                     None => p { "Which files differ was not recorded, and that NAR is not held any more." },
-                    Some(files) => (differences(files, conflict.files_total)),
+                    Some(files) => {
+                        @if !files.is_empty() { (differences(files, conflict.files_total)) }
+                        @if conflict.is_partial { p { "There was too much to compare: other files may differ too." } }
+                    },
                 }
             }
         }
