@@ -27,7 +27,7 @@ pub use collect::collect;
 pub use execute::{Admin, execute};
 pub(crate) use execute::{cache_url, fresh_cache};
 pub use scrub::{ScrubPassView, ScrubView};
-pub use sources::{CountsView, ProblemView, SourceSettings, SourceView};
+pub use sources::{ProblemView, SourceSettings, SourceView};
 pub use upstreams::{Activity as UpstreamActivity, NewUpstream, UpstreamView};
 pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView, RepackView, StuckPackView};
 

@@ -1,6 +1,6 @@
 //! Requests about sources.
 
-use firn_index::{SourceFilter, SourceName, SourceRow, SourceStateRow, SourceTrust, UnixSeconds};
+use firn_index::{SourceCounts, SourceFilter, SourceName, SourceRow, SourceStateRow, SourceTrust, UnixSeconds};
 use firn_nix_store::Pattern;
 use serde::{Deserialize, Serialize};
 
@@ -128,50 +128,11 @@ pub struct SourceView {
     /// What the last one has to say beside that.
     pub note: Option<String>,
     /// What the sync that runs, or the last one, did.
-    pub last: CountsView,
+    pub last: SourceCounts,
     /// What all did.
-    pub total: CountsView,
+    pub total: SourceCounts,
     /// Paths that did not come, the newest last.
     pub problems: Vec<ProblemView>,
-}
-
-/// What a sync did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CountsView {
-    /// Paths that the source named as new.
-    pub listed: u64,
-    /// Paths that came.
-    pub paths: u64,
-    /// NAR bytes of these.
-    pub logical_bytes: u64,
-    /// Paths that the cache had.
-    pub present: u64,
-    /// Paths that the filter left out.
-    pub filtered: u64,
-    /// Paths that were not believed, or not what they should be.
-    pub refused: u64,
-    /// Names that are no valid path of the source, or no longer.
-    pub gone: u64,
-    /// Bytes that came of lists and of what is known of paths.
-    pub metadata_bytes: u64,
-    /// Bytes that came of NARs.
-    pub nar_bytes: u64,
-}
-
-impl From<firn_index::SourceCounts> for CountsView {
-    fn from(counts: firn_index::SourceCounts) -> Self {
-        Self {
-            listed: counts.listed,
-            paths: counts.paths,
-            logical_bytes: counts.logical_bytes,
-            present: counts.present,
-            filtered: counts.filtered,
-            refused: counts.refused,
-            gone: counts.gone,
-            metadata_bytes: counts.metadata_bytes,
-            nar_bytes: counts.nar_bytes,
-        }
-    }
 }
 
 /// A path that did not come.
@@ -397,8 +358,8 @@ impl Admin<'_> {
             failures: state.failures,
             error: state.error,
             note: state.note,
-            last: progress.map_or(state.last, |progress| progress.counts).into(),
-            total: state.total.into(),
+            last: progress.map_or(state.last, |progress| progress.counts),
+            total: state.total,
             problems: state
                 .problems
                 .into_iter()

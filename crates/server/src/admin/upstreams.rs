@@ -39,24 +39,9 @@ pub struct NewUpstream {
 /// An upstream of a cache, and how it does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamView {
-    /// Where it is.
-    pub url: String,
-    /// What is done with what it has.
-    pub mode: UpstreamMode,
-    /// Public keys that it is trusted by.
-    pub keys: Vec<String>,
-    /// The lower, the earlier it is asked.
-    pub priority: u32,
-    /// How long a connection may take.
-    pub connect_timeout_ms: u64,
-    /// How long an answer may take to begin.
-    pub first_byte_timeout_ms: u64,
-    /// How long an answer may stand still.
-    pub idle_timeout_ms: u64,
-    /// The file with a token for it.
-    pub token_file: Option<String>,
-    /// When it was added.
-    pub added_at: UnixSeconds,
+    /// Its settings.
+    #[serde(flatten)]
+    pub row: UpstreamRow,
     /// How it does, if a server runs and asks it.
     pub activity: Option<Activity>,
 }
@@ -90,7 +75,7 @@ impl Admin<'_> {
         }
         self.meta.put_upstreams(&name, &all).map_err(store)?;
         self.refresh_caches()?;
-        Ok(Answer::Upstream(Box::new(view(&row, None))))
+        Ok(Answer::Upstream(Box::new(UpstreamView { row, activity: None })))
     }
 
     pub(super) fn remove_upstream(&self, cache: &str, url: &str) -> Result<Answer, Failure> {
@@ -101,7 +86,7 @@ impl Admin<'_> {
         let row = all.upstreams.remove(at);
         self.meta.put_upstreams(&name, &all).map_err(store)?;
         self.refresh_caches()?;
-        Ok(Answer::UpstreamRemoved(Box::new(view(&row, None))))
+        Ok(Answer::UpstreamRemoved(Box::new(UpstreamView { row, activity: None })))
     }
 
     pub(super) fn list_upstreams(&self, cache: &str) -> Result<Answer, Failure> {
@@ -119,7 +104,9 @@ impl Admin<'_> {
                 rests_until: upstream.rests_until(self.now),
             })
         };
-        Ok(Answer::Upstreams(all.upstreams.iter().map(|row| view(row, activity(row))).collect()))
+        Ok(Answer::Upstreams(
+            all.upstreams.into_iter().map(|row| UpstreamView { activity: activity(&row), row }).collect(),
+        ))
     }
 
     fn new_row(&self, new: NewUpstream) -> Result<UpstreamRow, Failure> {
@@ -169,19 +156,4 @@ impl Admin<'_> {
 
 fn is_same(a: &str, b: &str) -> bool {
     a.trim_end_matches('/') == b.trim_end_matches('/')
-}
-
-fn view(row: &UpstreamRow, activity: Option<Activity>) -> UpstreamView {
-    UpstreamView {
-        url: row.url.clone(),
-        mode: row.mode,
-        keys: row.keys.clone(),
-        priority: row.priority,
-        connect_timeout_ms: row.connect_timeout_ms,
-        first_byte_timeout_ms: row.first_byte_timeout_ms,
-        idle_timeout_ms: row.idle_timeout_ms,
-        token_file: row.token_file.clone(),
-        added_at: row.added_at,
-        activity,
-    }
 }

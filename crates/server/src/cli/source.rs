@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 use firn_engine::{Clock as _, SystemClock};
+use firn_index::SourceCounts;
 
 use super::{CliError, Report, admin, output};
-use crate::admin::{Answer, CountsView, Failure, Request, SourceSettings, SourceView, socket};
+use crate::admin::{Answer, Failure, Request, SourceSettings, SourceView, socket};
 use crate::config::{Config, Size, Span};
 use crate::data_dir::{DataDir, SystemEntropy};
 use crate::sources::run::Run;
@@ -344,8 +345,8 @@ fn report(view: &SourceView) -> Report {
     Report::new(text, view)
 }
 
-fn counts(counts: &CountsView) -> String {
-    let CountsView { listed, paths, present, filtered, refused, gone, .. } = counts;
+fn counts(counts: &SourceCounts) -> String {
+    let SourceCounts { listed, paths, present, filtered, refused, gone, .. } = counts;
     let (logical, metadata, nars) =
         (output::bytes(counts.logical_bytes), output::bytes(counts.metadata_bytes), output::bytes(counts.nar_bytes));
     format!(

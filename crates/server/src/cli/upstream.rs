@@ -94,7 +94,8 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
             let Answer::Upstream(view) = admin::ask(data, config, &request, false)? else {
                 return Err(admin::unexpected());
             };
-            let text = format!("added the upstream {} ({}, priority {})\n", view.url, view.mode, view.priority);
+            let text =
+                format!("added the upstream {} ({}, priority {})\n", view.row.url, view.row.mode, view.row.priority);
             Ok(Report::new(text, &*view))
         }
         Command::Remove { url, cache } => {
@@ -102,7 +103,7 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
             let Answer::UpstreamRemoved(view) = admin::ask(data, config, &request, false)? else {
                 return Err(admin::unexpected());
             };
-            Ok(Report::new(format!("removed the upstream {}\n", view.url), &*view))
+            Ok(Report::new(format!("removed the upstream {}\n", view.row.url), &*view))
         }
         Command::List { cache } => {
             let Answer::Upstreams(views) = admin::ask(data, config, &Request::UpstreamList { cache }, false)? else {
@@ -123,20 +124,20 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
 fn row(view: &UpstreamView) -> Vec<String> {
     let count = |of: fn(&crate::admin::UpstreamActivity) -> u64| view.activity.as_ref().map(of);
     let text = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    let state = match (view.mode, view.activity.map(|activity| activity.rests_until)) {
+    let state = match (view.row.mode, view.activity.map(|activity| activity.rests_until)) {
         (UpstreamMode::Refer, _) => "not asked".to_owned(),
         (UpstreamMode::Proxy, None) => "no server runs".to_owned(),
         (UpstreamMode::Proxy, Some(None)) => "asked".to_owned(),
         (UpstreamMode::Proxy, Some(Some(until))) => format!("left alone until {}", output::time(until)),
     };
     vec![
-        view.url.clone(),
-        view.mode.to_string(),
-        view.priority.to_string(),
+        view.row.url.clone(),
+        view.row.mode.to_string(),
+        view.row.priority.to_string(),
         state,
         text(count(|activity| activity.requests)),
         text(count(|activity| activity.failures)),
         count(|activity| activity.received_bytes).map_or_else(|| "-".to_owned(), output::bytes),
-        view.keys.iter().filter_map(|key| key.split(':').next()).collect::<Vec<_>>().join(" "),
+        view.row.keys.iter().filter_map(|key| key.split(':').next()).collect::<Vec<_>>().join(" "),
     ]
 }

@@ -18,9 +18,9 @@ pub(super) struct Arguments {
     /// How many groups to show
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: usize,
-    /// What counts as recent, in days
-    #[arg(long, value_name = "DAYS")]
-    since: Option<u32>,
+    /// What counts as recent: a date as 2026-11-28, or a number of days as 7d
+    #[arg(long, value_name = "DATE", value_parser = since)]
+    since: Option<report::Since>,
     /// Count anew instead of showing the newest report
     #[arg(long)]
     fresh: bool,
@@ -33,13 +33,17 @@ fn group_by(text: &str) -> Result<GroupBy, String> {
     GroupBy::parse(text).ok_or_else(|| format!("write one of {}", firn_api::group_names()))
 }
 
+fn since(text: &str) -> Result<report::Since, String> {
+    text.parse().map_err(|wanted| format!("write {wanted}"))
+}
+
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments, data: &DataDir, config: &Config) -> Result<Report, CliError> {
     if !data.exists() {
         return Err(CliError::NoStore { data: data.root().to_owned() });
     }
     let now = SystemClock.now();
-    let since = arguments.since.map(|days| now.saturating_sub(u64::from(days) * 86_400));
+    let since = arguments.since.map(|since| since.at(now));
     let asked = report::Asked { by: arguments.by, top: arguments.top, since, fresh: arguments.fresh };
     let request = Request::Usage { by: asked.by, top: asked.top, since, fresh: asked.fresh };
     let found = match socket::ask(data, &request)? {

@@ -240,13 +240,8 @@ fn flag(query: &Query, name: &str) -> Result<bool, Problem> {
 /// Reads `since`: a date, or a number of days.
 fn since(query: &Query, now: UnixSeconds) -> Result<Option<UnixSeconds>, Problem> {
     let Some(text) = query.get("since").filter(|text| !text.is_empty()) else { return Ok(None) };
-    if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
-        return Ok(Some(now.saturating_sub(u64::from(days) * 86_400)));
-    }
-    let date: Option<jiff::civil::Date> = text.parse().ok();
-    let at = date.and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC).ok()).map(|at| at.timestamp().as_second());
-    let at = at.and_then(|at| u64::try_from(at).ok());
-    at.map(Some).ok_or_else(|| bad("'since' must be a date as 2026-11-28 or a number of days as 7d".to_owned()))
+    let since = text.parse::<report::Since>().map_err(|wanted| bad(format!("'since' must be {wanted}")))?;
+    Ok(Some(since.at(now)))
 }
 
 fn hashes(query: &Query) -> Result<Vec<StoreHash>, Problem> {

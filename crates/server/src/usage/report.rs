@@ -127,7 +127,7 @@ impl Usage {
             conflicts: conflicts(&mark, engine)?,
         };
         let bytes = serde_json::to_vec(&report).expect("numbers and texts are JSON");
-        meta.put_summary(day_of(now), &summary(&report), &bytes)?;
+        meta.put_summary(day_of(now), &summary(report.at, &report.store), &bytes)?;
         meta.forget_usage(day_of(now).saturating_sub(HISTORY_DAYS))?;
         let report = Arc::new(report);
         self.keep(Arc::clone(&report), Packages::of(&mark, KEPT_PATHS));
@@ -168,41 +168,64 @@ fn store_usage(mark: &Mark, index_bytes: u64) -> StoreUsage {
     }
 }
 
-fn summary(report: &StoredReport) -> SummaryRow {
-    let store = &report.store;
-    SummaryRow {
-        at: report.at,
-        paths: store.paths,
-        logical_bytes: store.logical_bytes,
-        distinct_nar_bytes: store.distinct_nar_bytes,
-        distinct_recipe_bytes: store.distinct_recipe_bytes,
-        unique_bytes: store.unique_bytes,
-        chunk_bytes: store.chunk_bytes,
-        delta_saved_bytes: store.delta_saved_bytes,
-        dead_bytes: store.dead_bytes,
-        recipe_bytes: store.recipe_bytes,
-        record_bytes: store.record_bytes,
-        overhead_bytes: store.overhead_bytes,
-        stored_bytes: store.stored_bytes,
-        index_bytes: store.index_bytes,
+macro_rules! sums_of_a_day {
+    ($($field:ident),*) => {
+        fn summary(at: UnixSeconds, store: &StoreUsage) -> SummaryRow {
+            SummaryRow { at, $($field: store.$field),* }
+        }
+
+        fn of_summary(row: &SummaryRow) -> StoreUsage {
+            StoreUsage { $($field: row.$field),* }
+        }
+    };
+}
+
+sums_of_a_day!(
+    paths,
+    logical_bytes,
+    distinct_nar_bytes,
+    distinct_recipe_bytes,
+    unique_bytes,
+    chunk_bytes,
+    delta_saved_bytes,
+    dead_bytes,
+    recipe_bytes,
+    record_bytes,
+    overhead_bytes,
+    stored_bytes,
+    index_bytes
+);
+
+/// From when on things are recent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// So many days ago.
+    Days(u32),
+    /// From a time on.
+    At(UnixSeconds),
+}
+
+impl Since {
+    /// Returns the time that is meant.
+    pub fn at(self, now: UnixSeconds) -> UnixSeconds {
+        match self {
+            Self::Days(days) => now.saturating_sub(u64::from(days) * 86_400),
+            Self::At(at) => at,
+        }
     }
 }
 
-fn of_summary(row: &SummaryRow) -> StoreUsage {
-    StoreUsage {
-        paths: row.paths,
-        logical_bytes: row.logical_bytes,
-        distinct_nar_bytes: row.distinct_nar_bytes,
-        distinct_recipe_bytes: row.distinct_recipe_bytes,
-        unique_bytes: row.unique_bytes,
-        chunk_bytes: row.chunk_bytes,
-        delta_saved_bytes: row.delta_saved_bytes,
-        dead_bytes: row.dead_bytes,
-        recipe_bytes: row.recipe_bytes,
-        record_bytes: row.record_bytes,
-        overhead_bytes: row.overhead_bytes,
-        stored_bytes: row.stored_bytes,
-        index_bytes: row.index_bytes,
+impl std::str::FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse().ok()) {
+            return Ok(Self::Days(days));
+        }
+        let date: Option<jiff::civil::Date> = text.parse().ok();
+        let at = date.and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC).ok()).map(|at| at.timestamp().as_second());
+        let at = at.and_then(|at| u64::try_from(at).ok());
+        at.map(Self::At).ok_or_else(|| "a date as 2026-11-28 or a number of days as 7d".to_owned())
     }
 }
 

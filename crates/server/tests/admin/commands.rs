@@ -136,6 +136,16 @@ fn many_commands_at_once_wait_for_each_other() {
 }
 
 #[test]
+fn usage_is_told_since_a_date_or_for_days() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    for (since, days) in [("7d", 7), ("400d", 400)] {
+        assert_eq!(place.json(&["usage", "--since", since])["recent_days"], days, "{since}");
+    }
+    assert!(place.json(&["usage", "--since", "2020-01-01"])["recent_days"].as_u64() > Some(365));
+}
+
+#[test]
 fn the_data_directory_is_private() {
     let place = Place::new();
     let server = place.serve(&[]);
@@ -270,6 +280,7 @@ fn help_is_there_for_everything_and_bad_usage_has_its_code() {
         &["serve", "--listen", "localhost"],
         &["token", "create"],
         &["token", "create", "--grant", "main"],
+        &["usage", "--since", "yesterday"],
     ] {
         place.fails(bad, exit::USAGE.into());
     }
