@@ -8,7 +8,7 @@ use crate::usage::{ConflictNote, GroupBy, UsageGroup, UsageReport};
 type Column = (&'static str, fn(&UsageGroup, fn(u64) -> String) -> String);
 
 /// The columns of a table, the most important first: those that don't fit are left out.
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     ("exclusive", |group, bytes| bytes(group.exclusive_bytes)),
     ("stored", |group, bytes| bytes(group.stored_bytes)),
     ("logical", |group, bytes| bytes(group.logical_bytes)),
@@ -18,6 +18,7 @@ const COLUMNS: [Column; 10] = [
     ("recent", |group, bytes| bytes(group.recent_bytes)),
     ("saved", |group, bytes| group.traffic.map_or_else(String::new, |traffic| bytes(traffic.saved_bytes))),
     ("served", |group, bytes| group.traffic.map_or_else(String::new, |traffic| bytes(traffic.served_bytes))),
+    ("errors", |group, _| group.traffic.map_or_else(String::new, |traffic| traffic.errors.to_string())),
     ("unique", |group, bytes| bytes(group.unique_bytes)),
 ];
 
@@ -97,7 +98,7 @@ impl UsageReport {
         let mut text = String::from(
             "name,paths,logical_bytes,unique_bytes,stored_bytes,exclusive_bytes,shared_bytes,amortised_bytes,\
              delta_saved_bytes,recent_bytes,dedup_factor,compression_factor,last_at,pushed_paths,received_bytes,\
-             saved_bytes,served_bytes,hits,misses,errors,conflicts\r\n",
+             saved_bytes,served_bytes,hits,misses,errors,conflicts,pushes,pushed_logical_bytes,last_seen_at\r\n",
         );
         for group in &self.groups {
             let traffic = group.traffic.unwrap_or_default();
@@ -126,6 +127,9 @@ impl UsageReport {
                 traffic.misses,
                 traffic.errors,
                 traffic.conflicts,
+                traffic.pushes,
+                traffic.pushed_logical_bytes,
+                traffic.last_seen_at,
             ];
             for figure in counted {
                 text.push_str(&format!(",{figure}"));
