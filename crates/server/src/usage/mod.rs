@@ -82,15 +82,15 @@ impl Usage {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Returns a mark pass that began at `oldest` or later: the kept one, or a new one. Blocks as long as that takes; those
-    /// who ask at the same time wait for one pass.
+    /// Returns a mark pass that began after `oldest`, which is in seconds: the kept one, or a new one. Blocks as long as that
+    /// takes; those who ask while a pass runs that takes longer wait for one more pass together.
     ///
     /// # Errors
     /// Errors of the engine; [`firn_engine::Error::WritesStopped`] when the server ends.
     pub fn mark(&self, engine: &Engine, oldest: UnixSeconds) -> firn_engine::Result<Arc<Mark>> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
-            && kept.at >= oldest
+            && kept.at > oldest
         {
             return Ok(kept);
         }

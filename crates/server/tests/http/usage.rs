@@ -72,6 +72,21 @@ fn live_counters_and_counts_of_the_store_agree() {
     assert_eq!((day.store.paths, day.traffic.pushed_paths), (3, 3));
 }
 
+/// The clock stands: to a fresh report it does not matter that an earlier one began in the same second.
+#[test]
+fn a_fresh_report_counts_what_came_a_moment_ago() {
+    let (world, watcher, first, _) = filled();
+    let paths = |world: &World| {
+        let report: UsageReport = read(&ask(world, &watcher, "/api/v1/usage?fresh=1"));
+        report.store.unwrap().paths
+    };
+    assert_eq!(paths(&world), 3);
+    world.put_path("priv", &first);
+    let target = format!("/api/v1/caches/priv/disk-use?path={}", first.hash());
+    assert_eq!(read::<DiskUse>(&ask(&world, &watcher, &target)).paths, 1);
+    assert_eq!(paths(&world), 4);
+}
+
 #[test]
 fn reports_are_stored_and_read_by_the_next_server() {
     let (world, watcher, ..) = filled();
