@@ -181,8 +181,10 @@ impl Columns<'_> {
                 rect class="day" x=(format!("{x:.1}")) y=(TOP) width=(format!("{width:.1}")) height=(height) {
                     title { (name) "\n" (count(*value)) }
                 }
-                @if at % every == 0 {
-                    text class="axis" x=(format!("{x:.1}")) y=(picture.height - 6.0) { (name.get(5..).unwrap_or(name)) }
+                @if (self.counts.len() - 1 - at).is_multiple_of(every) {
+                    text class="axis" x=(format!("{:.1}", x + width)) y=(picture.height - 6.0) text-anchor="end" {
+                        (name.get(5..).unwrap_or(name))
+                    }
                 }
             }
         }

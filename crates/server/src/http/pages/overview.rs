@@ -145,13 +145,18 @@ fn week(history: &UsageHistory, today: u32) -> Markup {
         sum.misses += one.misses;
         sum.errors += one.errors;
     }
+    let asked = sum.hits + sum.misses;
+    let found = match asked {
+        0 => "nothing was asked for".to_owned(),
+        _ => format!("{} of what was asked for was there", percent(sum.hits, asked)),
+    };
     html! {
         section {
             h2 { "The last " (RECENT_DAYS) " days" }
             dl class="figures" {
                 (figure("Pushed", &bytes(sum.pushed_logical_bytes), &format!("{} paths", count(sum.pushed_paths))))
                 (figure("Received", &bytes(sum.received_bytes), &format!("{} not sent", percent(sum.saved_bytes, sum.pushed_logical_bytes))))
-                (figure("Served", &bytes(sum.served_bytes), &format!("{} of what was asked for was there", percent(sum.hits, sum.hits + sum.misses))))
+                (figure("Served", &bytes(sum.served_bytes), &found))
                 (figure("Errors", &count(sum.errors), "refused or failed"))
             }
         }
