@@ -4,6 +4,8 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/firn/target
 export FIRN_NIX_DIR ?= $(HOME)/.cache/firn/nix
 # cargo itself works too, and compiles RocksDB again for every other set of features.
 CARGO := scripts/cargo
+# Traces, and what their test needs; the features of everything that RocksDB needs stay as they are.
+OTEL := firn-server/otel-test
 
 .PHONY: help setup nix build test lint unit soak demo run bench fmt clean
 .DEFAULT_GOAL := help
@@ -29,9 +31,12 @@ test: nix lint unit ## Run everything: format, lints, documentation, all tests, 
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --workspace --all-targets --features $(OTEL) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
+# First, so that what the other tests run is the usual program again.
 unit: setup-tests nix build
+	$(CARGO) test --release --locked --workspace --features $(OTEL) --test traces
 	FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/release/firn $(CARGO) test --release --locked --workspace --no-fail-fast
 
 # How many times longer than in `make test`: 20 are 3600 steps of the model, and 240 kills.

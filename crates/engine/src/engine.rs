@@ -30,7 +30,7 @@ use crate::recipes::Recipes;
 use crate::records::RecordEncoder;
 use crate::restore::Restore;
 use crate::transport::{TransportSizes, ZstdRestore};
-use crate::{Clock, Entropy, Error, Result, files, recovery};
+use crate::{Clock, Entropy, Error, Result, files, recovery, spans};
 
 /// Bytes that a document row may hold itself.
 const MAX_INLINE_BYTES: usize = 4096;
@@ -446,6 +446,7 @@ impl Engine {
     }
 
     fn submit(&self, change: Change) -> Result<PathOutcome> {
+        let _span = spans::commit(1);
         self.shared.submit(change)
     }
 

@@ -7,6 +7,7 @@ use firn_index::{LineageKey, SeenId, SessionId, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::{ChunkLoc, FrameLoc};
 use sha2::Digest;
+use tracing::field::Empty;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::bases::{self, BaseFinder};
@@ -16,7 +17,7 @@ use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
 use crate::run::{Pending, Run};
 use crate::scatter::{Scatter, follows};
-use crate::{Error, Result};
+use crate::{Error, Result, spans};
 
 /// Bytes that the verification restores at a time.
 const VERIFY_BYTES: usize = 1 << 20;
@@ -37,6 +38,7 @@ pub struct Ingest {
     cutting: Cutting,
     session: Session,
     length: u64,
+    span: tracing::Span,
 }
 
 /// What becomes of the chunks.
@@ -168,6 +170,7 @@ impl Ingest {
             },
             session: Session::begin(shared)?,
             length: 0,
+            span: tracing::info_span!(target: spans::TARGET, "ingest", firn.bytes = Empty, firn.known = Empty),
         })
     }
 
@@ -209,6 +212,8 @@ impl Ingest {
     /// As [`Ingest::write`]; [`Error::Nar`] when the NAR is cut short; [`Error::Damaged`] when a chunk that was stored
     /// before turned out damaged: it is forgotten then, so that a second upload stores it anew.
     pub fn finish(mut self) -> Result<Ingested> {
+        let span = self.span.clone();
+        let _entered = span.enter();
         let chunker = self.chunker.take().ok_or_else(after_error)?;
         let cutting = &mut self.cutting;
         let mut failed = None;
@@ -223,6 +228,7 @@ impl Ingest {
         stats.chunks = cut.recipe.chunks.len() as u64;
         stats.stored_bytes = self.cutting.run.stored_bytes() + self.cutting.delta.stored_bytes();
         stats.known_recipe = self.shared.packs.meta.recipe(&recipe)?.is_some_and(|row| row.damaged_at.is_none());
+        span.record("firn.bytes", spans::number(cut.length)).record("firn.known", stats.known_recipe);
         let chunks = Some(cut.recipe.chunks.iter().map(|chunk| SeenId::from(&chunk.id)).collect());
         let (mut new_recipe, mut lineage) = (None, Vec::new());
         if !stats.known_recipe {
@@ -237,6 +243,7 @@ impl Ingest {
 
     /// Restores the upload once; returns the frames that hold bases of what it needs.
     fn verify(&self, recipe: Recipe, placement: Placement, slots: &[StoreHash]) -> Result<Vec<FrameLoc>> {
+        let _span = tracing::info_span!(target: spans::TARGET, "verify").entered();
         let stored = StoredRecipe::new(recipe, placement)
             .ok_or_else(|| Error::Internal("place the upload's chunks: their number is wrong".to_owned()))?;
         let stored = Arc::new(stored);

@@ -50,6 +50,7 @@ mod rewrite;
 mod run;
 mod scatter;
 mod scrub;
+pub mod spans;
 mod transport;
 mod usage;
 mod uses;

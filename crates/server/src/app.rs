@@ -1,7 +1,7 @@
 //! What every request shares. Handlers get it as `Arc<App>`; it owns no task and no socket.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use firn_engine::{Clock, Engine};
 use firn_index::{CacheName, TokenId, UnixSeconds, Verb};
@@ -50,6 +50,8 @@ pub struct App {
     pub counted: crate::maintenance::Counted,
     /// Counters of requests.
     pub requests: crate::metrics::Requests,
+    /// Counters of the spans that are sent, if they are.
+    pub traces: OnceLock<Arc<crate::traces::Counts>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -111,6 +113,7 @@ impl App {
             oidc,
             counted: Default::default(),
             requests,
+            traces: OnceLock::new(),
             clock,
         })
     }
@@ -137,6 +140,7 @@ impl App {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        tokio::task::spawn_blocking(work).await.map_err(|_| Panicked)
+        let span = tracing::Span::current();
+        tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|_| Panicked)
     }
 }

@@ -3,7 +3,7 @@
 //! * [`http`] answers Nix: routes, bodies, uploads. [`app::App`] is what its handlers share.
 //! * [`usage`] counts what happens and what things cost, [`metrics`] tells it to Prometheus.
 //! * [`oidc`] makes tokens for identities of CI jobs.
-//! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown.
+//! * [`serve`] runs it: sockets, TLS, limits, logs, shutdown. [`traces`] tells OpenTelemetry what it does.
 //! * [`scrubber`] reads packs again beside it, and checks them.
 //! * [`admin`] changes caches and tokens, in a running server (by a socket in the data directory) or without one.
 //! * [`maintenance`] says how the work in the background is doing.
@@ -40,6 +40,7 @@ pub mod scrubber;
 pub mod serve;
 pub mod sources;
 pub mod squeeze;
+pub mod traces;
 pub mod upstream;
 pub mod usage;
 

@@ -3,6 +3,7 @@
 //! Names begin with `firn_`, have units, and stay. Label sets are bounded: kinds of requests, classes of answers, caches,
 //! and at most [`MAX_SERIES`] pairs of a cache and a builder.
 
+mod traces;
 mod upstreams;
 mod work;
 
@@ -192,6 +193,7 @@ pub fn encode(app: &App) -> firn_engine::Result<String> {
     of_index(app, &mut registry);
     of_sources(app, &mut registry)?;
     upstreams::register(app, &mut registry);
+    traces::register(app, &mut registry);
     let mut text = String::new();
     // A String takes everything.
     let _ = encode_text(&mut text, &registry);

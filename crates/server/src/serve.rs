@@ -1,7 +1,7 @@
 //! Running the server: from the checked configuration to an orderly end.
 //!
 //! Order of the start: lock, TLS files, store (with recovery), sockets; nothing listens before all else is good. Order of
-//! the end: no new connections, requests in progress, administration, store, lock.
+//! the end: no new connections, requests in progress, administration, store, lock, traces.
 
 mod access_log;
 mod connection;
@@ -32,8 +32,9 @@ use crate::app::App;
 use crate::config::{Config, ServerConfig};
 use crate::data_dir::{DataDir, DataError, IndexFiles, OpenStore, SERVER};
 use crate::squeeze::Squeezer;
+use crate::traces::{Counts, Sending, TracesError};
 
-pub use logging::init as init_logging;
+pub use logging::{BoxedLayer, init as init_logging};
 
 /// Threads that may block beside those of uploads and of NARs that are fetched: reads of NARs, look-ups, administration.
 const BLOCKING_THREADS: usize = 128;
@@ -58,6 +59,9 @@ pub enum ServeError {
         /// What is wrong with it.
         detail: String,
     },
+    /// The collector of traces is named badly.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// A socket can't be opened.
     #[error("listen on {address}")]
     Listen {
@@ -83,7 +87,8 @@ pub enum ServeError {
 
 /// Runs a server on a data directory until it is told to end.
 pub fn run(config: Config, data: &DataDir, json: bool) -> Result<(), ServeError> {
-    logging::init(&config.log);
+    let (traces, layer) = Sending::begin(&config.traces)?.unzip();
+    logging::init_with(&config.log, layer);
     let lock = data.lock(SERVER)?;
     let tls = tls::Tls::from_config(&config.server)?;
     let store = data.open_store(lock, &config)?;
@@ -97,11 +102,15 @@ pub fn run(config: Config, data: &DataDir, json: bool) -> Result<(), ServeError>
         .thread_name("firnd")
         .build()
         .map_err(|source| ServeError::Runtime { doing: "start threads", source })?;
-    let result = runtime.block_on(serve(config, data, &store, tls, json));
+    let counts = traces.as_ref().map(Sending::counts);
+    let result = runtime.block_on(serve(config, data, &store, tls, json, counts));
     // Also after an error: what was committed is made small and quick to open.
     let closed = store.engine.close().map_err(|error| ServeError::Close(Box::new(error)));
     runtime.shutdown_timeout(LAST_WAIT);
     store.release();
+    if let Some(traces) = traces {
+        traces.end();
+    }
     result.and(closed)?;
     tracing::info!("firnd has ended");
     Ok(())
@@ -113,6 +122,7 @@ async fn serve(
     store: &OpenStore,
     tls: Option<tls::Tls>,
     json: bool,
+    counts: Option<Arc<Counts>>,
 ) -> Result<(), ServeError> {
     let grace = config.server.shutdown_grace.0;
     let listeners = listen::bind(&config.server.listen.0).await?;
@@ -131,6 +141,9 @@ async fn serve(
     let scrubbing = app.scrubber.spawn(app.engine.clone(), move || clock.now(), move || memory.http.forget_narinfos());
     // It was just made, so that nobody has set it.
     let _ = app.usage.index.set(data.index());
+    if let Some(counts) = counts {
+        let _ = app.traces.set(counts);
+    }
     let counting = usage::Counting::begin(Arc::clone(&app));
     // Builders reach the server as its clients do.
     let _ = app.sources.base_url.set(base_url.clone());

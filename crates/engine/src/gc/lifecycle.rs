@@ -9,7 +9,7 @@ use super::report::{Backlog, PackSum};
 use super::withdraw::Going;
 use crate::packs::{Packs, object_name};
 use crate::rewrite::StuckPack;
-use crate::{Error, Result};
+use crate::{Error, Result, spans};
 
 /// Rows read at a time, and packs that are condemned at a time at most.
 pub(super) const PAGE: usize = 1000;
@@ -21,6 +21,7 @@ impl Collection<'_> {
     /// Stops to offer packs that no recipe has an edge to. A pack in which an upload under way may have put chunks that
     /// are not committed yet is left alone.
     pub(super) fn condemn(&mut self) -> Result<()> {
+        let _span = tracing::info_span!(target: spans::TARGET, "condemn").entered();
         let packs = &self.shared.packs;
         let oldest = packs.meta.oldest_session(self.now)?;
         let mut going = Going::default();
@@ -71,6 +72,7 @@ impl Collection<'_> {
 
     /// Dooms condemned packs that no session under way can have been told of.
     pub(super) fn doom(&mut self) -> Result<()> {
+        let _span = tracing::info_span!(target: spans::TARGET, "doom").entered();
         let packs = &self.shared.packs;
         self.each_pack(|this, pack, row| {
             if row.state != PackState::Condemned {
@@ -102,6 +104,7 @@ impl Collection<'_> {
 
     /// Deletes the objects of packs that were doomed long enough ago.
     pub(super) fn delete(&mut self) -> Result<()> {
+        let _span = tracing::info_span!(target: spans::TARGET, "delete").entered();
         let packs = &self.shared.packs;
         let grace = self.options.grace_seconds;
         let mut is_flushed = false;

@@ -45,7 +45,7 @@ use crate::mark::Mark;
 use crate::packs::Lane;
 use crate::rewrite::{Pace, RepackOptions};
 use crate::watch::{Since, Watching};
-use crate::{DELETION_LEASE, Engine, Error, Result};
+use crate::{DELETION_LEASE, Engine, Error, Result, spans};
 
 /// How long a lease lasts from each sign of life. A restart ends it.
 const LEASE_SECONDS: u64 = 600;
@@ -157,6 +157,8 @@ impl Shared {
 
 impl Collection<'_> {
     fn run(mut self, pace: &mut Pace<'_>) -> Result<GcReport> {
+        let dry_run = self.options.dry_run;
+        let _span = tracing::info_span!(target: spans::TARGET, "collect", firn.dry_run = dry_run).entered();
         self.shared.packs.uses.flush(self.shared.packs.meta.as_ref(), self.now)?;
         // Before anything is looked at.
         let watching = self.shared.watch()?;

@@ -11,7 +11,7 @@ use super::report::SparsePack;
 use super::{Collection, LEASE_SECONDS};
 use crate::mark::PackBytes;
 use crate::rewrite::{Pace, RepackOptions, Rewritten, Sparse};
-use crate::{Error, Result};
+use crate::{Error, Result, spans};
 
 /// Rows read at a time.
 const PAGE: usize = 1000;
@@ -71,6 +71,7 @@ impl Collection<'_> {
     }
 
     fn rewrite(&mut self, options: &RepackOptions, candidates: &[Sparse], pace: &mut Pace<'_>) -> Result<bool> {
+        let _span = tracing::info_span!(target: spans::TARGET, "repack").entered();
         let packs = &self.shared.packs;
         let (mut renewed_at, mut lost) = (packs.clock.now(), None);
         let mut paced = |so_far: &Rewritten| {

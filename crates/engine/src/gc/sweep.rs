@@ -11,10 +11,10 @@ use super::Collection;
 use super::graph::{Graph, Node, ShortId, short, short_nar};
 use super::report::{CacheFates, Fate};
 use super::retention::{Decisions, Reason, Rules, USE_SECONDS, Verdict, decide};
-use crate::Result;
 use crate::committer::{Change, Removal, Removals, Rescued};
 use crate::engine::Shared;
 use crate::mark::{Kept, Mark};
+use crate::{Result, spans};
 
 /// Rows read at a time.
 const PAGE: usize = 1000;
@@ -35,6 +35,7 @@ pub(super) struct Plan {
 
 impl Collection<'_> {
     pub(super) fn sweep(&mut self) -> Result<()> {
+        let _span = tracing::info_span!(target: spans::TARGET, "sweep").entered();
         let caches: Vec<CacheName> = self.shared.packs.meta.caches()?.into_iter().map(|(name, _)| name).collect();
         let mut has_quota = false;
         for cache in &caches {

@@ -13,7 +13,7 @@ use crate::gc::short;
 use crate::packs::object_name;
 use crate::placement::Placement;
 use crate::recipes::recipe_of;
-use crate::{Error, Result};
+use crate::{Error, Result, spans};
 
 /// Rows read at a time.
 const PAGE: usize = 1024;
@@ -34,6 +34,7 @@ struct Row {
 
 /// Runs a pass; `None` when `stop` said so. See [`Mark`] for what is consistent with what.
 pub(crate) fn collect(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<Option<Mark>> {
+    let _span = tracing::info_span!(target: spans::TARGET, "mark").entered();
     let at = shared.packs.clock.now();
     let meta = shared.packs.meta.as_ref();
     let recipes = recipe_rows(meta)?;

@@ -16,7 +16,7 @@ use crate::packs::LOOKUP_IDS;
 use crate::placement::Placement;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, Result, spans};
 
 /// Bytes that are restored at a time.
 const VERIFY_BYTES: usize = 1 << 20;
@@ -103,6 +103,8 @@ impl Engine {
         nar: NarClaim,
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<Option<Assembled>> {
+        let bytes = spans::number(nar.nar_size);
+        let _span = tracing::info_span!(target: spans::TARGET, "assemble", firn.bytes = bytes).entered();
         self.renew_session(session)?;
         let mut found = self.find(scope, &nar)?;
         for _ in 0..ATTEMPTS {

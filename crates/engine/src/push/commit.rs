@@ -13,7 +13,7 @@ use crate::difference::Compared;
 use crate::engine::check_occur;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
-use crate::{Engine, Error, PathOutcome, PathUpload, Result};
+use crate::{Engine, Error, PathOutcome, PathUpload, Result, spans};
 
 /// What a commit brings to its cache, to be noted once it stands.
 struct Contents {
@@ -70,7 +70,9 @@ impl Engine {
             })
             .collect();
         let number = changes.len();
+        let span = spans::commit(number);
         let committed = self.shared.submit_all(changes).unwrap_or_else(|error| repeat(&error, number));
+        drop(span);
         let mut committed = committed.into_iter().zip(offers);
         let comparing_until = self.comparing_until();
         let mut outcome = || {

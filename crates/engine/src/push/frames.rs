@@ -9,7 +9,7 @@ use firn_pack::{DecodedFrame, FrameEntry, FrameHead, FrameKind, Item};
 use super::Scope;
 use crate::engine::Shared;
 use crate::run::{MadeFrame, Run};
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, Result, spans};
 
 /// The most uncompressed bytes of a frame that is taken: as long as the ones that firn makes itself, because restoring
 /// any part of it decodes the whole.
@@ -51,6 +51,8 @@ impl Engine {
         cache: &CacheName,
         body: &[u8],
     ) -> Result<FramesTaken> {
+        let bytes = spans::number(body.len() as u64);
+        let _span = tracing::info_span!(target: spans::TARGET, "frames", firn.bytes = bytes).entered();
         self.shared.check_room()?;
         self.renew_session(session)?;
         let run = Run::new(self.shared.options.frame_bytes, self.shared.options.compression_level);

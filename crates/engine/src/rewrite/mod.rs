@@ -28,7 +28,7 @@ use firn_pack::PackId;
 use crate::engine::Shared;
 use crate::gc::PackSum;
 use crate::packs::Lane;
-use crate::{Engine, Result};
+use crate::{Engine, Result, spans};
 
 use choose::Candidate;
 pub(crate) use choose::Sparse;
@@ -150,6 +150,7 @@ impl Engine {
     /// As [`Engine::repack`].
     pub fn squeeze(&self, options: &SqueezeOptions, pace: &mut Pace<'_>) -> Result<Option<Rewritten>> {
         let Some(_turn) = self.shared.begin_rewrite() else { return Ok(None) };
+        let _span = tracing::info_span!(target: spans::TARGET, "squeeze").entered();
         self.shared.has_sparse.store(true, Ordering::SeqCst);
         if options.min_age_seconds == 0 {
             self.shared.packs.end(Lane::Ingest)?;

@@ -119,7 +119,7 @@ impl CliError {
             }
             Self::Failure(Failure::Invalid { .. }) | Self::Unconfirmed { .. } | Self::Read { .. } => exit::USAGE,
             Self::Serve(error) => match error {
-                ServeError::Tls { .. } => exit::CONFIG,
+                ServeError::Tls { .. } | ServeError::Traces(_) => exit::CONFIG,
                 ServeError::Data(error) => Self::data_code(error),
                 ServeError::Listen { .. }
                 | ServeError::Runtime { .. }

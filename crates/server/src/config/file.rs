@@ -120,6 +120,7 @@ impl Config {
         self.check_squeeze(&mut check);
         self.check_usage(&mut check);
         self.check_upstream(&mut check);
+        self.check_traces(&mut check);
         for rule in &self.oidc {
             check.problems.extend(rule.problems().into_iter().map(|detail| Problem { key: "oidc", detail }));
         }
@@ -179,6 +180,28 @@ impl Config {
         if interval.0 != Duration::ZERO {
             let week = Duration::from_secs(7 * 86_400);
             check.span("usage.report-interval", interval, Duration::from_secs(60), week);
+        }
+    }
+
+    fn check_traces(&self, check: &mut Check) {
+        let traces = &self.traces;
+        check.that(!traces.enabled || cfg!(feature = "otel"), "traces.enabled", || {
+            "is true, and this firnd was built without the feature otel: see 'Traces' in docs/OPERATIONS.md".to_owned()
+        });
+        if let Some(endpoint) = &traces.endpoint {
+            let url = endpoint.parse::<http::Uri>().ok();
+            let authority = url.as_ref().filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
+            let authority = authority.and_then(http::Uri::authority).map(|authority| authority.as_str());
+            // Without the value: it may have a password in it.
+            check.that(authority.is_some_and(|authority| !authority.contains('@')), "traces.endpoint", || {
+                "is no URL like http://127.0.0.1:4318/v1/traces; a password belongs into OTEL_EXPORTER_OTLP_HEADERS"
+                    .to_owned()
+            });
+        }
+        if let Some(ratio) = traces.sample_ratio {
+            check.that((0.0..=1.0).contains(&ratio), "traces.sample-ratio", || {
+                format!("is {ratio}: allowed are 0 to 1")
+            });
         }
     }
 

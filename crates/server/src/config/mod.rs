@@ -44,6 +44,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How usage is counted and told.
     pub usage: UsageConfig,
+    /// Whether and where traces are sent.
+    pub traces: TracesConfig,
 }
 
 /// Sockets, limits, time limits.
@@ -181,6 +183,18 @@ impl Default for UsageConfig {
     fn default() -> Self {
         Self { report_interval: Span(Duration::from_secs(3600)), public_metrics: false }
     }
+}
+
+/// Whether and where traces are sent; what is not set here is up to the standard variables `OTEL_*`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TracesConfig {
+    /// Whether they are; needs a build with the feature `otel`.
+    pub enabled: bool,
+    /// The collector's URL for traces, by OTLP over HTTP.
+    pub endpoint: Option<String>,
+    /// How much is traced of what comes without a decision of its client: 0 to 1.
+    pub sample_ratio: Option<f64>,
 }
 
 /// What is logged, and how. Logs go to standard error.

@@ -19,8 +19,10 @@ fn the_example_says_what_the_code_does() {
     let gc = toml::Table::try_from(GcConfig::default()).expect("serialises");
     let log = toml::Table::try_from(LogConfig::default()).expect("serialises");
     let usage = toml::Table::try_from(UsageConfig::default()).expect("serialises");
-    let unset = ["tls-cert", "tls-key", "data", "public-url"].map(str::to_owned);
-    for key in server.keys().chain(store.keys()).chain(gc.keys()).chain(log.keys()).chain(usage.keys()).chain(&unset) {
+    let traces = toml::Table::try_from(TracesConfig::default()).expect("serialises");
+    let unset = ["tls-cert", "tls-key", "data", "public-url", "endpoint", "sample-ratio"].map(str::to_owned);
+    let tables = [server, store, gc, log, usage, traces];
+    for key in tables.iter().flat_map(toml::Table::keys).chain(&unset) {
         let found = EXAMPLE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
         assert!(found, "{key} is not explained");
     }
@@ -93,11 +95,24 @@ fn values_out_of_bounds_name_their_key() {
         ("[store]\nframe-cache = \"1 MiB\"", "store.frame-cache"),
         ("[store]\nmax-nar-size = \"1 B\"", "store.max-nar-size"),
         ("[store]\nnar-lease = \"1 s\"", "store.nar-lease"),
+        ("[traces]\nendpoint = \"127.0.0.1:4318\"", "traces.endpoint"),
+        ("[traces]\nendpoint = \"grpc://127.0.0.1:4317\"", "traces.endpoint"),
+        ("[traces]\nendpoint = \"http://user:password@127.0.0.1:4318/v1/traces\"", "traces.endpoint"),
+        ("[traces]\nsample-ratio = 1.1", "traces.sample-ratio"),
+        ("[traces]\nsample-ratio = nan", "traces.sample-ratio"),
     ];
     for (text, key) in table {
         assert_eq!(problems(text), [key], "{text}");
     }
     assert_eq!(problems("[server]\nmax-uploads = 0\n[store]\npack-size = \"1 B\"").len(), 2, "all are told at once");
+}
+
+#[test]
+fn traces_need_a_build_that_can_send_them() {
+    let expected: &[&str] = if cfg!(feature = "otel") { &[] } else { &["traces.enabled"] };
+    assert_eq!(problems("[traces]\nenabled = true"), expected);
+    // So that one file serves both builds.
+    assert!(problems("[traces]\nendpoint = \"https://collector:4318/v1/traces\"\nsample-ratio = 0").is_empty());
 }
 
 #[test]

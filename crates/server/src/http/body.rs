@@ -12,6 +12,7 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
+use tracing::Span;
 
 /// Makes a body some pieces at a time; may block.
 pub trait Source: Send + 'static {
@@ -46,6 +47,8 @@ pub struct Body {
     left: Option<u64>,
     /// Given back when the body is dropped: sent, broken off, or never wanted.
     permit: Option<OwnedSemaphorePermit>,
+    /// What making it is a part of.
+    span: Span,
 }
 
 enum Kind {
@@ -87,29 +90,30 @@ enum State {
 }
 
 impl Body {
+    fn of(kind: Kind, left: Option<u64>) -> Self {
+        Self { kind, left, permit: None, span: Span::none() }
+    }
+
     /// Returns a body without bytes.
     pub fn empty() -> Self {
-        Self { kind: Kind::Empty, left: Some(0), permit: None }
+        Self::of(Kind::Empty, Some(0))
     }
 
     /// Returns the body of an answer to HEAD: no bytes, where GET would have `length` or as many as come.
     pub fn absent(length: Option<u64>) -> Self {
-        Self { kind: Kind::Absent, left: length, permit: None }
+        Self::of(Kind::Absent, length)
     }
 
     /// Returns a body of bytes in memory.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { left: Some(bytes.len() as u64), kind: Kind::Full(bytes), permit: None }
+        let length = bytes.len() as u64;
+        Self::of(Kind::Full(bytes), Some(length))
     }
 
     /// Returns a body of `length` bytes (or as many as come) that begins with `first` and goes on with `source`.
     pub fn pull(first: Option<Bytes>, source: Box<dyn Source>, length: Option<u64>) -> Self {
-        Self {
-            kind: Kind::Pull(Pull { ready: first.into_iter().collect(), state: State::Idle(source) }),
-            left: length,
-            permit: None,
-        }
+        Self::of(Kind::Pull(Pull { ready: first.into_iter().collect(), state: State::Idle(source) }), length)
     }
 
     /// Returns a body of as many bytes as `work` sends into `pieces`, and of `sign` whenever it sent nothing for the time
@@ -125,7 +129,7 @@ impl Body {
     ) -> Self {
         let life = Life { sign, every, next: Box::pin(tokio::time::sleep(every)) };
         let driven = Driven { work: Some(Box::pin(work)), pieces, life: Some(life) };
-        Self { kind: Kind::Driven(driven), left: None, permit: None }
+        Self::of(Kind::Driven(driven), None)
     }
 
     /// Returns a body of `length` bytes, or of as many as come, which `work` sends into `pieces`; as [`Body::driven`], without
@@ -136,13 +140,20 @@ impl Body {
         length: Option<u64>,
     ) -> Self {
         let driven = Driven { work: Some(Box::pin(work)), pieces, life: None };
-        Self { kind: Kind::Driven(driven), left: length, permit: None }
+        Self::of(Kind::Driven(driven), length)
     }
 
     /// Keeps `permit` as long as the body lives.
     #[must_use]
     pub fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
         self.permit = Some(permit);
+        self
+    }
+
+    /// Says what making it is a part of; that ends with the body.
+    #[must_use]
+    pub fn within(mut self, span: Span) -> Self {
+        self.span = span;
         self
     }
 
@@ -175,7 +186,7 @@ impl Body {
                 self.kind = Kind::Empty;
                 Poll::Ready(Ok(Some(bytes).filter(|bytes| !bytes.is_empty())))
             }
-            Kind::Pull(pull) => pull.poll(context),
+            Kind::Pull(pull) => pull.poll(context, &self.span),
             Kind::Driven(driven) => driven.poll(context),
         }
     }
@@ -213,8 +224,8 @@ impl Life {
 }
 
 impl Pull {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
-        self.make_next();
+    fn poll(&mut self, context: &mut Context<'_>, span: &Span) -> Poll<Result<Option<Bytes>, Broken>> {
+        self.make_next(span);
         if let Some(piece) = self.ready.pop_front() {
             return Poll::Ready(Ok(Some(piece)));
         }
@@ -225,17 +236,20 @@ impl Pull {
         self.ready = pieces?;
         let Some(piece) = self.ready.pop_front() else { return Poll::Ready(Ok(None)) };
         self.state = State::Idle(source);
-        self.make_next();
+        self.make_next(span);
         Poll::Ready(Ok(Some(piece)))
     }
 
     /// Starts making the next pieces unless that is under way or there is none.
-    fn make_next(&mut self) {
+    fn make_next(&mut self, span: &Span) {
         self.state = match std::mem::replace(&mut self.state, State::Done) {
-            State::Idle(mut source) => State::Making(tokio::task::spawn_blocking(move || {
-                let pieces = source.next();
-                (source, pieces)
-            })),
+            State::Idle(mut source) => {
+                let span = span.clone();
+                State::Making(tokio::task::spawn_blocking(move || {
+                    let pieces = span.in_scope(|| source.next());
+                    (source, pieces)
+                }))
+            }
             other => other,
         };
     }

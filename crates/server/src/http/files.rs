@@ -81,7 +81,9 @@ fn open(
         Node::Directory(directory) => ok(Body::full(shallow(directory).to_string()), "application/json", caching),
         Node::Regular { offset, size, .. } => {
             let end = offset.checked_add(size).ok_or(Problem::NotFound("this file"))?;
-            let mut response = nar::identity(app, &nar, offset..end, want)?;
+            let span = nar::restoring(size);
+            let response = span.in_scope(|| nar::identity(app, &nar, offset..end, want))?;
+            let mut response = response.map(|body| body.within(span));
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, content_type);
             headers.insert(CACHE_CONTROL, caching);

@@ -25,6 +25,7 @@ mod query;
 pub mod range;
 mod receive;
 pub mod route;
+pub(crate) mod template;
 mod upload;
 
 use std::net::IpAddr;
@@ -302,7 +303,7 @@ fn address(app: &App, headers: &HeaderMap, peer: Option<&Peer>) -> Option<IpAddr
 }
 
 /// Returns the host that a request names: HTTP/2 has it in the URL.
-fn host<'a>(uri: &'a http::Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+pub(crate) fn host<'a>(uri: &'a http::Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let authority = uri.authority().map(http::uri::Authority::as_str);
     authority.or_else(|| headers.get(HOST)?.to_str().ok())
 }

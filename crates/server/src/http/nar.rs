@@ -9,11 +9,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_engine::{Restore, TRANSPORT_FRAME_BYTES, ZstdRestore};
+use firn_engine::{Restore, TRANSPORT_FRAME_BYTES, ZstdRestore, spans};
 use firn_index::NarRow;
 use firn_nix::Sha256;
 use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
 use http::{HeaderValue, Response, StatusCode};
+use tracing::Span;
 
 use super::body::{Body, Broken, Source};
 use super::codec::{Codec, Encoder};
@@ -74,6 +75,8 @@ fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Res
     let found = find(app, cache, name, After::Headers)?.ok_or(Problem::NotFound("this NAR"))?;
     app.engine.note_nar_use(&cache.name, &found.nar_hash);
     let caching = Caching::Immutable.of(cache);
+    let span = restoring(found.row.nar_size);
+    let entered = span.enter();
     let mut response = match found.codec {
         Codec::Identity => identity(app, &found.row, 0..found.row.nar_size, want),
         Codec::Zstd => zstd(app, &found, want),
@@ -89,7 +92,13 @@ fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Res
     let headers = response.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
     headers.insert(http::header::CACHE_CONTROL, caching);
-    Ok(response)
+    drop(entered);
+    Ok(response.map(|body| body.within(span)))
+}
+
+/// Begins the span of a restore: from the look at its packs to the last of its pieces.
+pub(super) fn restoring(bytes: u64) -> Span {
+    tracing::info_span!(target: spans::TARGET, "restore", firn.bytes = spans::number(bytes))
 }
 
 /// Restores a part of a NAR, of which a range may be asked.

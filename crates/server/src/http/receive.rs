@@ -177,7 +177,8 @@ where
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
         let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
         let reader = Reader::new(receiver, Arc::clone(&room), limit);
-        let mut work = tokio::task::spawn_blocking(move || work(reader));
+        let span = tracing::Span::current();
+        let mut work = tokio::task::spawn_blocking(move || span.in_scope(|| work(reader)));
         // `work` may end before the body does, and then nobody makes room in the queue.
         let done = tokio::select! {
             () = self.pump(&sender, &room) => None,

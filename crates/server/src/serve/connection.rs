@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use super::access_log::{Logged, Record};
 use super::health;
@@ -142,13 +143,15 @@ impl Server {
     ) -> impl Future<Output = Response<Body>> + use<> {
         let record = Record::new(Arc::clone(&self.app), &request, activity.request());
         let server = Arc::clone(self);
-        async move {
+        let span = record.span();
+        let answer = async move {
             let response = match health::check(&server.app, &server.storage, &server.stop, &request).await {
                 Some(response) => response.map(Either::Left),
                 None => crate::http::handle(Arc::clone(&server.app), request).await.map(Either::Right),
             };
             record.attach(response)
-        }
+        };
+        answer.instrument(span)
     }
 
     /// Waits for the connections to end, and ends what is left after `grace`.

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use firn_engine::spans;
 use firn_index::{CacheName, UnixSeconds};
 use firn_nix::{NarInfo, Sha256, StoreHash, StorePath};
 use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
@@ -21,6 +22,7 @@ use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use super::body::{Body, Broken};
 use super::error::{After, Problem};
@@ -235,7 +237,8 @@ fn begin(app: &Arc<App>, cache: &Arc<Cache>, offer: Arc<Offer>, asker: Asker) ->
     fetches.insert(key, Arc::clone(&fetch));
     drop(fetches);
     // Whatever becomes of the clients, it goes on.
-    pull.tasks.spawn(fetch_for_all(Arc::clone(app), Arc::clone(cache), offer, Arc::clone(&fetch)));
+    let span = tracing::info_span!(target: spans::TARGET, "fetch", firn.bytes = spans::number(fetch.nar_size));
+    pull.tasks.spawn(fetch_for_all(Arc::clone(app), Arc::clone(cache), offer, Arc::clone(&fetch)).instrument(span));
     Ok(fetch)
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use firn_api::{Limits, SIGN_OF_LIFE};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+use tracing::Span;
 
 use super::super::body::{Body, Broken};
 use super::super::codec::Codec;
@@ -101,10 +102,10 @@ impl Driver {
             if turn.is_err() && !self.preparing.is_empty() {
                 return;
             }
-            let (batch, index) = (Arc::clone(&self.batch), self.begun);
+            let (batch, index, span) = (Arc::clone(&self.batch), self.begun, Span::current());
             self.preparing.spawn_blocking(move || {
                 let _turn = turn;
-                (index, batch.prepare(index))
+                (index, span.in_scope(|| batch.prepare(index)))
             });
             self.begun += 1;
         }
@@ -122,8 +123,8 @@ impl Driver {
             self.committed += 1;
         }
         if !run.is_empty() {
-            let batch = Arc::clone(&self.batch);
-            self.committing = Some(tokio::task::spawn_blocking(move || batch.commit(first, run)));
+            let (batch, span) = (Arc::clone(&self.batch), Span::current());
+            self.committing = Some(tokio::task::spawn_blocking(move || span.in_scope(|| batch.commit(first, run))));
         }
     }
 }

@@ -116,12 +116,22 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(world: &World, cache: &str, token: Option<&str>) -> Self {
-        Self { address: world.address, cache: cache.to_owned(), token: token.map(str::to_owned), session: None }
+        Self::at(world.address, cache, token)
+    }
+
+    /// Returns a client of any server.
+    pub(crate) fn at(address: SocketAddr, cache: &str, token: Option<&str>) -> Self {
+        Self { address, cache: cache.to_owned(), token: token.map(str::to_owned), session: None }
     }
 
     /// Returns a client with a session.
     pub(crate) fn begin(world: &World, cache: &str, token: &str) -> Self {
-        let mut client = Self::new(world, cache, Some(token));
+        Self::new(world, cache, Some(token)).started()
+    }
+
+    /// Begins a session.
+    pub(crate) fn started(self) -> Self {
+        let mut client = self;
         let answer = client.send("POST", "/sessions", Vec::new());
         assert_eq!(answer.status, 200, "{}", answer.text());
         let value: Value = serde_json::from_slice(&answer.body).unwrap();
