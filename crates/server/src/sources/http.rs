@@ -26,6 +26,9 @@ const AT_ONCE: usize = 16;
 /// Narinfos that are kept in memory between what is asked of a path and its NAR.
 const KEPT: usize = 4000;
 
+/// Pages of another firn's list that are read at most: a page may be empty, as it stands for some thousand rows.
+const MAX_PAGES: usize = 100_000;
+
 /// The longest plain list, in bytes after decompression: some 2 million names.
 const MAX_LIST_BYTES: u64 = 256 << 20;
 
@@ -89,8 +92,9 @@ impl HttpCache {
 
     /// Lists what came to another firn's cache since a time by its clock.
     fn list_pages(&self, since: u64) -> Result<Listing, SyncError> {
+        let malformed = |what: String| SyncError::Source(format!("list {}: {what}", self.cache.url()));
         let (mut until, mut after, mut paths) = (None, None, Vec::new());
-        loop {
+        for _ in 0..MAX_PAGES {
             let page = self.wait(self.cache.paths(since, after))?.map_err(|error| source_error(&error))?;
             let Some(page) = page else {
                 return Err(SyncError::Source(format!(
@@ -99,7 +103,6 @@ impl HttpCache {
                     self.cache.url()
                 )));
             };
-            let malformed = |what: String| SyncError::Source(format!("list {}: {what}", self.cache.url()));
             for listed in page.paths {
                 let path = StorePath::from_base_name(&listed.path);
                 paths.push((listed.committed_at, path.map_err(|error| malformed(error.to_string()))?));
@@ -114,6 +117,7 @@ impl HttpCache {
             let next = next.filter(|next| after.is_none_or(|after| after.0 < next.0));
             after = Some(next.ok_or_else(|| malformed("its next page is none".to_owned()))?);
         }
+        Err(malformed(format!("it has more than {MAX_PAGES} pages")))
     }
 
     /// Reads a plain list whole, and compares it with what was seen.

@@ -15,8 +15,8 @@ use super::Usage;
 /// Rows read at a time.
 const PAGE: usize = 1000;
 
-/// Rows that are read at most to find out who refers to a path.
-const LOOKED_AT_ROWS: usize = 30_000;
+/// Rows that are read at most to find out who refers to a path: some twenty milliseconds' work.
+const LOOKED_AT_ROWS: usize = 8_000;
 
 /// Paths of a closure that are followed at most.
 const MAX_CLOSURE: usize = 200_000;
