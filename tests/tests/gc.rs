@@ -146,40 +146,45 @@ fn files_that_nix_copies_meanwhile_are_a_cache_of_their_own() -> Result<()> {
     for seed in 0..8 {
         Package::new(seed, 300_000).upload(&firnd, &other)?;
     }
-    // The command wants the store for itself, and says what else to do.
-    let folder = tempfile::tempdir().expect("a folder");
+    let (folder, beside) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let files = folder.path().to_str().expect("UTF-8");
-    let refused = firnd.run(["export", files, "--cache", "main"])?;
-    assert!(refused.status.code() == Some(4) && refused.stderr.contains("firnd serve"), "{}", refused.stderr);
 
     let stop = AtomicBool::new(false);
     let machine = client(&nix, &main)?;
     let url = format!("file://{files}?compression=zstd");
     let (uploaded, copied) = thread::scope(|scope| {
         let uploading = scope.spawn(|| upload(firnd.address(), &main, &stop));
-        let copying = || -> Result<()> {
+        let copying = || -> Result<serde_json::Value> {
             firnd.admin(["cache", "delete", "other", "--yes"])?;
             gc(&firnd)?;
             thread::scope(|scope| {
                 let collecting = scope.spawn(|| gc(&firnd));
                 let copied = machine.run("nix", ["copy", "--from", &main.url, "--to", &url, &path]);
+                // And what the server writes itself.
+                let exported = firnd.json(&["export", &beside.path().display().to_string(), "--cache", "main", &path]);
                 collecting.join().expect("the thread does not panic")?;
-                copied?.done()
+                copied?.done()?;
+                exported
             })
         };
         let copied = copying();
         stop.store(true, Ordering::SeqCst);
         (uploading.join().expect("the thread does not panic"), copied)
     });
-    copied?;
+    let exported = copied?;
+    let closure = ours.closure(&path)?.len() as u64;
+    assert_eq!((exported["paths"].as_u64(), exported["damaged"].as_u64()), (Some(closure), Some(0)), "{exported}");
     assert!(uploaded.len() >= 4, "{uploaded:?}");
     assert!(firnd.terminate()?.success());
     let theirs = client(&nix, &main)?;
     theirs.copy_from(&format!("file://{files}"), &[&path])?.done()?;
     assert_same(&ours, &theirs, &path)?;
+    let again = client(&nix, &main)?;
+    again.copy_from(&format!("file://{}", beside.path().display()), &[&path])?.done()?;
+    assert_same(&ours, &again, &path)?;
     // The command adds what came meanwhile, and leaves alone what is there.
     let done = firnd.json(&["export", files, "--cache", "main"])?;
-    assert_eq!(done["present"].as_u64(), Some(ours.closure(&path)?.len() as u64), "{done}");
+    assert_eq!(done["present"].as_u64(), Some(closure), "{done}");
     assert_eq!((done["paths"].as_u64(), done["damaged"].as_u64()), (Some(uploaded.len() as u64), Some(0)), "{done}");
     Ok(())
 }

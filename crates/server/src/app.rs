@@ -40,6 +40,8 @@ pub struct App {
     pub http: crate::http::Memory,
     /// Reads packs again.
     pub scrubber: Arc<Scrubber>,
+    /// Sees to it that one cache at a time is written or read as files.
+    pub files: crate::file_cache::Turns,
     /// Pulls from builders and other stores.
     pub sources: Arc<Sources>,
     /// Counters and usage reports.
@@ -108,6 +110,7 @@ impl App {
             collector: Collector::default(),
             http,
             scrubber,
+            files: Default::default(),
             sources: Arc::default(),
             usage,
             oidc,

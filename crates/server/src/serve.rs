@@ -165,6 +165,7 @@ async fn serve(
     app.collector.stop();
     app.scrubber.end();
     app.sources.end();
+    app.files.end();
     server.drain(grace).await;
     app.http.end_fetches().await;
     let _ = schedule.await;

@@ -106,7 +106,7 @@ impl Admin<'_> {
         Ok(Answer::Pins(pins.iter().map(|(name, row)| PinView::new(name, row)).collect()))
     }
 
-    fn engine(&self) -> Result<&Engine, Failure> {
+    pub(super) fn engine(&self) -> Result<&Engine, Failure> {
         let engine = self.engine.or(self.app.map(|app| &app.engine));
         engine.ok_or_else(|| Failure::Store { detail: "open the store: only its index is open".to_owned() })
     }

@@ -77,6 +77,8 @@ pub fn execute(admin: &Admin<'_>, request: Request) -> Result<Answer, Failure> {
         Request::BackupBegin => admin.begin_backup(),
         Request::BackupRenew { id } => admin.renew_backup(&id),
         Request::BackupEnd { id } => admin.end_backup(&id),
+        Request::Export { files, compression } => admin.export(&files, compression),
+        Request::Import { files } => admin.import(&files),
         Request::Squeeze { pass } => admin.squeeze(pass),
         Request::SqueezeStop => {
             let squeezer = admin.squeezer()?;

@@ -7,6 +7,7 @@
 mod backup;
 mod collect;
 mod execute;
+mod files;
 mod keys;
 mod scrub;
 pub mod socket;
@@ -26,11 +27,13 @@ pub use backup::BackupView;
 pub use collect::collect;
 pub use execute::{Admin, execute};
 pub(crate) use execute::{cache_url, fresh_cache};
+pub use files::FilesRequest;
 pub use scrub::{ScrubPassView, ScrubView};
 pub use sources::{ProblemView, SourceSettings, SourceView};
 pub use upstreams::{Activity as UpstreamActivity, NewUpstream, UpstreamView};
 pub use views::{CacheFatesView, ExplainView, FateView, GcView, PacksView, PinView, RepackView, StuckPackView};
 
+use crate::file_cache::{Compression, Exported, Imported};
 use crate::maintenance::Maintenance;
 use crate::squeeze::{Pass, Progress};
 
@@ -176,6 +179,18 @@ pub enum Request {
         /// The backup's.
         id: String,
     },
+    /// Writes a cache as files.
+    Export {
+        /// What, and where to.
+        files: Box<FilesRequest>,
+        /// How files are compressed.
+        compression: Compression,
+    },
+    /// Takes files into a cache.
+    Import {
+        /// What, and where from.
+        files: Box<FilesRequest>,
+    },
     /// Begins to compress cold packs again, in a running server.
     Squeeze {
         /// How.
@@ -244,7 +259,10 @@ pub struct GcRequest {
 impl Request {
     /// Returns whether the whole store is needed, packs included, and not only the index.
     pub fn needs_engine(&self) -> bool {
-        matches!(self, Self::Gc(_) | Self::Explain { .. } | Self::PathDelete { .. })
+        matches!(
+            self,
+            Self::Gc(_) | Self::Explain { .. } | Self::PathDelete { .. } | Self::Export { .. } | Self::Import { .. }
+        )
     }
 
     /// Returns whether it may take long, and so lets others be executed beside it. It changes no row that they do.
@@ -347,6 +365,10 @@ pub enum Answer {
     Scrub(Box<ScrubView>),
     /// A backup that may copy, or is done.
     Backup(BackupView),
+    /// What was written as files.
+    Exported(Exported),
+    /// What was taken from files.
+    Imported(Imported),
     /// How far squeezing is.
     Squeeze(Progress),
     /// What things cost.
@@ -519,6 +541,12 @@ pub enum Failure {
     NoSuchPath {
         /// The path.
         path: String,
+    },
+    /// What was asked for is not where it was to be.
+    #[error("{detail}")]
+    NotThere {
+        /// What, and where it was looked for.
+        detail: String,
     },
     /// The cache has no such pin.
     #[error("find the pin '{name}': there is none; `firnd pin list` shows all")]

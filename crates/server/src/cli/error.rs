@@ -8,7 +8,6 @@ use crate::admin::{Failure, socket::SocketError};
 use crate::backup::BackupError;
 use crate::config::ConfigError;
 use crate::data_dir::{DataError, SERVER};
-use crate::file_cache::FileCacheError;
 use crate::serve::ServeError;
 
 /// Why a command was not done.
@@ -44,9 +43,12 @@ pub enum CliError {
     /// A backup was not made, or is not good.
     #[error(transparent)]
     Backup(#[from] BackupError),
-    /// Files were not written or not read.
-    #[error(transparent)]
-    FileCache(#[from] FileCacheError),
+    /// A folder's name can't be told to a server.
+    #[error("use the folder {}: its name is not UTF-8", path.display())]
+    NoText {
+        /// The folder.
+        path: PathBuf,
+    },
     /// An argument is no store path.
     #[error("find the path '{text}': that is no store path")]
     NoPath {
@@ -98,17 +100,14 @@ impl CliError {
                 | BackupError::Pack { .. }
                 | BackupError::Released { .. },
             ) => exit::FAILED,
-            Self::FileCache(FileCacheError::Io { .. } | FileCacheError::Engine(_)) => exit::FAILED,
-            Self::FileCache(FileCacheError::NoSuchCache(_) | FileCacheError::NoSuchPath { .. }) => exit::NOT_FOUND,
-            Self::FileCache(FileCacheError::StoreDir { .. } | FileCacheError::Invalid { .. }) | Self::NoPath { .. } => {
-                exit::USAGE
-            }
+            Self::NoPath { .. } | Self::NoText { .. } => exit::USAGE,
             Self::Backup(BackupError::Damaged { .. }) => exit::DAMAGED,
             Self::Backup(BackupError::Foreign { .. }) => exit::USAGE,
             Self::Failure(
                 Failure::NoSuchCache { .. }
                 | Failure::NoSuchToken { .. }
                 | Failure::NoSuchPath { .. }
+                | Failure::NotThere { .. }
                 | Failure::NoSuchPin { .. }
                 | Failure::NoSuchUpstream { .. }
                 | Failure::NoSuchSource { .. },
@@ -150,7 +149,7 @@ impl CliError {
                 "name the data directory with --data or FIRN_DATA; `firnd serve` or `firnd cache create` makes a new store".to_owned(),
             ),
             Self::Socket(_) => Some("if no server runs, remove the socket file and try again".to_owned()),
-            Self::Serve(_) | Self::Failure(_) | Self::Unconfirmed { .. } | Self::Read { .. } | Self::Store { .. } | Self::Backup(_) | Self::FileCache(_) | Self::Output(_) => None,
+            Self::Serve(_) | Self::Failure(_) | Self::Unconfirmed { .. } | Self::Read { .. } | Self::Store { .. } | Self::Backup(_) | Self::NoText { .. } | Self::Output(_) => None,
             Self::NoPath { .. } => Some("give it as /nix/store/HASH-NAME, or its hash alone".to_owned()),
             Self::StoreExists { .. } => Some("give another directory with --data, or move that one away".to_owned()),
         }

@@ -1,21 +1,20 @@
 //! `firnd export` and `firnd import`
 
-use std::path::PathBuf;
+use std::path::{self, Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use firn_index::CacheName;
 use firn_nix::{StoreHash, StorePath};
 
-use super::{CliError, Report, exit, output};
+use super::{CliError, Report, admin, exit, output};
+use crate::admin::{Answer, FilesRequest, Request};
 use crate::config::Config;
-use crate::data_dir::{DataDir, OpenStore};
-use crate::file_cache::{self, Exported, Imported, Selection};
-use crate::http::codec::Codec;
+use crate::data_dir::DataDir;
+use crate::file_cache::{Compression, Selection};
 
 pub(super) const EXPORT_HELP: &str = "\
 Stock Nix reads DIR as file://DIR. Signatures are the cache's, so that its public key verifies them.
-What is in DIR already is left alone. While the server runs, use Nix:
-  nix copy --from http://SERVER/CACHE --to 'file:///DIR?compression=zstd' PATH…
+What is in DIR already is left alone. While a server runs, the server does it: DIR must be writable to its user.
 
 Examples:
   firnd export /mnt/usb/cache --cache main
@@ -23,19 +22,11 @@ Examples:
 
 pub(super) const IMPORT_HELP: &str = "\
 DIR is what `nix copy --to file://DIR` or `firnd export` wrote. Everything is checked as at an upload, and the
-cache's keys sign. What the cache has already is left alone. While the server runs, use Nix:
-  nix copy --from file:///DIR --to http://SERVER/CACHE PATH…
+cache's keys sign. What the cache has already is left alone. While a server runs, the server does it: its user
+must be able to read DIR.
 
 Example:
   firnd import /mnt/usb/cache --cache main";
-
-/// Compressions that every Nix reads.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Compression {
-    Zstd,
-    Xz,
-    None,
-}
 
 #[derive(Debug, Args)]
 pub(super) struct Export {
@@ -63,15 +54,9 @@ pub(super) struct Import {
 }
 
 pub(super) fn export(export: &Export, data: &DataDir, config: &Config) -> Result<Report, CliError> {
-    let selection = selection(&export.paths)?;
-    let codec = match export.compression {
-        Compression::Zstd => Codec::Zstd,
-        Compression::Xz => Codec::Xz,
-        Compression::None => Codec::Identity,
-    };
-    let done = with_store(data, config, "firnd export", |store| {
-        Ok(file_cache::export(&store.engine, &export.cache, &selection, codec, &export.dir)?)
-    })?;
+    let files = files(&export.dir, &export.paths, &export.cache)?;
+    let request = Request::Export { files, compression: export.compression };
+    let Answer::Exported(done) = admin::ask(data, config, &request, false)? else { return Err(admin::unexpected()) };
     let mut text = output::pairs(&[
         ("written", format!("{} paths, {}", done.paths, output::bytes(done.logical_bytes))),
         ("files", output::bytes(done.file_bytes)),
@@ -81,14 +66,12 @@ pub(super) fn export(export: &Export, data: &DataDir, config: &Config) -> Result
     ]);
     done.examples.iter().for_each(|path| text += &format!("  {path}\n"));
     let code = if done.damaged > 0 { exit::DAMAGED } else { exit::DONE };
-    Ok(Report { code, ..Report::new(text, &done as &Exported) })
+    Ok(Report { code, ..Report::new(text, &done) })
 }
 
 pub(super) fn import(import: &Import, data: &DataDir, config: &Config) -> Result<Report, CliError> {
-    let selection = selection(&import.paths)?;
-    let done = with_store(data, config, "firnd import", |store| {
-        Ok(file_cache::import(&store.engine, &import.cache, &selection, &import.dir)?)
-    })?;
+    let request = Request::Import { files: files(&import.dir, &import.paths, &import.cache)? };
+    let Answer::Imported(done) = admin::ask(data, config, &request, false)? else { return Err(admin::unexpected()) };
     let mut text = output::pairs(&[
         ("taken", format!("{} paths, {}", done.paths, output::bytes(done.logical_bytes))),
         ("there before", done.present.to_string()),
@@ -96,26 +79,14 @@ pub(super) fn import(import: &Import, data: &DataDir, config: &Config) -> Result
     ]);
     done.reasons.iter().for_each(|reason| text += &format!("  {reason}\n"));
     let code = if done.refused > 0 { exit::FAILED } else { exit::DONE };
-    Ok(Report { code, ..Report::new(text, &done as &Imported) })
+    Ok(Report { code, ..Report::new(text, &done) })
 }
 
-/// Opens the store, does the work, and closes it in good order whatever came of it.
-fn with_store<T>(
-    data: &DataDir,
-    config: &Config,
-    name: &str,
-    work: impl FnOnce(&OpenStore) -> Result<T, CliError>,
-) -> Result<T, CliError> {
-    if !data.exists() {
-        return Err(CliError::NoStore { data: data.root().to_owned() });
-    }
-    let store = data.open_store(data.lock(name)?, config)?;
-    let done = work(&store);
-    let closed = store.engine.close();
-    store.release();
-    let done = done?;
-    closed.map_err(|error| CliError::Store { detail: crate::error_chain(&error) })?;
-    Ok(done)
+/// Returns what is meant, so that a server understands it, too.
+fn files(dir: &Path, paths: &[String], cache: &CacheName) -> Result<Box<FilesRequest>, CliError> {
+    let whole = path::absolute(dir).map_err(|source| CliError::Read { path: dir.to_owned(), source })?;
+    let dir = whole.into_os_string().into_string().map_err(|_| CliError::NoText { path: dir.to_owned() })?;
+    Ok(Box::new(FilesRequest { cache: cache.to_string(), selection: selection(paths)?, dir }))
 }
 
 fn selection(paths: &[String]) -> Result<Selection, CliError> {

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use firn_engine::Engine;
 use firn_index::{CacheName, CacheRow, NarRow, PathRow};
-use firn_nix::{CacheInfo, Compression, NarInfo, Sha256, StoreHash, StorePath};
+use firn_nix::{CacheInfo, NarInfo, Sha256, StoreHash, StorePath};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use super::{FileCacheError, MAX_NAMED, PAGE, PIECE_BYTES, Selection, check_store_dir, io_error};
+use super::{Compression, FileCacheError, MAX_NAMED, PAGE, PIECE_BYTES, Selection, check_store_dir, io_error};
 use crate::http::codec::{Codec, Encoder};
 
 /// What was written.
@@ -33,19 +33,24 @@ pub struct Exported {
     pub examples: Vec<String>,
 }
 
-/// Writes paths of a cache as files that stock Nix reads, in a compression that it knows.
+/// Writes paths of a cache as files that stock Nix reads, as long as `goes_on` says so.
+///
+/// # Errors
+/// [`FileCacheError`]. Paths that were written by then stay.
 pub fn export(
     engine: &Engine,
     cache: &CacheName,
     selection: &Selection,
-    codec: Codec,
+    compression: Compression,
     root: &Path,
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<Exported, FileCacheError> {
     let row = engine.meta().cache(cache)?.ok_or_else(|| FileCacheError::NoSuchCache(cache.clone()))?;
     let folder = root.join("nar");
     fs::create_dir_all(&folder).map_err(io_error("make the folder", &folder))?;
     write_info(root, &row)?;
-    let mut export = Export { engine, cache, store_dir: &row.store_dir, codec, root, done: Exported::default() };
+    let (store_dir, codec) = (row.store_dir.as_str(), compression.into());
+    let mut export = Export { engine, cache, store_dir, codec, root, goes_on, done: Exported::default() };
     match selection {
         Selection::All => export.all()?,
         Selection::Closure(roots) => export.closure(roots)?,
@@ -75,6 +80,7 @@ struct Export<'a> {
     store_dir: &'a str,
     codec: Codec,
     root: &'a Path,
+    goes_on: &'a dyn Fn() -> bool,
     done: Exported,
 }
 
@@ -112,6 +118,9 @@ impl Export<'_> {
     }
 
     fn path(&mut self, row: &PathRow) -> Result<(), FileCacheError> {
+        if !(self.goes_on)() {
+            return Err(FileCacheError::Ended);
+        }
         let narinfo = self.root.join(format!("{}.narinfo", row.path.hash()));
         if self.is_there(&narinfo, row) {
             self.done.present += 1;
@@ -123,9 +132,13 @@ impl Export<'_> {
             None => None,
         };
         let Some((url, file_hash, file_size)) = written else {
-            self.done.damaged += 1;
-            if self.done.examples.len() < MAX_NAMED {
-                self.done.examples.push(row.path.base_name());
+            // In a running server it may have gone meanwhile.
+            let now = self.engine.meta().path(self.cache, &row.path.hash())?;
+            if now.is_some_and(|now| now.nar_hash == row.nar_hash) {
+                self.done.damaged += 1;
+                if self.done.examples.len() < MAX_NAMED {
+                    self.done.examples.push(row.path.base_name());
+                }
             }
             return Ok(());
         };
@@ -133,7 +146,7 @@ impl Export<'_> {
             store_path: row.path.clone(),
             url,
             compression: match self.codec {
-                Codec::Identity => Compression::None,
+                Codec::Identity => firn_nix::Compression::None,
                 codec => codec.name().parse().map_err(|_| FileCacheError::Invalid {
                     path: narinfo.clone(),
                     detail: format!("no narinfo can name the compression {}", codec.name()),
@@ -190,6 +203,9 @@ impl Export<'_> {
                 other => other?,
             };
             let Some(piece) = piece else { break };
+            if !(self.goes_on)() {
+                return Self::give_up::<()>(&temporary).and(Err(FileCacheError::Ended));
+            }
             nar_hash.update(&piece);
             encoder.write(&piece).and_then(|()| put(&encoder.take())).map_err(write())?;
         }

@@ -1,7 +1,7 @@
 //! Files to a cache's paths.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read as _, Write};
+use std::io::{Read as _, Write};
 use std::path::Path;
 
 use firn_engine::{Engine, PathOutcome};
@@ -9,7 +9,8 @@ use firn_index::{AliasRow, CacheName};
 use firn_nix::{NarInfo, StoreHash, StorePath};
 use serde::{Deserialize, Serialize};
 
-use super::{FileCacheError, Folder, MAX_NAMED, Selection, path_info};
+use super::{FileCacheError, Folder, MAX_NAMED, PIECE_BYTES, Selection, path_info};
+use crate::app::App;
 use crate::caches::{Cache, Caches};
 use crate::intake::{Alias, Intake, NotTaken};
 
@@ -32,18 +33,24 @@ pub struct Imported {
 /// so, and the others are.
 ///
 /// Everything is checked as at an upload: each NAR against its hash and length, references by the cache's policy,
-/// signatures if the cache demands some. The cache's own keys sign.
+/// signatures if the cache demands some. The cache's own keys sign. `app` is the server that has to hear of it, if one runs. It
+/// ends when `goes_on` says so.
+///
+/// # Errors
+/// [`FileCacheError`]. Paths that were taken by then stay.
 pub fn import(
     engine: &Engine,
+    app: Option<&App>,
     name: &CacheName,
     selection: &Selection,
     root: &Path,
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<Imported, FileCacheError> {
     let caches = Caches::load(engine.meta())?;
     let cache = caches.get(name).ok_or_else(|| FileCacheError::NoSuchCache(name.clone()))?;
     let folder = Folder::open(root, &cache.row.store_dir)?;
-    let intake = Intake { engine, app: None, cache: &cache, builder: "import" };
-    let mut import = Import { intake, folder: &folder, root, done: Imported::default() };
+    let intake = Intake { engine, app, cache: &cache, builder: "import" };
+    let mut import = Import { intake, folder: &folder, root, goes_on, done: Imported::default() };
     for hash in import.order(selection)? {
         match import.path(&hash) {
             Ok(()) => {}
@@ -58,6 +65,7 @@ struct Import<'a> {
     intake: Intake<'a>,
     folder: &'a Folder,
     root: &'a Path,
+    goes_on: &'a dyn Fn() -> bool,
     done: Imported,
 }
 
@@ -89,6 +97,9 @@ impl Import<'_> {
 
     fn path(&mut self, hash: &StoreHash) -> Result<(), FileCacheError> {
         let invalid = |detail: String| FileCacheError::Invalid { path: self.folder.narinfo_path(hash), detail };
+        if !(self.goes_on)() {
+            return Err(FileCacheError::Ended);
+        }
         let (info, _) = self.folder.narinfo(hash)?.ok_or_else(|| invalid("it is gone".to_owned()))?;
         let Cache { row, trusted, .. } = self.intake.cache;
         if !trusted.is_empty() && !trusted.iter().any(|key| info.is_signed_by(key, &row.store_dir)) {
@@ -117,7 +128,15 @@ impl Import<'_> {
         let file = self.folder.nar(info)?.ok_or_else(|| invalid("it is not there".to_owned()))?;
         // One byte more tells a NAR that is too long.
         let mut nar = file.nar.take(info.nar_size.saturating_add(1));
-        io::copy(&mut nar, to).map_err(|error| invalid(error.to_string()))?;
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            if !(self.goes_on)() {
+                return Err(FileCacheError::Ended);
+            }
+            let len = nar.read(&mut piece).map_err(|error| invalid(error.to_string()))?;
+            let Some(bytes) = piece.get(..len).filter(|bytes| !bytes.is_empty()) else { break };
+            to.write_all(bytes).map_err(|error| invalid(error.to_string()))?;
+        }
         let name = info.url.strip_prefix("nar/").filter(|name| !name.contains(['/', '?', '#']));
         Ok(name.map(|name| {
             let compression = file.codec.name().to_owned();

@@ -9,14 +9,19 @@ mod import;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use firn_index::CacheName;
 use firn_nix::{CacheInfo, NarInfo, StoreHash};
 use firn_nix_store::PathInfo;
+use serde::{Deserialize, Serialize};
 
 pub use export::{Exported, export};
 pub(crate) use folder::Folder;
 pub use import::{Imported, import};
+
+use crate::http::codec::Codec;
 
 /// Rows read at a time.
 const PAGE: usize = 1000;
@@ -28,12 +33,61 @@ const PIECE_BYTES: usize = 256 << 10;
 const MAX_NAMED: usize = 100;
 
 /// Which paths of a cache are meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Selection {
     /// All.
     All,
     /// These, with all that they refer to, as far as it is there.
     Closure(Vec<StoreHash>),
+}
+
+/// Compressions that every Nix reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names are those of the option")]
+pub enum Compression {
+    Zstd,
+    Xz,
+    None,
+}
+
+impl From<Compression> for Codec {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::Zstd => Self::Zstd,
+            Compression::Xz => Self::Xz,
+            Compression::None => Self::Identity,
+        }
+    }
+}
+
+/// What those share who write and read files in a running server: one at a time does.
+#[derive(Debug, Default)]
+pub struct Turns {
+    turn: Mutex<()>,
+    is_over: AtomicBool,
+}
+
+impl Turns {
+    /// Takes the turn, unless somebody has it.
+    pub fn take(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            // It keeps nothing that a panic could have left half done.
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Ends what is under way, at its next piece.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.is_over.load(Ordering::SeqCst)
+    }
 }
 
 /// Why paths were not written or not read.
@@ -74,6 +128,9 @@ pub enum FileCacheError {
         /// The cache's.
         wanted: String,
     },
+    /// The server ends.
+    #[error("use files: the server ends; run it again, what was done stays")]
+    Ended,
     /// A file is not what it should be.
     #[error("read {}: {detail}", path.display())]
     Invalid {

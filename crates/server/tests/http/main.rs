@@ -2,6 +2,7 @@
 
 mod downloads;
 mod faults;
+mod file_cache;
 mod files_and_documents;
 mod narinfos;
 mod oidc;
