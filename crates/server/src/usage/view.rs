@@ -12,11 +12,8 @@ use firn_nix::{Sha256, StoreHash};
 
 use super::Usage;
 
-/// Rows read at a time.
-const PAGE: usize = 1000;
-
-/// Rows that are read at most to find out who refers to a path: some twenty milliseconds' work.
-const LOOKED_AT_ROWS: usize = 8_000;
+/// Rows read at a time to find out who refers to a path: some milliseconds' work.
+const PAGE: usize = 250;
 
 /// Paths of a closure that are followed at most.
 const MAX_CLOSURE: usize = 200_000;
@@ -302,8 +299,8 @@ pub fn path(engine: &Engine, cache: &CacheName, hash: &StoreHash, with_pushes: b
     })
 }
 
-/// Returns the paths of a cache that refer to one, at most `most`, and whether the whole cache was looked through; reads a
-/// bounded number of rows.
+/// Returns the paths of a cache that refer to one, at most `most`, and whether these are all: it is looked through while there
+/// is time, which is asked after each 250 rows.
 ///
 /// # Errors
 /// Errors of the index.
@@ -312,19 +309,19 @@ pub fn referrers(
     cache: &CacheName,
     hash: &StoreHash,
     most: usize,
+    has_time: &dyn Fn() -> bool,
 ) -> firn_index::Result<(Vec<PathRow>, bool)> {
-    let (mut found, mut after, mut left) = (Vec::new(), None, LOOKED_AT_ROWS);
-    while found.len() < most {
-        let page = meta.paths(cache, after, PAGE.min(left))?;
-        left -= page.len();
+    let (mut found, mut after) = (Vec::new(), None);
+    let refers = |row: &PathRow| row.path.hash() != *hash && row.references.iter().any(|to| to.hash() == *hash);
+    loop {
+        let page = meta.paths(cache, after, PAGE)?;
+        let is_last = page.len() < PAGE;
         after = page.last().map(|(hash, _)| *hash);
-        let refers = |row: &PathRow| row.path.hash() != *hash && row.references.iter().any(|to| to.hash() == *hash);
         found.extend(page.into_iter().map(|(_, row)| row).filter(refers));
-        if after.is_none() || left == 0 {
-            break;
+        if is_last || found.len() > most || !has_time() {
+            let is_whole = is_last && found.len() <= most;
+            found.truncate(most);
+            return Ok((found, is_whole));
         }
     }
-    let is_whole = after.is_none();
-    found.truncate(most);
-    Ok((found, is_whole))
 }

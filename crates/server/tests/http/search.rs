@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use firn_api::usage::Found;
 use firn_index::CacheName;
-use firn_server::usage::{Packages, search};
+use firn_server::usage::{Packages, search, view};
 use firn_testkit::http::Request;
 use firn_testkit::nar::Node;
 
@@ -101,4 +101,24 @@ fn what_is_left_out_is_told() {
     let request = Request::get("/api/v1/usage/search?q=hello").token(&world.token);
     let told: Found = serde_json::from_slice(&world.send(request).body).unwrap();
     assert_eq!((told.paths.len(), told.is_partial), (4, false));
+}
+
+#[test]
+fn referrers_are_looked_for_as_long_as_there_is_time() {
+    let world = World::new();
+    let target = Package::of(1000, &Node::file("target"));
+    world.put_path("pub", &target);
+    for seed in 0..260 {
+        let nar = Node::file(format!("/nix/store/{} {seed}", target.path)).encode();
+        let path = format!("{}-referrer", hash_of(seed)).parse().unwrap();
+        world.put_path("pub", &Package { path, nar, references: vec![target.path.clone()], extra: String::new() });
+    }
+    let of = |most: usize, has_time: bool| {
+        let cache = "pub".parse().unwrap();
+        let found = view::referrers(world.meta.as_ref(), &cache, &target.path.hash(), most, &|| has_time).unwrap();
+        (found.0.len(), found.1)
+    };
+    assert_eq!((of(500, true), of(260, true), of(259, true)), ((260, true), (260, true), (259, false)));
+    let (some, is_whole) = of(500, false);
+    assert!((249..=250).contains(&some) && !is_whole, "of the first 250 rows: {some}");
 }

@@ -1,5 +1,7 @@
 //! A path: what it is, what is in it, who refers to it, where it came from. And how to find one.
 
+use std::time::{Duration, Instant};
+
 use firn_api::usage::{EntryKind, FileChange, FileDifference, Found, PathDescription};
 use firn_index::{CacheName, DocumentKey, DocumentKind, UnixSeconds};
 use firn_nix::StoreHash;
@@ -20,6 +22,9 @@ const FILES: usize = 500;
 /// How large a count of the store may be in memory for a page to look through it: some ten milliseconds' work.
 const COUNTED_BYTES: u64 = 16 << 20;
 
+/// How long a page looks for what refers to its path: somebody waits for it, and rows lie in no order that helps.
+const LOOK_TIME: Duration = Duration::from_millis(40);
+
 /// Paths that a list on a page has.
 const PATHS: usize = 50;
 
@@ -38,7 +43,9 @@ pub(super) fn page(call: &Call, name: &CacheName, hash: &StoreHash) -> Made {
         Err(error) => return Err(call.engine(error)),
     };
     let meta = call.app.engine.meta();
-    let (referrers, is_whole) = view::referrers(meta, name, hash, PATHS).map_err(|error| call.index(error))?;
+    let began = Instant::now();
+    let referrers = view::referrers(meta, name, hash, PATHS, &|| began.elapsed() < LOOK_TIME);
+    let (referrers, is_whole) = referrers.map_err(|error| call.index(error))?;
     let asked_at = meta.last_use(name, hash).map_err(|error| call.index(error))?;
     let used_at = asked_at.unwrap_or(0).max(found.committed_at);
     let own = found.path.as_str();
