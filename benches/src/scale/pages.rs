@@ -29,7 +29,7 @@ pub(super) fn run(shape: &Shape, data: &Path, firnd: &Path) -> anyhow::Result<()
         let first = shape.paths / 2;
         shape.hash(first + made::word(n) % (shape.paths - first))
     };
-    let pages: [(&str, &dyn Fn(u64) -> String); 9] = [
+    let pages: [(&str, &dyn Fn(u64) -> String); 10] = [
         ("overview", &|_| "/-/overview".to_owned()),
         ("caches", &|_| "/-/caches".to_owned()),
         ("a cache", &|_| format!("/-/caches/{}", made::CACHE)),
@@ -38,7 +38,8 @@ pub(super) fn run(shape: &Shape, data: &Path, firnd: &Path) -> anyhow::Result<()
         ("state", &|_| "/-/state".to_owned()),
         ("a path, another each time", &|n| format!("/-/paths/{}/{}", made::CACHE, path(n))),
         ("search by hash", &|n| format!("/-/search?q={}", path(n))),
-        ("search by name", &|n| format!("/-/search?q=nothing-has-this-name-{n}")),
+        ("search for a package", &|n| format!("/-/search?q=package{}-1", 100 + n)),
+        ("search for what is nowhere", &|n| format!("/-/search?q=nothing-has-this-name-{n}")),
     ];
     for (name, target) in pages {
         let (mut times, mut bytes) = (Vec::new(), 0);
