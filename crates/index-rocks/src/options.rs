@@ -90,6 +90,8 @@ pub(crate) fn meta_family(cache: &Cache) -> Options {
     options.set_arena_block_size(64 * KIB);
     options.set_level_zero_slowdown_writes_trigger(36);
     options.set_level_zero_stop_writes_trigger(36);
+    // Write buffers are small, as logs are, so that more of them than RocksDB's four are worth a merge with what lies below.
+    options.set_level_zero_file_num_compaction_trigger(8);
     options.set_target_file_size_base(8 * MIB as u64);
     options.set_max_bytes_for_level_base(32 * MIB as u64);
     options.set_compression_type(DBCompressionType::Zstd);
