@@ -10,6 +10,8 @@ mod otlp;
 #[path = "none.rs"]
 mod otlp;
 
+use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
@@ -45,20 +47,22 @@ pub struct Counts {
 
 /// Begins the span of a request, whose path is given without query and cut to a bounded length. It ends when its answer has.
 pub(crate) fn request<B>(request: &Request<B>, path: &str, is_tls: bool) -> Span {
+    // Nothing of it is found out unless somebody wants the span.
+    let asked = LazyCell::new(|| Asked::of(request, path));
     let span = tracing::info_span!(
         target: spans::TARGET,
         parent: None,
         "request",
         otel.kind = "server",
-        otel.name = Empty,
+        otel.name = asked.name(),
         otel.status_code = Empty,
-        http.request.method = Empty,
-        http.route = Empty,
-        url.path = Empty,
+        http.request.method = asked.method.unwrap_or("_OTHER"),
+        http.route = asked.route.as_deref(),
+        url.path = asked.shown(),
         url.scheme = if is_tls { "https" } else { "http" },
-        server.address = Empty,
-        server.port = Empty,
-        network.protocol.version = Empty,
+        server.address = asked.host.as_ref().map(Authority::host),
+        server.port = asked.host.as_ref().and_then(Authority::port_u16).map(i64::from),
+        network.protocol.version = version(request.version()),
         http.response.status_code = Empty,
         http.request.body.size = Empty,
         http.response.body.size = Empty,
@@ -67,35 +71,40 @@ pub(crate) fn request<B>(request: &Request<B>, path: &str, is_tls: bool) -> Span
         firn.cache = Empty,
         firn.complete = Empty,
     );
-    if span.is_disabled() {
-        return span;
+    if !span.is_disabled() {
+        otlp::adopt(&span, request.headers());
     }
-    let method = known(request.method());
-    let named = method.unwrap_or("HTTP");
-    match template::of(request.uri()) {
-        Some(route) => {
-            let route = route.as_ref();
-            // Whoever knows a session can end it.
-            let shown = if route.ends_with(template::SESSION) { route } else { path };
-            span.record("otel.name", format!("{named} {route}")).record("http.route", route).record("url.path", shown);
-        }
-        None => {
-            span.record("otel.name", named).record("url.path", path);
-        }
-    }
-    span.record("http.request.method", method.unwrap_or("_OTHER"));
-    if let Some(version) = version(request.version()) {
-        span.record("network.protocol.version", version);
-    }
-    let asked = host(request.uri(), request.headers()).filter(|host| host.len() <= MAX_HOST_BYTES);
-    if let Some(asked) = asked.and_then(|host| host.parse::<Authority>().ok()) {
-        span.record("server.address", asked.host());
-        if let Some(port) = asked.port_u16() {
-            span.record("server.port", i64::from(port));
-        }
-    }
-    otlp::adopt(&span, request.headers());
     span
+}
+
+/// What a request says of itself.
+struct Asked<'a> {
+    method: Option<&'a str>,
+    path: &'a str,
+    route: Option<Cow<'static, str>>,
+    host: Option<Authority>,
+}
+
+impl<'a> Asked<'a> {
+    fn of<B>(request: &'a Request<B>, path: &'a str) -> Self {
+        let host = host(request.uri(), request.headers()).filter(|host| host.len() <= MAX_HOST_BYTES);
+        Self {
+            method: known(request.method()),
+            path,
+            route: template::of(request.uri()),
+            host: host.and_then(|host| host.parse().ok()),
+        }
+    }
+
+    fn name(&self) -> String {
+        let method = self.method.unwrap_or("HTTP");
+        self.route.as_ref().map_or_else(|| method.to_owned(), |route| format!("{method} {route}"))
+    }
+
+    /// Returns the path. Whoever knows a session can end it: of that one, the pattern.
+    fn shown(&self) -> &str {
+        self.route.as_deref().filter(|route| route.ends_with(template::SESSION)).unwrap_or(self.path)
+    }
 }
 
 /// Returns a method's name if it is one of the known ones: anybody can make up others.

@@ -101,7 +101,7 @@ impl Sending {
         Arc::clone(&self.counts)
     }
 
-    /// Sends what waits to be sent, for [`LAST_WAIT`] at most.
+    /// Sends what waits to be sent, for 5 s at most.
     pub fn end(self) {
         if let Err(error) = self.provider.shutdown_with_timeout(LAST_WAIT) {
             tracing::warn!(%error, "the last spans were not sent to the collector in time: they are lost");
