@@ -38,7 +38,7 @@ fn find(world: &World, packages: Option<&Packages>, text: &str, most: usize, loo
         has_some
     };
     let caches: [CacheName; 1] = ["pub".parse().unwrap()];
-    search::search(world.meta.as_ref(), packages, &caches, text, most, &has_time).unwrap()
+    search::search(world.meta.as_ref(), packages, &caches, text, most, &|_| has_time()).unwrap()
 }
 
 fn names(found: &Found) -> Vec<&str> {
