@@ -54,26 +54,35 @@ fn ticks(most: u64) -> Vec<u64> {
     (0..=count).map(|n| u64::try_from(n * step * u128::from(unit) / 4).unwrap_or(u64::MAX)).collect()
 }
 
+/// Draws a chart as a wide and as a narrow picture, of which a page shows one; `told` is for those who see neither.
+fn chart(id: &str, title: &str, told: &str, draw: &dyn Fn(&Picture) -> Markup, legend: &Markup) -> Markup {
+    html! {
+        figure class="chart" {
+            figcaption { (title) }
+            @for picture in &PICTURES {
+                @let id = format!("{id}-{}", picture.class);
+                svg class=(picture.class) viewBox=(format!("0 0 {} {}", picture.width, picture.height)) role="img" aria-labelledby=(id) {
+                    title id=(id) { (told) }
+                    (draw(picture))
+                }
+            }
+            (legend)
+        }
+    }
+}
+
 impl Lines<'_> {
     /// Draws the lines; values are bytes.
     pub(super) fn draw(&self) -> Markup {
         let last = |one: &Series| one.values.last().map_or_else(String::new, |value| bytes(*value));
         let description: Vec<String> = self.series.iter().map(|one| format!("{} {}", one.name, last(one))).collect();
-        html! {
-            figure class="chart" {
-                figcaption { (self.title) }
-                @for picture in &PICTURES {
-                    @let id = format!("{}-{}", self.id, picture.class);
-                    svg class=(picture.class) viewBox=(format!("0 0 {} {}", picture.width, picture.height)) role="img" aria-labelledby=(id) {
-                        title id=(id) { (self.title) ". The last values: " (description.join(", ")) "." }
-                        (self.drawing(picture))
-                    }
-                }
-                ul class="legend" {
-                    @for one in self.series { li class=(one.class) { (one.name) " " strong { (last(one)) } } }
-                }
+        let told = format!("{}. The last values: {}.", self.title, description.join(", "));
+        let legend = html! {
+            ul class="legend" {
+                @for one in self.series { li class=(one.class) { (one.name) " " strong { (last(one)) } } }
             }
-        }
+        };
+        chart(self.id, self.title, &told, &|picture| self.drawing(picture), &legend)
     }
 
     fn drawing(&self, picture: &Picture) -> Markup {
@@ -147,18 +156,8 @@ pub(super) struct Columns<'a> {
 impl Columns<'_> {
     pub(super) fn draw(&self) -> Markup {
         let (all, most) = (self.counts.iter().sum::<u64>(), self.counts.iter().copied().max().unwrap_or(0));
-        html! {
-            figure class="chart" {
-                figcaption { (self.title) }
-                @for picture in &PICTURES {
-                    @let id = format!("{}-{}", self.id, picture.class);
-                    svg class=(picture.class) viewBox=(format!("0 0 {} {}", picture.width, picture.height)) role="img" aria-labelledby=(id) {
-                        title id=(id) { (self.title) ": " (count(all)) " in all, " (count(most)) " at most." }
-                        (self.drawing(picture, most))
-                    }
-                }
-            }
-        }
+        let told = format!("{}: {} in all, {} at most.", self.title, count(all), count(most));
+        chart(self.id, self.title, &told, &|picture| self.drawing(picture, most), &html! {})
     }
 
     fn drawing(&self, picture: &Picture, most: u64) -> Markup {
