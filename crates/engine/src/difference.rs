@@ -19,7 +19,7 @@ use crate::{Engine, Error, Result, files};
 const MAX_ENTRIES: usize = 1_000_000;
 
 /// Bytes that are restored of both NARs together: to list them, and to compare files whose chunks do not say whether they are
-/// the same. Two NARs of 250 MB in 60,000 small files, 600 of which differed, took 1.7 CPU-seconds.
+/// the same.
 const MAX_READ_BYTES: u64 = 1 << 30;
 
 /// How long the comparisons of one request go on, all together, in seconds of the engine's clock: its answer waits for them,

@@ -1,8 +1,9 @@
 //! A NAR that the store has, sent once more.
 
-use firn_index::CacheName;
+use firn_index::{CacheName, NarRow};
 use firn_nix::Sha256;
 
+use crate::engine::Shared;
 use crate::ingest::{IngestStats, Ingested, Session};
 use crate::{Engine, Result};
 
@@ -17,8 +18,8 @@ impl Engine {
     /// As [`Engine::ingest`].
     pub fn reuse(&self, caches: &[CacheName], nar_hash: &Sha256) -> Result<Option<Ingested>> {
         self.shared.check_room()?;
-        for cache in caches {
-            let Some(nar) = self.meta().nar(cache, nar_hash)? else { continue };
+        for nar in self.shared.held(caches, nar_hash) {
+            let nar = nar?;
             let session = Session::begin(&self.shared)?;
             // Looked up within the session: what is there now stays.
             let Some(recipe) = self.meta().recipe(&nar.recipe)?.filter(|row| row.damaged_at.is_none()) else {
@@ -38,6 +39,17 @@ impl Engine {
             }));
         }
         Ok(None)
+    }
+}
+
+impl Shared {
+    /// Returns what each of some caches that has a NAR has of it.
+    pub(crate) fn held<'a>(
+        &'a self,
+        caches: impl IntoIterator<Item = &'a CacheName>,
+        nar_hash: &'a Sha256,
+    ) -> impl Iterator<Item = Result<NarRow>> {
+        caches.into_iter().filter_map(|cache| self.packs.meta.nar(cache, nar_hash).map_err(Into::into).transpose())
     }
 }
 

@@ -58,10 +58,10 @@ impl Collection<'_> {
         self.condemn_these(going)
     }
 
-    fn condemn_these(&mut self, going: Going) -> Result<()> {
+    fn condemn_these(&mut self, mut going: Going) -> Result<()> {
         let meta = &self.shared.packs.meta;
         // In this order: a session that begins afterwards is told of nothing that leans on them.
-        self.withdraw(&going)?;
+        self.withdraw(&mut going)?;
         for (pack, stored_bytes) in going.packs {
             if meta.set_pack_state(pack, PackState::Live, PackState::Condemned, self.shared.packs.clock.now())? {
                 self.report.condemned.add(stored_bytes);

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use firn_chunk::ChunkId;
-use firn_index::PackState;
+use firn_index::{PackRow, PackState};
 use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 
 use super::lifecycle::{PAGE, chunks_of};
@@ -49,17 +49,19 @@ impl Going {
 
 impl Collection<'_> {
     /// Forgets the chunks of packs that are about to be condemned, and of frames elsewhere that lean on them. Reads the footers
-    /// of all packs.
-    pub(super) fn withdraw(&self, going: &Going) -> Result<()> {
+    /// of all other packs.
+    pub(super) fn withdraw(&self, going: &mut Going) -> Result<()> {
         let packs = &self.shared.packs;
-        packs.chunks.forget(&going.chunks)?;
+        packs.chunks.forget(&std::mem::take(&mut going.chunks))?;
+        let goes: HashSet<PackId> = going.packs.iter().map(|(pack, _)| *pack).collect();
         let mut after = None;
         while !going.bases.is_empty() {
             let page = packs.meta.packs(after, PAGE)?;
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             self.renew()?;
-            for (pack, _) in page.iter().filter(|(_, row)| matches!(row.state, PackState::Live | PackState::Writing)) {
+            let is_offered = |row: &PackRow| matches!(row.state, PackState::Live | PackState::Writing);
+            for (pack, _) in page.iter().filter(|(pack, row)| is_offered(row) && !goes.contains(pack)) {
                 match packs.forget_leaning(*pack, &going.bases) {
                     Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
                         tracing::warn!(%pack, %error, "a pack's frames can't be listed: they stay on offer, also those whose bases go");

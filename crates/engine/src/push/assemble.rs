@@ -75,8 +75,8 @@ enum Source {
 }
 
 impl Engine {
-    /// Checks that a NAR can be made of what is stored, and that it is what is claimed: restores it once, unless a
-    /// cache has the very same NAR. Takes no lock meanwhile; memory does not depend on the NAR's size but for some 80
+    /// Checks that a NAR can be made of what is stored, and that it is what is claimed: restores it once, unless this
+    /// cache, or one that the pusher may read, has the very same NAR. Takes no lock meanwhile; memory does not depend on the NAR's size but for some 80
     /// bytes a chunk.
     ///
     /// What `scope` does not let the pusher know of is missing, whoever has sent it.
@@ -108,7 +108,7 @@ impl Engine {
         self.renew_session(session)?;
         let mut found = self.find(scope, &nar)?;
         for _ in 0..ATTEMPTS {
-            match self.check(cache, &nar, &found, is_wanted) {
+            match self.check(scope, cache, &nar, &found, is_wanted) {
                 Ok(Some(bases)) => return Ok(Some(self.assembled(session, scope.sender(), cache, nar, found, bases))),
                 Ok(None) => return Ok(None),
                 // The damaged copies are forgotten by now: what has no other is missing.
@@ -197,27 +197,35 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns whether a cache has the very same NAR: this one, or one of the first [`OTHER_CACHES`].
-    fn has_been_checked(&self, cache: &CacheName, nar: &NarClaim) -> Result<bool> {
-        let is_same = |cache: &CacheName| -> Result<bool> {
-            let row = self.meta().nar(cache, &nar.nar_hash)?;
-            Ok(row.is_some_and(|row| row.recipe == nar.recipe && row.slots == nar.slots))
-        };
-        if is_same(cache)? {
+    /// Returns whether a cache has the very same NAR: this one, or one of the first [`OTHER_CACHES`] that the pusher may read.
+    /// With others, how long it takes would tell what they have.
+    fn has_been_checked(&self, scope: &Scope, cache: &CacheName, nar: &NarClaim) -> Result<bool> {
+        let is_same = |held: Result<NarRow>| held.map(|row| row.recipe == nar.recipe && row.slots == nar.slots);
+        let mut own = self.shared.held([cache], &nar.nar_hash).map(is_same);
+        if own.next().transpose()? == Some(true) {
             return Ok(true);
         }
-        for (other, _) in self.meta().caches()?.iter().take(OTHER_CACHES) {
-            if is_same(other)? {
+        let all: Vec<CacheName>;
+        let others = match scope {
+            Scope::Store => {
+                all = self.meta().caches()?.into_iter().map(|(name, _)| name).collect();
+                &all
+            }
+            Scope::Caches(readable) | Scope::Sender { readable, .. } => readable,
+        };
+        for same in self.shared.held(others.iter().take(OTHER_CACHES), &nar.nar_hash).map(is_same) {
+            if same? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Restores a NAR once and compares it with what is claimed, unless some cache has the very same one, for which that was
+    /// Restores a NAR once and compares it with what is claimed, unless a cache has the very same one, for which that was
     /// done. Returns the frames that hold bases of what a new recipe needs; `None` if nobody wants it any more.
     fn check(
         &self,
+        scope: &Scope,
         cache: &CacheName,
         nar: &NarClaim,
         found: &Found,
@@ -227,7 +235,7 @@ impl Engine {
             Source::Known(record) => Some((nar.recipe, record)),
             Source::Sent(_) => None,
         };
-        if id.is_some() && self.has_been_checked(cache, nar)? {
+        if id.is_some() && self.has_been_checked(scope, cache, nar)? {
             return Ok(Some(Vec::new()));
         }
         let stored = Arc::clone(&found.stored);

@@ -19,10 +19,10 @@ use super::Usage;
 /// Rows read at a time.
 const PAGE: usize = 1000;
 
-/// How long a search may take that finds nothing: somebody waits for it, and it keeps a thread busy.
+/// How long a search may take: somebody waits for it, and it keeps a thread busy.
 const SEARCH_TIME: Duration = Duration::from_millis(500);
 
-/// How long it goes on looking once it has found something.
+/// How long it may take if a package was found: what is missing then is what came since, or stands in versions.
 const FOUND_TIME: Duration = Duration::from_millis(40);
 
 /// Paths that are kept in memory by their packages: the newest million takes 22 MiB.
@@ -139,7 +139,7 @@ impl Hits<'_> {
     }
 }
 
-/// Does as [`search`] for half a second, or for 40 ms if something is found by then, with what the newest report found.
+/// Does as [`search`] for half a second, or for 40 ms if there are packages that are called so, with what the newest report found.
 ///
 /// # Errors
 /// Errors of the index.
@@ -151,13 +151,13 @@ pub fn find(
     most: usize,
 ) -> firn_index::Result<Found> {
     let (packages, began) = (usage.packages(), Instant::now());
-    let has_time = |found: usize| began.elapsed() < if found == 0 { SEARCH_TIME } else { FOUND_TIME };
+    let has_time = |has_package: bool| began.elapsed() < if has_package { FOUND_TIME } else { SEARCH_TIME };
     search(meta, packages.as_deref(), caches, text, most, &has_time)
 }
 
 /// Finds paths of some caches whose base name holds a text, letter case aside, or that have a hash: what is called just so
 /// first, then what begins so, the newest first. Looks as long as there is time, which is asked after each path of `packages`
-/// and each thousand rows of a cache with how many were found by then.
+/// and each thousand rows of a cache with whether a package had any.
 ///
 /// # Errors
 /// Errors of the index.
@@ -167,7 +167,7 @@ pub fn search(
     caches: &[CacheName],
     text: &str,
     most: usize,
-    has_time: &dyn Fn(usize) -> bool,
+    has_time: &dyn Fn(bool) -> bool,
 ) -> firn_index::Result<Found> {
     let wanted = text.trim().to_ascii_lowercase();
     let wanted = wanted.rsplit('/').next().unwrap_or_default();
@@ -186,7 +186,9 @@ pub fn search(
         Some(packages) if by_package(meta, packages, caches, &mut hits, has_time)? => Some(packages.at),
         _ => None,
     };
-    let is_through = !hits.is_cut && look_through(meta, caches, &mut hits, has_time)?;
+    let has_package = !hits.found.is_empty();
+    let has_time = || has_time(has_package);
+    let is_through = !hits.is_cut && look_through(meta, caches, &mut hits, &has_time)?;
     hits.cut();
     Ok(Found {
         paths: hits.found.into_iter().map(|(_, path)| path).collect(),
@@ -201,7 +203,7 @@ fn by_package(
     packages: &Packages,
     caches: &[CacheName],
     hits: &mut Hits<'_>,
-    has_time: &dyn Fn(usize) -> bool,
+    has_time: &dyn Fn(bool) -> bool,
 ) -> firn_index::Result<bool> {
     let is_asked: Vec<bool> = packages.caches.iter().map(|cache| caches.contains(cache)).collect();
     let candidates = packages.candidates(hits.wanted);
@@ -209,7 +211,7 @@ fn by_package(
         let number = usize::from(*number);
         let Some(cache) = packages.caches.get(number).filter(|_| is_asked[number]) else { continue };
         hits.is_cut = hits.found.len() >= hits.most;
-        if hits.is_cut || !has_time(hits.found.len()) {
+        if hits.is_cut || !has_time(!hits.found.is_empty()) {
             return Ok(false);
         }
         // One that went since is not there.
@@ -225,12 +227,12 @@ fn look_through(
     meta: &dyn Meta,
     caches: &[CacheName],
     hits: &mut Hits<'_>,
-    has_time: &dyn Fn(usize) -> bool,
+    has_time: &dyn Fn() -> bool,
 ) -> firn_index::Result<bool> {
     for cache in caches {
         let mut after = None;
         loop {
-            if !has_time(hits.found.len()) {
+            if !has_time() {
                 return Ok(false);
             }
             let page = meta.paths(cache, after, PAGE)?;

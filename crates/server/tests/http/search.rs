@@ -87,6 +87,19 @@ fn without_time_for_all_paths_packages_are_found_still() {
 }
 
 #[test]
+fn a_search_hurries_only_if_a_package_was_found() {
+    let world = filled();
+    let all = packages(&world, 100);
+    let caches: [CacheName; 1] = ["pub".parse().unwrap()];
+    // Out of time as soon as a package was found.
+    let hurried =
+        |known, text| search::search(world.meta.as_ref(), known, &caches, text, 100, &|found| !found).unwrap();
+    assert!(hurried(Some(&all), "hello").is_partial);
+    assert_eq!((names(&hurried(None, "hello")).len(), hurried(None, "hello").is_partial), (4, false));
+    assert!(!hurried(Some(&all), "nothing").is_partial);
+}
+
+#[test]
 fn what_is_left_out_is_told() {
     let world = filled();
     // The newest two: other and Hello-wrapper.

@@ -220,16 +220,23 @@ fn only_the_very_same_nar_is_not_restored_again() {
     let (old, new) = (rebuilt(1), rebuilt(2));
     old.push(&engine, old.pushed().as_path("old")).unwrap();
     let session = engine.begin_session().unwrap();
-    let reads = |cache: &firn_index::CacheName, claim| {
+    let reads_of = |scope: &Scope, cache: &firn_index::CacheName, claim| {
         let before = meter.counts();
-        engine.assemble(session, &Scope::Store, cache, claim).map(drop).unwrap();
+        engine.assemble(session, scope, cache, claim).map(drop).unwrap();
         meter.counts().since(&before).reads
     };
+    let reads = |cache: &firn_index::CacheName, claim| reads_of(&Scope::Store, cache, claim);
     assert!(reads(&cache(), new.known()) > 0, "the recipe is in memory from here on");
     assert_eq!(reads(&cache(), old.known()), 0);
     assert_eq!(reads(&cache(), old.claim()), 0);
     assert!(reads(&cache(), new.known()) > 0, "other slots");
     assert_eq!(reads(&other_cache, old.known()), 0, "another cache, for which the same was checked");
+    let assembled = engine.assemble(session, &Scope::Store, &other_cache, new.known()).unwrap();
+    let outcome = engine.commit_pushed(&other_cache, vec![(new.pushed().as_path("new"), Some(assembled))]).remove(0);
+    outcome.unwrap();
+    let may_read = |caches: &[&firn_index::CacheName]| Scope::Caches(caches.iter().copied().cloned().collect());
+    assert!(reads_of(&may_read(&[&other_cache]), &other_cache, old.known()) > 0, "the first cache may not be read");
+    assert_eq!(reads_of(&may_read(&[&cache(), &other_cache]), &other_cache, old.known()), 0);
     let wrong = NarClaim { nar_hash: new.nar_hash, ..old.known() };
     assert!(matches!(error_of(assemble(&engine, wrong)), Error::WrongNar { .. }));
 }
