@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use firn_chunk::{ChunkId, Chunker, Cut, Input, RecipeId};
-use firn_engine::{Assembled, Engine, Error, NarClaim, PathUpload, Scope};
+use firn_chunk::{Chunk, ChunkId, Chunker, Cut, Hint, Input, Origin, RecipeId};
+use firn_engine::{Assembled, Engine, Error, NarClaim, PathUpload, PushedFrames, Scope};
 use firn_index::{CacheName, SessionId};
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::{FrameEncoder, FrameKind};
@@ -30,8 +30,21 @@ pub(crate) struct Client {
 /// A NAR that was cut; its chunks in order.
 struct Local {
     cut: Cut,
-    chunks: Vec<(ChunkId, Vec<u8>)>,
+    chunks: Vec<Piece>,
     encoded: Vec<u8>,
+}
+
+struct Piece {
+    id: ChunkId,
+    data: Vec<u8>,
+    origin: Option<Origin>,
+}
+
+/// What one request takes.
+#[derive(Default)]
+struct Body {
+    frames: Vec<u8>,
+    hints: Vec<Hint>,
 }
 
 impl Client {
@@ -56,13 +69,14 @@ impl Client {
         let known = engine.known_recipes(&Scope::Store, &[recipe])? == [true];
         let claim = claim(&local, recipe, &upload, known);
         if !known {
-            let ids: Vec<ChunkId> = local.chunks.iter().map(|(id, _)| *id).collect();
+            let ids: Vec<ChunkId> = local.chunks.iter().map(|chunk| chunk.id).collect();
             let missing = engine.missing_chunks(&Scope::Store, &ids)?;
             let start = thread_cpu_seconds()?;
             let bodies = self.bodies(&local, &missing, level)?;
             self.cpu += thread_cpu_seconds()? - start;
             for body in &bodies {
-                engine.take_frames(self.session, &Scope::Store, cache, body)?;
+                let pushed = PushedFrames { frames: &body.frames, hints: &body.hints };
+                engine.take_frames(self.session, &Scope::Store, cache, pushed)?;
             }
             let start = thread_cpu_seconds()?;
             drop(bodies);
@@ -89,11 +103,11 @@ impl Client {
         Ok(())
     }
 
-    fn bodies(&mut self, local: &Local, missing: &[bool], level: i32) -> anyhow::Result<Vec<Vec<u8>>> {
-        let (mut bodies, mut run): (Vec<Vec<u8>>, Vec<usize>) = (Vec::new(), Vec::new());
+    fn bodies(&mut self, local: &Local, missing: &[bool], level: i32) -> anyhow::Result<Vec<Body>> {
+        let (mut bodies, mut run): (Vec<Body>, Vec<usize>) = (Vec::new(), Vec::new());
         let mut run_bytes = 0;
         let mut sent = std::collections::HashSet::new();
-        for (number, (id, data)) in local.chunks.iter().enumerate() {
+        for (number, Piece { id, data, .. }) in local.chunks.iter().enumerate() {
             if !missing[number] || !sent.insert(*id) {
                 continue;
             }
@@ -110,15 +124,19 @@ impl Client {
         Ok(bodies)
     }
 
-    fn add_frame(&mut self, bodies: &mut Vec<Vec<u8>>, local: &Local, run: &[usize], level: i32) -> anyhow::Result<()> {
-        let chunks: Vec<&(ChunkId, Vec<u8>)> = run.iter().map(|number| &local.chunks[*number]).collect();
-        let data: Vec<u8> = chunks.iter().flat_map(|(_, data)| data).copied().collect();
-        let lens: Vec<u32> = chunks.iter().map(|(_, data)| data.len() as u32).collect();
-        let ids: Vec<[u8; 32]> = chunks.iter().map(|(id, _)| id.0).collect();
+    fn add_frame(&mut self, bodies: &mut Vec<Body>, local: &Local, run: &[usize], level: i32) -> anyhow::Result<()> {
+        let chunks: Vec<&Piece> = run.iter().map(|number| &local.chunks[*number]).collect();
+        let data: Vec<u8> = chunks.iter().flat_map(|chunk| &chunk.data).copied().collect();
+        let lens: Vec<u32> = chunks.iter().map(|chunk| chunk.data.len() as u32).collect();
+        let ids: Vec<[u8; 32]> = chunks.iter().map(|chunk| chunk.id.0).collect();
+        let hints = chunks.iter().map(|chunk| Hint::new(chunk.origin, &chunk.data));
         let frame = self.encoder.encode(FrameKind::Chunks, &data, &lens, &ids, level)?.bytes;
         match bodies.last_mut() {
-            Some(body) if body.len() + frame.len() <= BODY_BYTES => body.extend(frame),
-            _ => bodies.push(frame),
+            Some(body) if body.frames.len() + frame.len() <= BODY_BYTES => {
+                body.frames.extend(frame);
+                body.hints.extend(hints);
+            }
+            _ => bodies.push(Body { frames: frame, hints: hints.collect() }),
         }
         Ok(())
     }
@@ -127,8 +145,11 @@ impl Client {
 fn cut(nar: &Path) -> anyhow::Result<Local> {
     let bytes = std::fs::read(nar)?;
     let (mut chunker, mut chunks) = (Chunker::new(Input::Nar), Vec::new());
-    chunker.push(&bytes, &mut |chunk| chunks.push((chunk.id, chunk.data.to_vec())))?;
-    let cut = chunker.finish(&mut |chunk| chunks.push((chunk.id, chunk.data.to_vec())))?;
+    let mut take = |chunk: Chunk<'_>| {
+        chunks.push(Piece { id: chunk.id, data: chunk.data.to_vec(), origin: chunk.origin });
+    };
+    chunker.push(&bytes, &mut take)?;
+    let cut = chunker.finish(&mut take)?;
     let encoded = cut.recipe.encode();
     Ok(Local { cut, chunks, encoded })
 }

@@ -3,7 +3,7 @@
 use firn_chunk::ChunkerId;
 use serde::{Deserialize, Serialize};
 
-use crate::Limits;
+use crate::{HINTS, Limits};
 
 /// The version of the API that this crate describes: the `v1` of its URLs.
 pub const VERSION: u32 = 1;
@@ -38,7 +38,7 @@ impl Capabilities {
             versions: VERSIONS.to_vec(),
             chunker: chunker.to_string(),
             limits: Limits::default(),
-            features: Vec::new(),
+            features: vec![HINTS.to_owned()],
         }
     }
 }
@@ -50,6 +50,8 @@ pub struct Agreement {
     pub version: u32,
     /// How much a request may hold: the server's limits, at most our own.
     pub limits: Limits,
+    /// Whether frames may come with hints.
+    pub takes_hints: bool,
 }
 
 /// Why a client can't push chunks to a server.
@@ -87,7 +89,8 @@ pub fn negotiate(server: &Capabilities, chunker: ChunkerId) -> Result<Agreement,
         let theirs = server.chunker.chars().filter(|c| !c.is_control()).take(80).collect();
         return Err(Mismatch::Chunker { server: name(), theirs, ours: chunker });
     }
-    Ok(Agreement { version, limits: server.limits.capped(Limits::default()) })
+    let takes_hints = server.features.iter().any(|feature| feature == HINTS);
+    Ok(Agreement { version, limits: server.limits.capped(Limits::default()), takes_hints })
 }
 
 #[cfg(test)]
@@ -117,7 +120,8 @@ mod tests {
         let text = text.replace("CHUNKER", &ChunkerId::CURRENT.to_string());
         let agreed = negotiate(&serde_json::from_str(&text).unwrap(), ChunkerId::CURRENT).unwrap();
         let limits = Limits { paths: 7, chunks: 1, ..Limits::default() };
-        assert_eq!(agreed, Agreement { version: 1, limits });
+        assert_eq!(agreed, Agreement { version: 1, limits, takes_hints: false });
+        assert!(negotiate(&current(), ChunkerId::CURRENT).unwrap().takes_hints);
         let text = serde_json::to_string(&current()).unwrap();
         assert_eq!(serde_json::from_str::<Capabilities>(&text).unwrap(), current());
     }

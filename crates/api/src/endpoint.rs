@@ -39,7 +39,10 @@ pub enum Endpoint {
     /// POST: which of these chunks does the server lack?
     MissingChunks,
     /// POST: frames back to back.
-    Frames,
+    Frames {
+        /// How many hints come before them: none, or one for each of their chunks in order.
+        hints: u32,
+    },
     /// PUT: a part of an encoded recipe that is too long for a commit.
     RecipePart {
         /// Whose encoding it is.
@@ -75,7 +78,8 @@ impl Endpoint {
             Self::MissingPaths => "missing-paths",
             Self::KnownRecipes => "known-recipes",
             Self::MissingChunks => "missing-chunks",
-            Self::Frames => "frames",
+            Self::Frames { hints: 0 } => "frames",
+            Self::Frames { hints } => return format!("{PREFIX}caches/{cache}/frames?hints={hints}"),
             Self::RecipePart { recipe, offset, length } => {
                 return format!("{PREFIX}caches/{cache}/recipes/{recipe}/{offset}?length={length}");
             }
@@ -122,7 +126,10 @@ impl Endpoint {
             "missing-paths" => Self::MissingPaths,
             "known-recipes" => Self::KnownRecipes,
             "missing-chunks" => Self::MissingChunks,
-            "frames" => Self::Frames,
+            "frames" => {
+                let hints = value("hints").map_or(Some(0), number)?;
+                Self::Frames { hints: u32::try_from(hints).ok()? }
+            }
             "recipes" => {
                 let recipe = segments.next()?.parse().ok()?;
                 let offset = number(segments.next()?)?;
@@ -154,7 +161,7 @@ impl Endpoint {
             | Self::MissingPaths
             | Self::KnownRecipes
             | Self::MissingChunks
-            | Self::Frames
+            | Self::Frames { .. }
             | Self::Commits
             | Self::PinAdd
             | Self::PinRemove => "POST",
@@ -189,6 +196,8 @@ mod tests {
             "/x/api/v1/capabilities",
             "/api/v1/caches/main/x",
             "/api/v1/caches/main/frames/1",
+            "/api/v1/caches/main/frames?hints=-1",
+            "/api/v1/caches/main/frames?hints=4294967296",
             "/api/v1/caches/main/pins/x",
             "/api/v1/caches/main/pins/add/x",
             "/api/v1/caches/main/sessions/1",
@@ -225,7 +234,8 @@ mod tests {
             Endpoint::MissingPaths,
             Endpoint::KnownRecipes,
             Endpoint::MissingChunks,
-            Endpoint::Frames,
+            Endpoint::Frames { hints: 0 },
+            Endpoint::Frames { hints: 7 },
             part,
             Endpoint::Commits,
             Endpoint::Pins,

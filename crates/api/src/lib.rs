@@ -41,6 +41,7 @@ mod error;
 mod frames;
 #[doc(hidden)]
 pub mod fuzz;
+mod hints;
 mod identity;
 mod ids;
 mod limits;
@@ -60,6 +61,7 @@ pub use endpoint::{Endpoint, PREFIX, ROOT_CACHE};
 pub use error::{Error, Result};
 pub use firn_chunk::ChunkerId;
 pub use frames::{FramesTaken, PartTaken};
+pub use hints::{HINT_BYTES, HINTS, encode_hints, split_hints};
 pub use identity::{IDENTITY_PATH, IdentityAnswer, IdentityRequest, MAX_IDENTITY_BYTES};
 pub use ids::{WireId, decode_ids, encode_ids};
 pub use limits::Limits;

@@ -27,6 +27,7 @@ mod error;
 mod features;
 #[doc(hidden)]
 pub mod fuzz;
+mod hint;
 mod id;
 mod normalise;
 mod origin;
@@ -39,6 +40,7 @@ pub use bare::BareRecipe;
 pub use chunker::{Chunk, Chunker, Cut};
 pub use error::{Error, Result};
 pub use features::features;
+pub use hint::Hint;
 pub use id::{ChunkId, ChunkerId, IdError, Input, RecipeId};
 pub use origin::{Origin, Places};
 pub use patcher::Patcher;

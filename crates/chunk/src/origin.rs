@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use firn_nix::nar::{Decoder, Event};
+use firn_nix::nar::{Decoder, Event, NarError};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::chunker::OWN_STREAM_BYTES;
@@ -96,7 +96,7 @@ impl Origins {
 
 /// Says where in a NAR its chunks come from when they are known and need not be cut.
 ///
-/// Takes what [`crate::Chunker`] takes for the same purpose. The chunks' bytes must be patched, with any store hashes: NUL
+/// Takes what [`crate::Chunker`] takes for the same purpose. The bytes must be patched, with any store hashes: NUL
 /// is not allowed in names. A name that contains a store hash gives another place then.
 pub struct Places {
     decoder: Decoder,
@@ -115,11 +115,32 @@ impl Places {
     /// Takes the next chunk and returns where it comes from, if there is a name for that. Behind bytes that can't be a
     /// NAR's there is none any more.
     pub fn next(&mut self, chunk: &[u8]) -> Option<Origin> {
+        self.is_broken = self.is_broken || self.push(chunk).is_err();
+        if self.is_broken { None } else { self.place(chunk.len() as u64) }
+    }
+
+    /// Takes the next bytes, however they are divided; [`Self::place`] is for the chunks in them.
+    ///
+    /// # Errors
+    /// Those of a NAR's [`Decoder`]; nothing more can be pushed then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NarError> {
+        let origins = &mut self.origins;
+        self.decoder.push(bytes, &mut |event| origins.note(&event, OWN_STREAM_BYTES))
+    }
+
+    /// Returns where the next chunk comes from, of which all bytes were pushed.
+    pub fn place(&mut self, chunk_bytes: u64) -> Option<Origin> {
         let start = self.position;
-        self.position += chunk.len() as u64;
-        let Self { decoder, origins, is_broken, .. } = self;
-        *is_broken = *is_broken || decoder.push(chunk, &mut |event| origins.note(&event, OWN_STREAM_BYTES)).is_err();
-        if self.is_broken { None } else { self.origins.of(start, self.position) }
+        self.position += chunk_bytes;
+        self.origins.of(start, self.position)
+    }
+
+    /// Ends the NAR.
+    ///
+    /// # Errors
+    /// When it is not whole.
+    pub fn finish(self) -> Result<(), NarError> {
+        self.decoder.finish()
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_chunk::{Chunk, ChunkId, Origin, RecipeId, features};
+use firn_chunk::{ChunkId, Hint, Origin, RecipeId};
 use firn_index::{LineageKey, LineageRow};
 use firn_pack::{ChunkLoc, FrameLoc};
 
@@ -18,20 +18,11 @@ use crate::engine::Shared;
 use crate::frames::CheckedFrame;
 use crate::recipes::StoredRecipe;
 
-/// Chunks below this length are stored without bases: naming one takes 64 bytes.
-const MIN_CHUNK_BYTES: usize = 2 << 10;
-
-/// Streams below this length are not worth a row of their own.
-const MIN_STREAM_BYTES: u64 = 4 << 10;
-
 /// Bases of one chunk at most: those at its place in the earlier NAR, as short as they may be, and one like it.
 const MAX_CHUNK_BASES: usize = 8;
 
 /// Recipes that an ingest keeps at hand because they had bases.
 const RECIPES: usize = 8;
-
-/// Rows that an ingest gathers at most: 16 MiB.
-const MAX_ROWS: usize = 1 << 20;
 
 /// A stored chunk that a new one may be compressed with.
 pub(crate) struct Base {
@@ -92,90 +83,49 @@ impl EarlierStream {
     }
 }
 
-/// The stream that the last chunk belongs to.
-struct Stream {
+/// The streams of earlier NARs that were asked for last.
+struct Earlier {
     key: u64,
-    first: u32,
-    bytes: u64,
-    /// What is known of it; looked up with its first new chunk.
-    earlier: Option<Vec<EarlierStream>>,
+    /// The offset that was asked for last.
+    offset: u64,
+    streams: Vec<EarlierStream>,
 }
 
-/// Looks for bases for the new chunks of one ingest, and notes what later ones may find.
+/// Looks for bases for new chunks. It is the faster the more of them come in the order of their NAR.
 #[derive(Default)]
 pub(crate) struct BaseFinder {
-    stream: Option<Stream>,
-    chunks: u32,
+    earlier: Option<Earlier>,
     /// The recipe that had the last base: most of a NAR is like one earlier NAR.
     used: Option<RecipeId>,
     recipes: HashMap<RecipeId, Option<Arc<StoredRecipe>>>,
-    rows: Vec<(LineageKey, u32)>,
 }
 
 /// How a candidate becomes a base, if it can be one.
 pub(crate) type Fetch<'a, T> = dyn FnMut(&ChunkId) -> Result<Option<T>> + 'a;
 
 impl BaseFinder {
-    /// Takes note of the next chunk of the input, new or not.
-    pub(crate) fn pass(&mut self, chunk: &Chunk<'_>) {
-        let key = chunk.origin.map(|origin| origin.key);
-        if let (Some(stream), Some(origin)) = (&mut self.stream, chunk.origin)
-            && stream.key == origin.key
-            && origin.offset > 0
-        {
-            stream.bytes = origin.offset + chunk.data.len() as u64;
-        } else {
-            self.end_stream();
-            let is_first = chunk.origin.is_some_and(|origin| origin.offset == 0);
-            self.stream = key.filter(|_| is_first).map(|key| Stream {
-                key,
-                first: self.chunks,
-                bytes: chunk.data.len() as u64,
-                earlier: None,
-            });
-        }
-        self.chunks = self.chunks.saturating_add(1);
-    }
-
-    /// Returns bases for the chunk that was passed last, which is new; none if there is nothing like it. `fetch` says
-    /// what can be one.
+    /// Returns bases for a new chunk of `len` bytes; none if there is nothing like it. `fetch` says what can be one.
     ///
     /// # Errors
     /// Those of the indexes; what is damaged is forgotten and passed over.
-    pub(crate) fn find<T>(&mut self, shared: &Shared, chunk: &Chunk<'_>, fetch: &mut Fetch<'_, T>) -> Result<Vec<T>> {
-        if chunk.data.len() < MIN_CHUNK_BYTES {
-            return Ok(Vec::new());
-        }
-        let mut bases = match chunk.origin {
-            Some(origin) => self.at_place(shared, origin, chunk.data.len() as u64, fetch)?,
+    pub(crate) fn find<T>(
+        &mut self,
+        shared: &Shared,
+        hint: &Hint,
+        len: usize,
+        fetch: &mut Fetch<'_, T>,
+    ) -> Result<Vec<T>> {
+        let mut bases = match hint.origin {
+            Some(origin) => self.at_place(shared, origin, len as u64, fetch)?,
             None => Vec::new(),
         };
-        let Some(features) = features(chunk.data) else { return Ok(without_ids(bases)) };
-        if let Some(like) = self.alike(shared, features, fetch)?
+        if let Some(features) = hint.features
+            && let Some(like) = self.alike(shared, features, fetch)?
             && bases.iter().all(|(id, _)| *id != like.0)
         {
             bases.push(like);
         }
-        if bases.is_empty() && self.rows.len() < MAX_ROWS {
-            let number = self.chunks.saturating_sub(1);
-            self.rows.extend(features.map(|feature| (LineageKey(feature), number)));
-        }
-        Ok(without_ids(bases))
-    }
-
-    /// Returns what later ingests may find: keys, and which of the recipe's chunks they lead to.
-    pub(crate) fn finish(&mut self) -> Vec<(LineageKey, u32)> {
-        self.end_stream();
-        std::mem::take(&mut self.rows)
-    }
-
-    fn end_stream(&mut self) {
-        if let Some(stream) = self.stream.take()
-            && stream.bytes >= MIN_STREAM_BYTES
-            && self.rows.len() < MAX_ROWS
-        {
-            self.rows.push((LineageKey(stream.key), stream.first));
-        }
+        Ok(bases.into_iter().map(|(_, base)| base).collect())
     }
 
     /// Returns the chunks at the same place of the newest earlier NAR that has any.
@@ -186,39 +136,27 @@ impl BaseFinder {
         len: u64,
         fetch: &mut Fetch<'_, T>,
     ) -> Result<Vec<(ChunkId, T)>> {
-        let Some(mut stream) = self.stream.take() else { return Ok(Vec::new()) };
-        let found = self.at_place_of(&mut stream, shared, origin, len, fetch);
-        self.stream = Some(stream);
-        found
-    }
-
-    fn at_place_of<T>(
-        &mut self,
-        stream: &mut Stream,
-        shared: &Shared,
-        origin: Origin,
-        len: u64,
-        fetch: &mut Fetch<'_, T>,
-    ) -> Result<Vec<(ChunkId, T)>> {
-        let earlier = match &mut stream.earlier {
-            Some(earlier) => earlier,
-            none => none.insert(self.earlier(shared, origin.key)?),
-        };
+        let mut earlier = self.earlier_of(shared, origin)?;
         let range = origin.offset..origin.offset.saturating_add(len);
-        for earlier in earlier {
-            let mut bases = Vec::new();
-            for id in earlier.over(&range) {
+        let mut bases = Vec::new();
+        for stream in &mut earlier.streams {
+            for id in stream.over(&range) {
                 bases.extend(fetch(&id)?.map(|base| (id, base)));
             }
             if !bases.is_empty() {
-                self.used = Some(earlier.recipe);
-                return Ok(bases);
+                self.used = Some(stream.recipe);
+                break;
             }
         }
-        Ok(Vec::new())
+        self.earlier = Some(earlier);
+        Ok(bases)
     }
 
-    fn earlier(&mut self, shared: &Shared, key: u64) -> Result<Vec<EarlierStream>> {
+    /// Returns the earlier streams of a place, ready to be asked from its offset on.
+    fn earlier_of(&mut self, shared: &Shared, Origin { key, offset }: Origin) -> Result<Earlier> {
+        if let Some(earlier) = self.earlier.take().filter(|it| it.key == key && it.offset <= offset) {
+            return Ok(Earlier { offset, ..earlier });
+        }
         let rows = shared.packs.chunks.lineage(&[LineageKey(key)])?.into_iter().next().unwrap_or_default();
         let mut streams = Vec::new();
         for LineageRow { recipe, chunk } in rows {
@@ -227,7 +165,7 @@ impl BaseFinder {
         }
         let used = self.used;
         streams.sort_by_key(|stream| Some(stream.recipe) != used);
-        Ok(streams)
+        Ok(Earlier { key, offset, streams })
     }
 
     /// Returns a chunk that shares a feature.
@@ -263,10 +201,6 @@ impl BaseFinder {
         self.recipes.insert(*id, stored.clone());
         Ok(stored)
     }
-}
-
-fn without_ids<T>(bases: Vec<(ChunkId, T)>) -> Vec<T> {
-    bases.into_iter().map(|(_, base)| base).collect()
 }
 
 /// Returns a chunk of a decoded frame, if it is that chunk and the frame has no bases.

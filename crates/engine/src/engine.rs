@@ -22,6 +22,7 @@ use crate::commit::{DocumentContent, PathOutcome, PathUpload};
 use crate::committer::{self, Change, Request, Stored};
 use crate::frames::Frames;
 use crate::ingest::{Ingest, Ingested};
+use crate::likeness::Likeness;
 use crate::mark::{self, Mark};
 use crate::measures::{Commits, MemoryUse};
 use crate::packs::{LOOKUP_IDS, Packs};
@@ -114,6 +115,7 @@ pub(crate) struct Shared {
     pub(crate) packs: Arc<Packs>,
     pub(crate) frames: Frames,
     pub(crate) recipes: Recipes,
+    pub(crate) likeness: Likeness,
     pub(crate) transport_sizes: TransportSizes,
     listings: Cache<(RecipeId, Vec<StoreHash>), Arc<Listing>>,
     /// Held by the one that rewrites.
@@ -181,6 +183,7 @@ impl Engine {
         let shared = Shared {
             frames: Frames::new(Arc::clone(&packs), options.frame_cache_bytes),
             recipes: Recipes::new(options.recipe_cache_bytes),
+            likeness: Likeness::default(),
             transport_sizes: TransportSizes::new(4 << 20),
             listings: Cache::new(LISTINGS),
             options,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use firn_chunk::{Chunk, ChunkId, Chunker, Cut, Input, Recipe, RecipeId};
+use firn_chunk::{Chunk, ChunkId, Chunker, Cut, Hint, Input, Recipe, RecipeId};
 use firn_index::{LineageKey, SeenId, SessionId, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::{ChunkLoc, FrameLoc};
@@ -10,8 +10,9 @@ use sha2::Digest;
 use tracing::field::Empty;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::bases::{self, BaseFinder};
+use crate::bases::{self, Base, BaseFinder};
 use crate::engine::{Delta, Shared};
+use crate::lineage::Lineage;
 use crate::placement::Placement;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
@@ -47,7 +48,8 @@ struct Cutting {
     run: Arc<Run>,
     /// The chunks with bases wait in a run of their own.
     delta: Arc<Run>,
-    bases: BaseFinder,
+    finder: BaseFinder,
+    lineage: Lineage,
     places: Vec<Place>,
     scatter: Scatter,
     /// Chunks whose places are not decided yet, at most [`MIN_GATHERED`] and one.
@@ -161,7 +163,8 @@ impl Ingest {
                 shared: Arc::clone(shared),
                 run: run(),
                 delta: run(),
-                bases: BaseFinder::default(),
+                finder: BaseFinder::default(),
+                lineage: Lineage::default(),
                 places: Vec::new(),
                 scatter: Scatter::default(),
                 held: Vec::new(),
@@ -233,7 +236,7 @@ impl Ingest {
         let (mut new_recipe, mut lineage) = (None, Vec::new());
         if !stats.known_recipe {
             placement.bases = self.verify(cut.recipe, placement.clone(), &cut.slots)?;
-            lineage = self.cutting.bases.finish();
+            lineage = self.cutting.lineage.finish();
             new_recipe = Some(NewRecipe { encoded, placement, length: cut.length, chunks: stats.chunks });
         }
         let Self { session, .. } = self;
@@ -303,7 +306,7 @@ impl Cutting {
 
     fn place(&mut self, chunk: &Chunk<'_>) -> Result<()> {
         if self.shared.options.delta == Delta::Inline {
-            self.bases.pass(chunk);
+            self.lineage.pass(chunk.origin, chunk.data.len() as u64);
         }
         let packs = &self.shared.packs;
         let pending = packs.in_flight.get(&chunk.id);
@@ -348,16 +351,22 @@ impl Cutting {
     /// Stores a chunk, unless another upload has it in hand or the index knows it by now.
     fn store_new(&mut self, chunk: &Chunk<'_>) -> Result<()> {
         let bases = match self.shared.options.delta {
-            Delta::Inline => {
-                let shared = Arc::clone(&self.shared);
-                self.bases.find(&shared, chunk, &mut |id| bases::fetch(&shared, id))?
-            }
+            Delta::Inline => self.find_bases(chunk)?,
             Delta::Background | Delta::Off => Vec::new(),
         };
         let run = if bases.is_empty() { &self.run } else { &self.delta };
         let taken = run.take(chunk.id, chunk.data, &bases, &self.shared.packs)?;
         self.take_note(chunk.data.len(), taken);
         Ok(())
+    }
+
+    fn find_bases(&mut self, chunk: &Chunk<'_>) -> Result<Vec<Base>> {
+        let (hint, shared) = (Hint::of(chunk), &self.shared);
+        let bases = self.finder.find(shared, &hint, chunk.data.len(), &mut |id| bases::fetch(shared, id))?;
+        if let Some(features) = hint.features.filter(|_| bases.is_empty()) {
+            self.lineage.note_features(features);
+        }
+        Ok(bases)
     }
 
     fn take_note(&mut self, len: usize, (pending, is_mine): (Arc<Pending>, bool)) {

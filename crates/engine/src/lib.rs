@@ -33,6 +33,8 @@ mod in_use;
 #[path = "../tests/fixture/indexes.rs"]
 mod indexes;
 mod ingest;
+mod likeness;
+mod lineage;
 mod mark;
 mod measures;
 mod pack_chunks;
@@ -72,7 +74,9 @@ pub use mark::{
     ChunkSet, Freed, Holder, HolderKind, Kept, MAX_CONFLICTS, Mark, MarkedConflict, Names, PackBytes, PackTotals,
 };
 pub use measures::{CommitQueue, MemoryUse, PacksOfState};
-pub use push::{Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, Scope};
+pub use push::{
+    Assembled, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, NarClaim, PushedFrames, Scope,
+};
 pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;
 pub use rewrite::{Pace, PackUse, RepackOptions, Rewritten, SqueezeOptions, StuckPack};

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// A frame is stored as its client made it when at most one part in so many of it is known: that is twice on the disk
 /// then, and compressing the rest again would take longer than everything else about it.
-const KEPT_WITH: usize = 4;
+pub(crate) const KEPT_WITH: usize = 4;
 
 /// The frames that hold the bases of one frame, at most: with [`MAX_PREFIX_BYTES`] it bounds what a chunk costs to restore,
 /// which is to read and decode its own frame and these. With 16 no corpus gets smaller.
@@ -70,6 +70,8 @@ pub(crate) struct MadeFrame<'a> {
     pub(crate) entry: &'a FrameEntry,
     /// Its chunks.
     pub(crate) decoded: &'a DecodedFrame,
+    /// Which of them somebody has taken already; empty if none.
+    pub(crate) is_taken: &'a [bool],
 }
 
 /// What became of a frame that somebody else compressed.
@@ -190,10 +192,12 @@ impl Run {
     /// is in nobody's hands afterwards.
     pub(crate) fn take_frame(self: &Arc<Self>, made: &MadeFrame<'_>, packs: &Packs) -> Result<TakenFrame> {
         let mut inner = self.lock();
-        let ids = || made.entry.items.iter().map(|item| ChunkId(item.id));
+        let is_taken = |item: usize| made.is_taken.get(item) == Some(&true);
+        let items = || (0..).zip(&made.entry.items).filter(|(number, _)| !is_taken(*number));
+        let ids = || items().map(|(number, item)| (number, ChunkId(item.id)));
         let mine = || Arc::new(Pending { run: Arc::clone(self), loc: OnceLock::new() });
-        let claims = packs.in_flight.claim_all(ids(), mine);
-        let claims = (0..).zip(ids()).zip(claims);
+        let claims = packs.in_flight.claim_all(ids().map(|(_, id)| id), mine);
+        let claims = ids().zip(claims);
         let mut claimed: Vec<_> =
             claims.filter_map(|((item, id), pending)| Some(Claimed { item, id, pending: pending? })).collect();
         let taken = self.take_claimed(&mut inner, made, &mut claimed, packs);

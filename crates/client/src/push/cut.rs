@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use bytes::Bytes;
-use firn_chunk::{Chunk, ChunkId, ChunkRef, Chunker, Input, RecipeId};
+use firn_chunk::{Chunk, ChunkId, ChunkRef, Chunker, Input, Origin, RecipeId};
 use firn_nix::{Sha256, StoreHash};
 use firn_nix_store::PathInfo;
 use sha2::Digest as _;
@@ -28,7 +28,16 @@ pub(crate) struct CutPath {
     /// Its chunks in order.
     pub(crate) chunks: Vec<ChunkRef>,
     /// All chunks' data back to back, if it was to be kept.
-    pub(crate) kept: Option<Bytes>,
+    pub(crate) kept: Option<Kept>,
+}
+
+/// What was kept of a path's chunks, in order.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Their data, back to back.
+    pub(crate) data: Bytes,
+    /// Where each comes from.
+    pub(crate) origins: Vec<Option<Origin>>,
 }
 
 /// A run of chunks that the server lacks.
@@ -38,6 +47,8 @@ pub(crate) struct Run {
     pub(crate) ids: Vec<ChunkId>,
     /// Their lengths.
     pub(crate) lens: Vec<u32>,
+    /// Where they come from.
+    pub(crate) origins: Vec<Option<Origin>>,
     /// Their bytes in order, cut anywhere.
     pub(crate) pieces: Vec<Bytes>,
 }
@@ -61,6 +72,7 @@ impl Run {
 struct Gathering {
     ids: Vec<ChunkId>,
     lens: Vec<u32>,
+    origins: Vec<Option<Origin>>,
     data: Vec<u8>,
 }
 
@@ -72,11 +84,12 @@ impl Gathering {
         }
         self.ids.push(chunk.id);
         self.lens.push(u32::try_from(chunk.data.len()).expect("a chunk has at most 256 KiB"));
+        self.origins.push(chunk.origin);
         self.data.extend_from_slice(chunk.data);
     }
 
     fn finish(self) -> Run {
-        Run { ids: self.ids, lens: self.lens, pieces: vec![self.data.into()] }
+        Run { ids: self.ids, lens: self.lens, origins: self.origins, pieces: vec![self.data.into()] }
     }
 }
 
@@ -92,15 +105,17 @@ pub(crate) fn cut(
     stop: &CancellationToken,
 ) -> Result<CutPath, PathFailure> {
     let mut kept = keep.then(|| Vec::with_capacity(usize::try_from(info.nar_size).unwrap_or(0)));
+    let mut origins = Vec::new();
     let mut on_chunk = |chunk: Chunk<'_>| {
         if let Some(kept) = &mut kept {
             kept.extend_from_slice(chunk.data);
+            origins.push(chunk.origin);
         }
         Ok(())
     };
     let cut = read(source, info, Some(advance), stop, &mut on_chunk)?;
     let encoded = Bytes::from(cut.recipe.encode());
-    let kept = kept.map(Bytes::from);
+    let kept = kept.map(|data| Kept { data: data.into(), origins });
     Ok(CutPath { recipe: RecipeId::of(&encoded), encoded, slots: cut.slots, chunks: cut.recipe.chunks, kept })
 }
 
@@ -148,13 +163,14 @@ pub(crate) fn gather(
 }
 
 /// Returns runs of the chunks that `wanted` names, out of data that was kept. They share its memory.
-pub(crate) fn runs_of(kept: &Bytes, chunks: &[ChunkRef], wanted: &[bool], run_bytes: usize) -> Vec<Run> {
+pub(crate) fn runs_of(kept: &Kept, chunks: &[ChunkRef], wanted: &[bool], run_bytes: usize) -> Vec<Run> {
+    let Kept { data: kept, origins } = kept;
     let mut runs = Vec::new();
     let mut run = Run::default();
     let (mut run_len, mut at) = (0, 0);
     // What is not cut off yet: chunks that lie side by side are one piece.
     let mut piece = 0..0;
-    for (chunk, &is_wanted) in chunks.iter().zip(wanted) {
+    for ((chunk, &is_wanted), origin) in chunks.iter().zip(wanted).zip(origins) {
         let (start, len) = (at, usize::try_from(chunk.len).expect("a chunk has at most 256 KiB"));
         at += len;
         if !is_wanted || at > kept.len() {
@@ -171,6 +187,7 @@ pub(crate) fn runs_of(kept: &Bytes, chunks: &[ChunkRef], wanted: &[bool], run_by
         }
         run.ids.push(chunk.id);
         run.lens.push(chunk.len);
+        run.origins.push(*origin);
         run_len += len;
         piece.end = at;
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_api::Limits;
+use firn_api::{HINT_BYTES, Limits, encode_hints};
+use firn_chunk::Hint;
 use firn_pack::{FrameEncoder, FrameKind};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -62,6 +63,8 @@ struct Ready {
     frame: Bytes,
     /// Its length.
     bytes: usize,
+    /// What leads to bases of its chunks; nothing if the server does not want to know.
+    hints: Vec<Hint>,
     runs: Vec<Told>,
     _present: Present,
 }
@@ -81,6 +84,11 @@ impl Told {
 }
 
 impl Ready {
+    /// Returns how many bytes of a request it takes.
+    fn weight(&self) -> usize {
+        self.bytes + self.hints.len() * HINT_BYTES
+    }
+
     /// Tells that the server has it.
     fn sent(self) {
         let all: u64 = self.runs.iter().map(|told| told.raw).sum();
@@ -121,8 +129,9 @@ async fn encode_all(runs: mpsc::Receiver<Outgoing>, frames: mpsc::Sender<Ready>,
         let place = places.clone().acquire_owned().await.expect("it is never closed");
         let (frames, sending) = (frames.clone(), sending.clone());
         under_way.spawn(async move {
-            let (level, pulse) = (sending.level, sending.pulse.clone());
-            let encoded = spawn_blocking(move || encode(batch, level, &pulse)).await;
+            let blocking = Arc::clone(&sending);
+            let encoded = spawn_blocking(move || encode(batch, &blocking)).await;
+            drop(sending);
             drop(place);
             // A thread that panicked has dropped where to tell: whoever waits is told so.
             if let Ok(Some(ready)) = encoded {
@@ -135,13 +144,14 @@ async fn encode_all(runs: mpsc::Receiver<Outgoing>, frames: mpsc::Sender<Ready>,
 }
 
 /// Makes one frame of some runs. If that fails they are told.
-fn encode(batch: Vec<Outgoing>, level: i32, pulse: &Pulse) -> Option<Ready> {
+fn encode(batch: Vec<Outgoing>, sending: &Sending) -> Option<Ready> {
     let (mut together, mut holds, mut tell) = (Run::default(), Vec::new(), Vec::new());
     for Outgoing { mut run, hold, present, advance, done } in batch {
         tell.push(Told { done, advance, raw: run.bytes() as u64 });
         holds.push((hold, present));
         together.ids.append(&mut run.ids);
         together.lens.append(&mut run.lens);
+        together.origins.append(&mut run.origins);
         together.pieces.append(&mut run.pieces);
     }
     if together.pieces.len() != 1 {
@@ -150,16 +160,17 @@ fn encode(batch: Vec<Outgoing>, level: i32, pulse: &Pulse) -> Option<Ready> {
     let data = together.pieces.pop().unwrap_or_default();
     let ids: Vec<[u8; 32]> = together.ids.iter().map(|id| id.0).collect();
     let encoded = FrameEncoder::new()
-        .and_then(|mut encoder| encoder.encode(FrameKind::Chunks, &data, &together.lens, &ids, level));
+        .and_then(|mut encoder| encoder.encode(FrameKind::Chunks, &data, &together.lens, &ids, sending.level));
+    let hints = if sending.remote.takes_hints() { hints(&data, &together) } else { Vec::new() };
     drop(data);
-    let present = pulse.enter(Stage::Send);
+    let present = sending.pulse.enter(Stage::Send);
     drop(holds);
     match encoded {
         Ok(frame) => {
             // It was made with room for what could not be compressed.
             let mut bytes = frame.bytes;
             bytes.shrink_to_fit();
-            Some(Ready { bytes: bytes.len(), frame: bytes.into(), runs: tell, _present: present })
+            Some(Ready { bytes: bytes.len(), frame: bytes.into(), hints, runs: tell, _present: present })
         }
         Err(error) => {
             let error = Error::Setup { what: "make a frame".to_owned(), detail: error.to_string() };
@@ -171,6 +182,17 @@ fn encode(batch: Vec<Outgoing>, level: i32, pulse: &Pulse) -> Option<Ready> {
     }
 }
 
+/// Returns the hints of a run's chunks, which lie in `data` one behind the other.
+fn hints(mut data: &[u8], run: &Run) -> Vec<Hint> {
+    let mut hints = Vec::with_capacity(run.lens.len());
+    for (len, origin) in run.lens.iter().zip(&run.origins) {
+        let (chunk, rest) = data.split_at(*len as usize);
+        hints.push(Hint::new(*origin, chunk));
+        data = rest;
+    }
+    hints
+}
+
 async fn upload_all(ready: mpsc::Receiver<Ready>, sending: Arc<Sending>) {
     let weight = sending.remote.limits().body_bytes.min(REQUEST_BYTES);
     let window = Window { stage: Stage::Send, weight, longest: LONGEST };
@@ -180,29 +202,36 @@ async fn upload_all(ready: mpsc::Receiver<Ready>, sending: Arc<Sending>) {
         while under_way.len() >= IN_FLIGHT {
             under_way.join_next().await;
         }
-        let Some(frames) = batches.next(|frame| frame.bytes).await else { break };
+        let Some(frames) = batches.next(Ready::weight).await else { break };
         let sending = sending.clone();
         under_way.spawn(async move { upload(frames, &sending).await });
     }
     while under_way.join_next().await.is_some() {}
 }
 
-/// Sends frames in one request; in several, if something on the way takes no request of that length.
+/// Sends frames in one request; in several and without hints, if something on the way takes no request of that length.
 async fn upload(mut frames: Vec<Ready>, sending: &Sending) {
-    let body = together(&mut frames);
-    let mut waiting = vec![(frames, body)];
-    while let Some((mut frames, mut body)) = waiting.pop() {
-        let body_bytes = body.len() as u64;
-        match sending.remote.send_frames(body.clone()).await {
+    let pieces = frames.iter_mut().map(|ready| std::mem::take(&mut ready.frame)).collect();
+    let mut waiting = vec![(frames, pieces)];
+    while let Some((mut frames, pieces)) = waiting.pop() {
+        let Body { bytes, hints } = Body::of(&frames, pieces);
+        match sending.remote.send_frames(bytes.clone(), hints).await {
             Ok(_) => {
-                add(&sending.counters.frame_bytes, body_bytes);
+                add(&sending.counters.frame_bytes, bytes.len() as u64);
                 frames.into_iter().for_each(Ready::sent);
             }
-            Err(Error::Refused { kind: Refusal::TooLarge, .. }) if frames.len() > 1 => {
-                let behind = frames.split_off(frames.len() / 2);
-                let rest = body.split_off(frames.iter().map(|frame| frame.bytes).sum());
-                waiting.push((behind, rest));
-                waiting.push((frames, body));
+            Err(Error::Refused { kind: Refusal::TooLarge, .. }) if frames.len() > 1 || hints > 0 => {
+                let mut rest = bytes.slice(hints as usize * HINT_BYTES..);
+                let behind = frames.split_off(frames.len().div_ceil(2));
+                if behind.is_empty() {
+                    for ready in &mut frames {
+                        ready.hints.clear();
+                    }
+                } else {
+                    let behind_them = rest.split_off(frames.iter().map(|ready| ready.bytes).sum());
+                    waiting.push((behind, vec![behind_them]));
+                }
+                waiting.push((frames, vec![rest]));
             }
             Err(error) => {
                 frames.into_iter().flat_map(|frame| frame.runs).for_each(|told| told.failed(&error));
@@ -211,14 +240,26 @@ async fn upload(mut frames: Vec<Ready>, sending: &Sending) {
     }
 }
 
-/// Returns the bytes of frames back to back. They are in memory once.
-fn together(frames: &mut [Ready]) -> Bytes {
-    if let [one] = frames {
-        return std::mem::take(&mut one.frame);
+/// The body of a request.
+struct Body {
+    bytes: Bytes,
+    /// How many hints it begins with.
+    hints: u32,
+}
+
+impl Body {
+    /// Puts the hints of frames before `pieces`, which are these frames' bytes. They are in memory once.
+    fn of(frames: &[Ready], mut pieces: Vec<Bytes>) -> Self {
+        let hints: Vec<Hint> = frames.iter().flat_map(|ready| &ready.hints).copied().collect();
+        let count = u32::try_from(hints.len()).expect("a request has at most 65,536 chunks");
+        if let (0, [one]) = (count, &mut pieces[..]) {
+            return Self { bytes: std::mem::take(one), hints: 0 };
+        }
+        let mut bytes = encode_hints(&hints);
+        bytes.reserve_exact(pieces.iter().map(Bytes::len).sum());
+        for piece in pieces {
+            bytes.extend_from_slice(&piece);
+        }
+        Self { bytes: bytes.into(), hints: count }
     }
-    let mut body = Vec::with_capacity(frames.iter().map(|frame| frame.bytes).sum());
-    for frame in frames {
-        body.extend_from_slice(&std::mem::take(&mut frame.frame));
-    }
-    body.into()
 }

@@ -18,7 +18,7 @@ use super::advance::Advance;
 use super::ask::Asker;
 use super::budget::{ByteBudget, Reserved};
 use super::commit::{Message, Ready, Verdict};
-use super::cut::{CutPath, Run, cut, gather, runs_of};
+use super::cut::{CutPath, Kept, Run, cut, gather, runs_of};
 use super::event::{Counters, Event, OnEvent, Outcome, add};
 use super::failure::PathFailure;
 use super::frames::{Outgoing, run_bytes};
@@ -283,14 +283,14 @@ impl Shared {
     async fn send_kept(
         &self,
         path: &Path,
-        kept: Bytes,
+        kept: Kept,
         chunks: &[ChunkRef],
         wanted: &[bool],
         mut hold: Reserved,
     ) -> Result<Vec<oneshot::Receiver<Result<u64>>>, Ended> {
         let mut runs = runs_of(&kept, chunks, wanted, run_bytes(self.remote.limits()));
         let wanted_bytes: usize = runs.iter().map(Run::bytes).sum();
-        if wanted_bytes < kept.len() / 2 {
+        if wanted_bytes < kept.data.len() / 2 {
             // A copy of the little that is missing is cheaper than to keep the rest.
             runs.iter_mut().for_each(Run::compact);
             hold = hold.split(wanted_bytes as u64);

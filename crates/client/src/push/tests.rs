@@ -56,6 +56,21 @@ async fn many_long_paths_and_little_memory_come_to_an_end() {
 }
 
 #[tokio::test]
+async fn frames_come_with_hints_and_in_parts_where_requests_must_be_small() {
+    for (most_bytes, with_hints) in [(None, true), (Some(1_200_000), true), (Some(1_000_000), false)] {
+        let (model, mut nars) = (Model::default(), Nars::default());
+        model.0.lock().unwrap().most_bytes = most_bytes;
+        // Two frames of nearly 1,000,000 bytes, as noise can't be compressed; more with hints.
+        let paths = [1, 2].map(|seed| nars.add(&format!("path-{seed}"), &noise(seed, 999_600), &[])).to_vec();
+        let summary = run(&model, nars, paths).await;
+        assert!(summary.is_complete(), "{:?}", summary.failed);
+        let (requests, hinted) = model.0.lock().unwrap().taken;
+        assert_eq!(hinted, if with_hints { requests } else { 0 }, "{most_bytes:?}");
+        assert!(most_bytes.is_none() || requests == 2, "{requests}");
+    }
+}
+
+#[tokio::test]
 async fn a_path_that_fails_blocks_only_its_referrers() {
     let (model, mut nars) = (Model::default(), Nars::default());
     let paths = vec![

@@ -84,12 +84,13 @@ impl Remote {
         self.bits(&self.question("ask for missing chunks", Endpoint::MissingChunks, ids), ids.len()).await
     }
 
-    /// Uploads frames that lie back to back in a body of at most `limits().body_bytes`.
+    /// Uploads frames that lie back to back, behind so many hints (none, unless [`Self::takes_hints`]), in a body of at most
+    /// `limits().body_bytes`.
     ///
     /// # Errors
     /// As all requests.
-    pub async fn send_frames(&self, body: Bytes) -> Result<FramesTaken> {
-        self.json(Call::with_body("upload frames", Endpoint::Frames, body)).await
+    pub async fn send_frames(&self, body: Bytes, hints: u32) -> Result<FramesTaken> {
+        self.json(Call::with_body("upload frames", Endpoint::Frames { hints }, body)).await
     }
 
     /// Uploads the encoding of a recipe that is too long for a commit, in parts. It is kept as long as the session.

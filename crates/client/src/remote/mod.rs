@@ -100,7 +100,7 @@ impl Remote {
         options: RemoteOptions,
     ) -> Result<Self> {
         let sessions = Sessions::default();
-        let unknown = Agreement { version: firn_api::VERSION, limits: firn_api::Limits::default() };
+        let unknown = Agreement { version: firn_api::VERSION, limits: firn_api::Limits::default(), takes_hints: false };
         let capabilities = Capabilities::current(String::new(), ChunkerId::CURRENT);
         let transport = Arc::from(transport);
         let mut remote = Self { target, transport, meter, options, sessions, capabilities, agreement: unknown };
@@ -143,6 +143,12 @@ impl Remote {
     #[must_use]
     pub fn limits(&self) -> &firn_api::Limits {
         &self.agreement.limits
+    }
+
+    /// Returns whether frames may come with hints.
+    #[must_use]
+    pub fn takes_hints(&self) -> bool {
+        self.agreement.takes_hints
     }
 
     /// Returns what went over the wire so far.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use firn_chunk::{ChunkId, ChunkerId, Input, Recipe, RecipeId};
-use firn_index::{CacheName, NarRow, SessionId, TokenId};
-use firn_nix::nar::Decoder;
+use firn_index::{CacheName, LineageKey, NarRow, SessionId, TokenId};
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::FrameLoc;
 use sha2::Digest;
 
 use super::Scope;
+use super::reader::Reader;
 use crate::engine::Shared;
 use crate::ingest::NewRecipe;
 use crate::packs::LOOKUP_IDS;
@@ -59,6 +59,16 @@ pub struct Assembled {
     pub(crate) row: NarRow,
     pub(crate) stored: Arc<StoredRecipe>,
     pub(crate) new_recipe: Option<NewRecipe>,
+    /// Where later uploads may find bases in it; nothing if the recipe was stored before.
+    pub(crate) lineage: Vec<(LineageKey, u32)>,
+}
+
+/// What came of restoring a NAR once.
+#[derive(Default)]
+struct Checked {
+    /// The frames that hold bases of what a new recipe needs.
+    bases: Vec<FrameLoc>,
+    lineage: Vec<(LineageKey, u32)>,
 }
 
 /// A recipe that a NAR is to be made of, and the places of its chunks.
@@ -109,7 +119,9 @@ impl Engine {
         let mut found = self.find(scope, &nar)?;
         for _ in 0..ATTEMPTS {
             match self.check(scope, cache, &nar, &found, is_wanted) {
-                Ok(Some(bases)) => return Ok(Some(self.assembled(session, scope.sender(), cache, nar, found, bases))),
+                Ok(Some(checked)) => {
+                    return Ok(Some(self.assembled(session, scope.sender(), cache, nar, found, checked)));
+                }
                 Ok(None) => return Ok(None),
                 // The damaged copies are forgotten by now: what has no other is missing.
                 Err(error) if error.is_damage() => found = self.shared.find_again(found)?,
@@ -126,8 +138,9 @@ impl Engine {
         cache: &CacheName,
         nar: NarClaim,
         found: Found,
-        bases: Vec<FrameLoc>,
+        checked: Checked,
     ) -> Assembled {
+        let Checked { bases, lineage } = checked;
         let now = self.shared.packs.clock.now();
         let Found { stored, source } = found;
         let new_recipe = match source {
@@ -146,7 +159,7 @@ impl Engine {
             uploaded_at: now,
             lease_until: now.saturating_add(self.shared.options.nar_lease_seconds),
         };
-        Assembled { session, sender, cache: cache.clone(), nar_hash: nar.nar_hash, row, stored, new_recipe }
+        Assembled { session, sender, cache: cache.clone(), nar_hash: nar.nar_hash, row, stored, new_recipe, lineage }
     }
 
     /// Finds the recipe of a claim and the places of its chunks.
@@ -222,7 +235,7 @@ impl Engine {
     }
 
     /// Restores a NAR once and compares it with what is claimed, unless a cache has the very same one, for which that was
-    /// done. Returns the frames that hold bases of what a new recipe needs; `None` if nobody wants it any more.
+    /// done; `None` if nobody wants it any more.
     fn check(
         &self,
         scope: &Scope,
@@ -230,30 +243,31 @@ impl Engine {
         nar: &NarClaim,
         found: &Found,
         is_wanted: &dyn Fn() -> bool,
-    ) -> Result<Option<Vec<FrameLoc>>> {
+    ) -> Result<Option<Checked>> {
         let id = match found.source {
             Source::Known(record) => Some((nar.recipe, record)),
             Source::Sent(_) => None,
         };
         if id.is_some() && self.has_been_checked(scope, cache, nar)? {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(Checked::default()));
         }
         let stored = Arc::clone(&found.stored);
         let mut restore = Restore::open(&self.shared, id, stored, &nar.slots, 0..nar.nar_size)?;
-        let (mut sha256, mut decoder) = (sha2::Sha256::new(), Decoder::new());
+        let mut sha256 = sha2::Sha256::new();
+        let mut reader = Reader::new(&self.shared, &found.stored.recipe, id.is_none());
         while let Some(piece) = restore.next(VERIFY_BYTES)? {
             if !is_wanted() {
                 return Ok(None);
             }
             sha256.update(&piece);
-            decoder.push(&piece, &mut |_| {}).map_err(Error::Nar)?;
+            reader.push(&piece).map_err(Error::Nar)?;
         }
-        decoder.finish().map_err(Error::Nar)?;
+        let lineage = reader.finish().map_err(Error::Nar)?;
         if Sha256(sha256.finalize().into()) == nar.nar_hash {
             if id.is_none() {
                 self.shared.frames.release(&found.stored.placement);
             }
-            Ok(Some(restore.into_bases()))
+            Ok(Some(Checked { bases: restore.into_bases(), lineage }))
         } else {
             Err(wrong_nar(nar, "other bytes come of its recipe, chunks and slots".to_owned()))
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, ReferencePolicy, SeenId, TokenId, UnixSeconds};
+use firn_index::{CacheName, LineageKey, ReferencePolicy, SeenId, TokenId, UnixSeconds};
 use firn_nix::{Sha256, StoreHash};
 
 use super::Assembled;
@@ -22,6 +22,7 @@ struct Contents {
     sender: Option<TokenId>,
     slots: Vec<StoreHash>,
     stored: Arc<StoredRecipe>,
+    lineage: Vec<(LineageKey, u32)>,
 }
 
 /// What was offered, as it is needed after its commit.
@@ -94,6 +95,7 @@ impl Engine {
         let other = contents.as_ref().map(|new| Compared::Assembled { slots: &new.slots, stored: &new.stored });
         self.note_conflict(cache, &path, &nar_hash, outcome, other, comparing_until);
         if let (PathOutcome::Created | PathOutcome::Merged, Some(new)) = (outcome, contents) {
+            self.shared.note_lineage(&new.recipe, &new.lineage);
             self.shared.note_committed(cache, new.sender, &new.recipe, Some(new.chunks));
         }
         Ok(outcome)
@@ -127,6 +129,7 @@ impl Engine {
             sender: nar.sender,
             slots: nar.row.slots.clone(),
             stored: nar.stored,
+            lineage: nar.lineage,
         };
         let nar = PushedNar { row: nar.row, new_recipe: nar.new_recipe };
         let change = Change::Pushed { cache: cache.clone(), upload: Box::new(upload), nar };

@@ -8,12 +8,13 @@ mod assemble;
 mod commit;
 mod frames;
 mod questions;
+mod reader;
 mod seen;
 
 use firn_index::{CacheName, TokenId};
 
 pub use assemble::{Assembled, NarClaim};
-pub use frames::{FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES};
+pub use frames::{FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, PushedFrames};
 
 /// What an asker may be told of.
 #[derive(Debug, Clone, PartialEq, Eq)]

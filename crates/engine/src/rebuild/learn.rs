@@ -4,8 +4,8 @@ use firn_chunk::{Chunk, Chunker, Input};
 use firn_index::{CacheName, NarRow};
 
 use super::PAGE;
-use crate::bases::BaseFinder;
 use crate::engine::Engine;
+use crate::lineage::Lineage;
 use crate::{Error, Result};
 
 /// Bytes restored at a time.
@@ -52,12 +52,12 @@ impl Engine {
 
 /// Returns the places in a NAR under which its chunks may be found.
 fn places(engine: &Engine, row: &NarRow) -> Result<Vec<(firn_index::LineageKey, u32)>> {
-    let (mut chunker, mut finder) = (Chunker::new(Input::Nar), BaseFinder::default());
+    let (mut chunker, mut lineage) = (Chunker::new(Input::Nar), Lineage::default());
     let mut restore = engine.restore(&row.recipe, &row.slots, 0..u64::MAX)?;
-    let mut pass = |chunk: Chunk<'_>| finder.pass(&chunk);
+    let mut pass = |chunk: Chunk<'_>| lineage.pass(chunk.origin, chunk.data.len() as u64);
     while let Some(piece) = restore.next(PIECE_BYTES)? {
         chunker.push(&piece, &mut pass).map_err(Error::from)?;
     }
     chunker.finish(&mut pass).map_err(Error::from)?;
-    Ok(finder.finish())
+    Ok(lineage.finish())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_chunk::{Chunk, ChunkId, Input, Patcher, Places, RecipeId};
+use firn_chunk::{Chunk, ChunkId, Hint, Input, Patcher, Places, RecipeId};
 use firn_nix::StoreHash;
 use firn_pack::{ChunkLoc, FrameLoc};
 
@@ -13,6 +13,7 @@ use super::writer::{Candidate, Writer};
 use crate::Result;
 use crate::bases::BaseFinder;
 use crate::frames::CheckedFrame;
+use crate::lineage::Lineage;
 use crate::recipes::StoredRecipe;
 
 /// Writes what is needed of the window's packs, recipe by recipe: as if each were uploaded once more.
@@ -40,11 +41,13 @@ struct Walk<'a, 'b, 'p, 'r> {
     stored: &'r Arc<StoredRecipe>,
     /// The frame that the last chunk was in.
     last: Option<(FrameLoc, Arc<CheckedFrame>)>,
+    finder: BaseFinder,
+    lineage: Lineage,
 }
 
 impl<'a, 'b, 'p, 'r> Walk<'a, 'b, 'p, 'r> {
     fn new(writer: &'a mut Writer<'b, 'p>, window: &'a Window, stored: &'r Arc<StoredRecipe>) -> Self {
-        Self { writer, window, stored, last: None }
+        Self { writer, window, stored, last: None, finder: BaseFinder::default(), lineage: Lineage::default() }
     }
 
     /// Takes the chunks that are to be moved; returns whether to go on.
@@ -56,14 +59,13 @@ impl<'a, 'b, 'p, 'r> Walk<'a, 'b, 'p, 'r> {
         let hashes = vec![StoreHash([0; 20]); recipe.patches.slot_count()];
         let mut patcher = Patcher::new(Arc::clone(&recipe), &hashes).ok();
         let mut places = (recipe.input == Input::Nar).then(Places::default);
-        let mut finder = BaseFinder::default();
         let mut position = 0;
         let mut goes_on = true;
         for (number, loc) in locations(self.stored).enumerate() {
             let Some(chunk) = recipe.chunks.get(number) else { break };
             let Some(data) = self.data(&chunk.id, loc)? else {
                 // Damage is a restore's to notice; behind it no place is known any more.
-                (places, patcher, finder) = (None, None, BaseFinder::default());
+                (places, patcher, self.lineage) = (None, None, Lineage::default());
                 continue;
             };
             let origin = places.as_mut().zip(patcher.as_mut()).and_then(|(places, patcher)| {
@@ -76,19 +78,19 @@ impl<'a, 'b, 'p, 'r> Walk<'a, 'b, 'p, 'r> {
             });
             position += data.len() as u64;
             let chunk = Chunk { id: chunk.id, data: &data, origin };
-            finder.pass(&chunk);
+            self.lineage.pass(origin, data.len() as u64);
             if self.is_to_move(&chunk.id, loc) {
                 goes_on = self.writer.goes_on()?;
                 if !goes_on {
                     break;
                 }
                 self.writer.so_far.read_bytes += stored_bytes(loc, chunk.data.len(), self.last.as_ref());
-                let bases = self.bases(&mut finder, &chunk, loc)?;
+                let bases = self.bases(&chunk, loc)?;
                 self.writer.add(chunk.id, chunk.data, &bases)?;
             }
         }
         // As after an upload: what was pushed without bases left no lineage.
-        self.writer.shared.note_lineage(&id, &finder.finish());
+        self.writer.shared.note_lineage(&id, &self.lineage.finish());
         Ok(goes_on)
     }
 
@@ -102,7 +104,7 @@ impl<'a, 'b, 'p, 'r> Walk<'a, 'b, 'p, 'r> {
     }
 
     /// Returns what a chunk is to be compressed with: the bases that it has, or what is found for it.
-    fn bases(&mut self, finder: &mut BaseFinder, chunk: &Chunk<'_>, loc: ChunkLoc) -> Result<Vec<Candidate>> {
+    fn bases(&mut self, chunk: &Chunk<'_>, loc: ChunkLoc) -> Result<Vec<Candidate>> {
         if self.window.survey.bases.contains(&chunk.id) {
             return Ok(Vec::new());
         }
@@ -114,10 +116,15 @@ impl<'a, 'b, 'p, 'r> Walk<'a, 'b, 'p, 'r> {
         if !bases.is_empty() {
             return Ok(bases);
         }
-        let shared = Arc::clone(self.writer.shared);
-        finder.find(&shared, chunk, &mut |id| {
-            if *id == chunk.id { Ok(None) } else { self.writer.base(self.window, id, false) }
-        })
+        let Self { writer, window, finder, lineage, .. } = self;
+        let (shared, hint) = (Arc::clone(writer.shared), Hint::of(chunk));
+        let bases = finder.find(&shared, &hint, chunk.data.len(), &mut |id| {
+            if *id == chunk.id { Ok(None) } else { writer.base(window, id, false) }
+        })?;
+        if let Some(features) = hint.features.filter(|_| bases.is_empty()) {
+            lineage.note_features(features);
+        }
+        Ok(bases)
     }
 
     fn data(&mut self, id: &ChunkId, loc: ChunkLoc) -> Result<Option<Bytes>> {

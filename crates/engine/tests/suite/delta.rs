@@ -10,10 +10,10 @@ use firn_testkit::random::Random;
 
 use crate::fixture::{Fixture, Pushed, cache, ingest, noise, objects, push, restore, upload_again};
 
-const FILE_BYTES: usize = 400_000;
+pub(crate) const FILE_BYTES: usize = 400_000;
 
 /// Returns the contents of a file, with a build id here and there that depends on the build.
-fn contents(seed: u64, build: u8) -> Vec<u8> {
+pub(crate) fn contents(seed: u64, build: u8) -> Vec<u8> {
     let mut bytes = Random::new(seed).noise(FILE_BYTES);
     for at in (1000..FILE_BYTES).step_by(20_000) {
         bytes[at..at + 20].fill(build);
@@ -22,16 +22,16 @@ fn contents(seed: u64, build: u8) -> Vec<u8> {
 }
 
 /// Returns a NAR with one larger file under a name.
-fn build_as(name: &str, seed: u64, build: u8) -> Vec<u8> {
+pub(crate) fn build_as(name: &str, seed: u64, build: u8) -> Vec<u8> {
     Node::directory([(name, Node::file(contents(seed, build)))]).encode()
 }
 
-fn build(seed: u64, build: u8) -> Vec<u8> {
+pub(crate) fn build(seed: u64, build: u8) -> Vec<u8> {
     build_as("libx.so.1.0", seed, build)
 }
 
 /// A store in memory with small packs, so that a rebuild lies in another pack than what it leans on.
-fn store(delta: Delta) -> (Memory, Fixture) {
+pub(crate) fn store(delta: Delta) -> (Memory, Fixture) {
     let memory = Memory::new();
     let mut fixture = Fixture::on(Arc::new(memory.clone()));
     fixture.options.delta = delta;
@@ -42,7 +42,7 @@ fn store(delta: Delta) -> (Memory, Fixture) {
     (memory, fixture)
 }
 
-fn stored_bytes(engine: &Engine) -> u64 {
+pub(crate) fn stored_bytes(engine: &Engine) -> u64 {
     engine.stats().unwrap().totals.stored_bytes
 }
 
@@ -54,7 +54,7 @@ fn push_counted(engine: &Engine, nar: &[u8]) -> (Pushed, u64) {
 }
 
 /// Returns the footers of all packs of a closed store, with the objects' names.
-fn footers(storage: &dyn Storage) -> Vec<(String, Footer)> {
+pub(crate) fn footers(storage: &dyn Storage) -> Vec<(String, Footer)> {
     let open = |(name, len): (String, u64)| {
         let footer = Footer::open(|at, len| storage.read(&name, at, len).map_err(std::io::Error::other), len).unwrap();
         (name, footer)

@@ -383,7 +383,7 @@ mod tests {
             assert_eq!(parse_api(path), None, "{path}");
         }
         assert_eq!(parse_api("//api/v1/capabilities"), Some(Api::Capabilities));
-        let frames = |cache| Some(Api::Cache { cache, endpoint: Endpoint::Frames });
+        let frames = |cache| Some(Api::Cache { cache, endpoint: Endpoint::Frames { hints: 0 } });
         assert_eq!(parse_api("/api/v1/caches/_/frames"), frames(None));
         assert_eq!(parse_api("/api/v1/caches/c/frames?x=1"), frames("c".parse().ok()));
     }

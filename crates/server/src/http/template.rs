@@ -79,6 +79,7 @@ fn of_page(page: &Page) -> Option<&'static str> {
 fn of_endpoint(endpoint: &Endpoint) -> Cow<'static, str> {
     match endpoint {
         Endpoint::Paths { .. } => "/api/v1/caches/{cache}/paths".into(),
+        Endpoint::Frames { .. } => "/api/v1/caches/{cache}/frames".into(),
         Endpoint::Session(_) => "/api/v1/caches/{cache}/sessions/{session}".into(),
         Endpoint::RecipePart { .. } => "/api/v1/caches/{cache}/recipes/{recipe}/{offset}".into(),
         Endpoint::Capabilities
@@ -87,7 +88,6 @@ fn of_endpoint(endpoint: &Endpoint) -> Cow<'static, str> {
         | Endpoint::MissingPaths
         | Endpoint::KnownRecipes
         | Endpoint::MissingChunks
-        | Endpoint::Frames
         | Endpoint::Commits
         | Endpoint::Pins
         | Endpoint::PinAdd

@@ -51,10 +51,10 @@ fn chunks_that_are_gathered_are_those_that_were_kept() {
     let path = read_all(&nars, &info, true).unwrap();
     assert!(path.chunks.len() > 10);
     let kept = path.kept.unwrap();
-    assert_eq!(kept.len() as u64, info.nar_size);
+    assert_eq!((kept.data.len() as u64, kept.origins.len()), (info.nar_size, path.chunks.len()));
     let wanted: Vec<bool> = (0..path.chunks.len()).map(|place| place % 3 != 1).collect();
     let from_kept = runs_of(&kept, &path.chunks, &wanted, 1 << 20);
-    let range = kept.as_ptr_range();
+    let range = kept.data.as_ptr_range();
     let is_shared = |piece: &Bytes| range.contains(&piece.as_ptr());
     assert!(from_kept.iter().flat_map(|run| &run.pieces).all(is_shared), "nothing is copied");
     let mut gathered = Vec::new();
@@ -67,7 +67,8 @@ fn chunks_that_are_gathered_are_those_that_were_kept() {
     assert_eq!(gathered.len(), from_kept.len());
     for (one, other) in gathered.iter().zip(&from_kept) {
         assert_eq!((&one.ids, &one.lens, one.pieces.concat()), (&other.ids, &other.lens, other.pieces.concat()));
-        let mut compact = Run { ids: other.ids.clone(), lens: other.lens.clone(), pieces: other.pieces.clone() };
+        assert_eq!((one.origins.len(), &one.origins), (one.ids.len(), &other.origins));
+        let mut compact = Run { pieces: other.pieces.clone(), ..Run::default() };
         compact.compact();
         assert_eq!(compact.pieces, [one.pieces.concat()]);
         let data = one.pieces.concat();

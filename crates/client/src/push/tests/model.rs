@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use firn_api::{Bitmap, Capabilities, Code, Commit, Endpoint, Limits, PathAnswer, PathStatus, decode_ids};
-use firn_chunk::{ChunkId, ChunkerId, Recipe, RecipeId};
+use firn_api::{Bitmap, Capabilities, Code, Commit, Endpoint, Limits, PathAnswer, PathStatus, decode_ids, split_hints};
+use firn_chunk::{ChunkId, ChunkerId, Hint, Recipe, RecipeId};
 use firn_nix::StorePath;
 use firn_pack::FrameDecoder;
 
@@ -21,6 +21,10 @@ pub(super) struct Contents {
     pub(super) sent_chunks: usize,
     /// At the next commit it has forgotten all chunks.
     pub(super) forget_once: bool,
+    /// Requests with more bytes of frames than this are too large on the way.
+    pub(super) most_bytes: Option<usize>,
+    /// How many requests with frames were taken, and how many of them had hints.
+    pub(super) taken: (usize, usize),
     /// Every request is refused so.
     pub(super) refuse: Option<(u16, &'static str)>,
 }
@@ -53,7 +57,14 @@ impl Contents {
                 self.bits(&request.body, |contents, id| contents.recipes.contains_key(&RecipeId(id)))
             }
             Endpoint::MissingChunks => self.bits(&request.body, |contents, id| !contents.chunks.contains(&ChunkId(id))),
-            Endpoint::Frames => self.take_frames(&request.body),
+            Endpoint::Frames { .. } if self.most_bytes.is_some_and(|most| request.body.len() > most) => {
+                return (413, Vec::new());
+            }
+            Endpoint::Frames { hints } => {
+                self.taken = (self.taken.0 + 1, self.taken.1 + usize::from(hints > 0));
+                let (hints, frames) = split_hints(&request.body, hints, usize::MAX).unwrap();
+                self.take_frames(frames, &hints)
+            }
             Endpoint::Commits => self.commit(request),
             _ => Vec::new(),
         };
@@ -65,7 +76,8 @@ impl Contents {
         Bitmap::from_bools(&ids.iter().map(|id| bit(self, id.0)).collect::<Vec<_>>()).into_bytes()
     }
 
-    fn take_frames(&mut self, mut body: &[u8]) -> Vec<u8> {
+    fn take_frames(&mut self, mut body: &[u8], hints: &[Hint]) -> Vec<u8> {
+        let (is_hinted, mut hints) = (!hints.is_empty(), hints.iter());
         while !body.is_empty() {
             // Lengths of header and payload stand in the frame's fixed part; see docs/FORMAT.md.
             let field = |at: usize| u32::from_le_bytes(*body[at..].first_chunk().unwrap()) as usize;
@@ -73,10 +85,16 @@ impl Contents {
             let frame = FrameDecoder::new().unwrap().decode(frame).unwrap();
             for item in (0..).map_while(|index| frame.item(index)) {
                 self.chunks.insert(ChunkId::of(item));
+                if let Some(hint) = hints.next() {
+                    assert_eq!(*hint, Hint::new(hint.origin, item));
+                } else {
+                    assert!(!is_hinted, "there is a hint for each chunk");
+                }
                 self.sent_chunks += 1;
             }
             body = rest;
         }
+        assert_eq!(hints.next(), None);
         b"{}".to_vec()
     }
 

@@ -113,13 +113,13 @@ fn bytes_that_are_no_nar_are_refused_however_well_they_hash() {
     let nar = package(1, 10_000);
     for bytes in [&b"not a NAR"[..], &nar[..nar.len() - 8], &[&nar[..], b"12345678"].concat()] {
         let (claim, frame) = claim(bytes, 10_000, bytes.len() as u64);
-        engine.take_frames(session, &Scope::Store, &cache(), &frame).unwrap();
+        engine.take_frames(session, &Scope::Store, &cache(), frame[..].into()).unwrap();
         let error = error_of(assemble(&engine, claim));
         assert!(matches!(error, Error::Nar(_)), "{error:?}");
     }
     // Cut otherwise than firn cuts, but a NAR all the same.
     let (claim, frame) = claim(&nar, 3_000, nar.len() as u64);
-    engine.take_frames(session, &Scope::Store, &cache(), &frame).unwrap();
+    engine.take_frames(session, &Scope::Store, &cache(), frame[..].into()).unwrap();
     assemble(&engine, claim).unwrap();
 }
 
@@ -129,7 +129,7 @@ fn a_recipe_of_crumbs_is_refused() {
     let nar = noise(1, 400_000);
     for (chunk_bytes, good) in [(1500, false), (100, false), (2100, true)] {
         let (claim, frame) = claim(&nar, chunk_bytes, nar.len() as u64);
-        engine.take_frames(engine.begin_session().unwrap(), &Scope::Store, &cache(), &frame).unwrap();
+        engine.take_frames(engine.begin_session().unwrap(), &Scope::Store, &cache(), frame[..].into()).unwrap();
         match assemble(&engine, claim) {
             Ok(()) => assert!(good, "{chunk_bytes}"),
             Err(error) => assert!(!good && matches!(error, Error::BadRecipe { .. }), "{chunk_bytes}: {error:?}"),

@@ -13,11 +13,11 @@ use firn_testkit::random::Random;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::concurrency::at_once;
-use crate::fixture::client::{Local, error_of, frame, frame_of};
+use crate::fixture::client::{Body, Local, error_of, frame, frame_of};
 use crate::fixture::{Fixture, cache, is_write_failure, noise, objects, package, push};
 
 fn take(engine: &Engine, body: &[u8]) -> Result<FramesTaken> {
-    engine.take_frames(engine.begin_session()?, &Scope::Store, &cache(), body)
+    engine.take_frames(engine.begin_session()?, &Scope::Store, &cache(), body.into())
 }
 
 fn unique_bytes(engine: &Engine) -> u64 {
@@ -69,7 +69,8 @@ fn bad_frames() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn what_is_no_frame_is_refused_and_those_before_it_stay() {
     let good = Local::of(&package(1, 30_000));
-    let [before] = &good.bodies(|_| true)[..] else { panic!("it is small") };
+    let bodies = good.bodies(|_| true);
+    let [Body { frames: before, .. }] = &bodies[..] else { panic!("it is small") };
     for (what, bad) in bad_frames() {
         let engine = Fixture::new().open();
         let body = [&before[..], &bad, before].concat();

@@ -3,6 +3,7 @@
 mod assemble;
 mod commit;
 mod frames;
+mod hints;
 mod repair;
 mod scope;
 

@@ -166,7 +166,7 @@ fn what_a_cache_has_seen_can_be_forgotten() {
 fn a_recipe_that_is_sent_as_a_chunk_opens_nothing() {
     let (_, engine, local) = store();
     let session = engine.begin_session().unwrap();
-    engine.take_frames(session, &Scope::Store, &cache(), &frame(&[&local.recipe.encode()])).unwrap();
+    engine.take_frames(session, &Scope::Store, &cache(), frame(&[&local.recipe.encode()])[..].into()).unwrap();
     let scope = only(cache());
     assert_eq!(told(&engine, &scope, &local), (false, false));
     let assemble = |claim| engine.assemble(session, &scope, &cache(), claim);

@@ -153,7 +153,7 @@ where
         Endpoint::MissingPaths => questions::missing_paths(&call, body, limits.paths).await,
         Endpoint::KnownRecipes => questions::known_recipes(&call, body, limits.recipes).await,
         Endpoint::MissingChunks => questions::missing_chunks(&call, body, limits.chunks).await,
-        Endpoint::Frames => uploads::frames(&call, body, limits.body_bytes).await,
+        Endpoint::Frames { hints } => uploads::frames(&call, body, hints, limits).await,
         Endpoint::RecipePart { recipe, offset, length } => {
             uploads::recipe_part(&call, body, parts::Place { recipe, offset, length }, limits.recipe_bytes).await
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_api::{FramesTaken, PartTaken, Session, SessionToken};
+use firn_api::{FramesTaken, Limits, PartTaken, Session, SessionToken, split_hints};
+use firn_engine::PushedFrames;
 use firn_index::SessionId;
 
 use super::super::codec::Codec;
@@ -28,7 +29,7 @@ pub(super) async fn end_session(call: &Call<'_>, session: SessionToken) -> Answe
     Ok(json(&serde_json::Map::new()))
 }
 
-pub(super) async fn frames<B>(call: &Call<'_>, body: &mut Incoming<B>, limit: usize) -> Answered
+pub(super) async fn frames<B>(call: &Call<'_>, body: &mut Incoming<B>, hints: u32, limits: Limits) -> Answered
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
@@ -38,11 +39,13 @@ where
         app.engine.renew_session(session).map_err(refuse(app))
     })
     .await?;
-    let held = call.body(body, limit, &[Codec::Identity]).await?;
+    let held = call.body(body, limits.body_bytes, &[Codec::Identity]).await?;
     let uploads = Arc::clone(&call.app.uploads);
     let taken = call.work(&uploads, move |app, asker| {
+        let (hints, frames) = split_hints(&held.bytes, hints, limits.chunks)?;
         app.engine.renew_session(session).map_err(refuse(app))?;
-        app.engine.take_frames(session, &asker.scope, &asker.cache.name, &held.bytes).map_err(refuse(app))
+        let pushed = PushedFrames { frames, hints: &hints };
+        app.engine.take_frames(session, &asker.scope, &asker.cache.name, pushed).map_err(refuse(app))
     });
     let firn_engine::FramesTaken { frames, chunks, new_chunks, stored_bytes } = taken.await?;
     Ok(json(&FramesTaken { frames, chunks, new_chunks, stored_bytes }))

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use firn_server::http::codec::Codec;
 use firn_testkit::http::read_answer;
 use firn_testkit::random::Random;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::support::{Client, Parcel, body, code, frame, refusal, status};
 use crate::support::{Settings, World, encode};
@@ -107,6 +107,30 @@ fn a_bad_frame_is_named_and_those_before_it_stay() {
     assert_eq!(refusal(&answer), (400, "bad-frame".into()));
     assert!(answer.text().contains(&format!("at byte {}", first.len())), "{}", answer.text());
     assert_eq!(client.ask("/missing-chunks", parcel.ids()[..64].to_vec(), 2), [false, true]);
+}
+
+#[test]
+fn hints_are_taken_if_there_is_one_for_each_chunk() {
+    let world = World::new();
+    let client = Client::begin(&world, "pub", &world.token);
+    let capabilities: Value = serde_json::from_slice(&world.get("/api/v1/capabilities").body).unwrap();
+    assert_eq!(capabilities["features"], json!(["hints"]));
+    let parcel = Parcel::new(2, 200_000);
+    let count = parcel.chunks.len();
+    let whole = [&parcel.hints[..], &parcel.frames()].concat();
+    let send = |count: usize, body: &[u8]| client.post(&format!("/frames?hints={count}"), body);
+    assert_eq!(refusal(&send(count, &parcel.hints[1..])), (400, "bad-request".into()));
+    assert_eq!(refusal(&send(65_537, &whole)), (413, "too-large".into()));
+    // Then hints are taken for frames, and frames for hints.
+    assert_eq!(refusal(&send(count - 1, &whole)), (400, "bad-frame".into()));
+    assert_eq!(refusal(&send(count + 1, &whole)), (400, "bad-frame".into()));
+    assert_eq!(refusal(&send(1, &[&parcel.hints[..32], &parcel.frames()].concat())), (400, "bad-frame".into()));
+    let answer = send(count, &whole);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(
+        status(&client.commit(body(&json!({ "paths": [parcel.item(true)] }), &[&parcel.encoded]))[0]),
+        "created"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use firn_chunk::{ChunkId, Chunker, Input, RecipeId};
+use firn_chunk::{Chunk, ChunkId, Chunker, Input, RecipeId};
 use firn_nix::StoreHash;
 use firn_testkit::http::{Answer, Request};
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ pub(crate) struct Parcel {
     pub(crate) chunks: Vec<(ChunkId, Vec<u8>)>,
     pub(crate) encoded: Vec<u8>,
     pub(crate) slots: Vec<StoreHash>,
+    /// As docs/PROTOCOL.md draws them, back to back.
+    pub(crate) hints: Vec<u8>,
 }
 
 impl Parcel {
@@ -25,11 +27,17 @@ impl Parcel {
     }
 
     pub(crate) fn of(package: Package) -> Self {
-        let mut chunks = Vec::new();
+        let (mut chunks, mut hints) = (Vec::new(), Vec::new());
         let mut chunker = Chunker::new(Input::Nar);
-        chunker.push(&package.nar, &mut |chunk| chunks.push((chunk.id, chunk.data.to_vec()))).unwrap();
-        let cut = chunker.finish(&mut |chunk| chunks.push((chunk.id, chunk.data.to_vec()))).unwrap();
-        Self { package, chunks, encoded: cut.recipe.encode(), slots: cut.slots }
+        let mut take = |chunk: Chunk<'_>| {
+            chunks.push((chunk.id, chunk.data.to_vec()));
+            let (key, offset) = chunk.origin.map_or((0, u64::MAX), |origin| (origin.key, origin.offset));
+            let [first, second] = firn_chunk::features(chunk.data).unwrap_or_default();
+            hints.extend([key, offset, first, second].into_iter().flat_map(u64::to_le_bytes));
+        };
+        chunker.push(&package.nar, &mut take).unwrap();
+        let cut = chunker.finish(&mut take).unwrap();
+        Self { package, chunks, encoded: cut.recipe.encode(), slots: cut.slots, hints }
     }
 
     pub(crate) fn recipe(&self) -> RecipeId {
