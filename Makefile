@@ -34,10 +34,12 @@ lint: setup
 	$(CARGO) clippy --release --locked --workspace --all-targets --features $(OTEL) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
-# First, so that what the other tests run is the usual program again.
+# Traces come first, so that what the other tests run is the usual program again. If they fail, the others run all the same.
 unit: setup-tests nix build
-	$(CARGO) test --release --locked --workspace --features $(OTEL) --test traces
-	FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/release/firn $(CARGO) test --release --locked --workspace --no-fail-fast
+	failed=0; \
+	$(CARGO) test --release --locked --workspace --features $(OTEL) --test traces || failed=1; \
+	FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/release/firn $(CARGO) test --release --locked --workspace --no-fail-fast || failed=1; \
+	exit $$failed
 
 # How many times longer than in `make test`: 20 are 3600 steps of the model, and 240 kills.
 SOAK ?= 20
