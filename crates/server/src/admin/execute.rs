@@ -288,10 +288,10 @@ impl Admin<'_> {
         }
         let retention = self.meta.retention(name).map_err(store)?;
         let url = cache_url(self.base_url, name, row);
-        let nix_conf = vec![
-            format!("extra-substituters = {url}"),
-            format!("extra-trusted-public-keys = {}", public_keys.join(" ")),
-        ];
+        let mut nix_conf = vec![format!("extra-substituters = {url}")];
+        if !public_keys.is_empty() {
+            nix_conf.push(format!("extra-trusted-public-keys = {}", public_keys.join(" ")));
+        }
         Ok(CacheView {
             name: name.to_string(),
             public: row.public,

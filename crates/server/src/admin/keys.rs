@@ -29,7 +29,8 @@ pub(super) fn changed(
     if settings.new_key {
         keys.push(generate(stem, old.iter().chain(&keys), entropy)?);
     }
-    if keys.is_empty() {
+    // One that has none, as some programs make them, may be changed in all else.
+    if keys.is_empty() && !settings.remove_keys.is_empty() {
         return Err(invalid("remove the last signing key: clients would trust nothing from the cache; add a new one in the same command".to_owned()));
     }
     if keys.len() > MAX_KEYS {
@@ -91,4 +92,22 @@ fn name_of(key: &str) -> &str {
 
 fn invalid(detail: String) -> Failure {
     Failure::Invalid { detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_dir::SystemEntropy;
+
+    #[test]
+    fn a_cache_without_keys_stays_so_until_it_is_given_one() {
+        let change = |old: &[String], settings: &Settings| changed(old, settings, "main", &SystemEntropy);
+        assert_eq!(change(&[], &Settings::default()).unwrap(), Vec::<String>::new());
+        let first = change(&[], &Settings { new_key: true, ..Settings::default() }).unwrap();
+        assert_eq!(first.iter().map(|key| name_of(key)).collect::<Vec<_>>(), ["main-1"]);
+        let remove = Settings { remove_keys: vec!["main-1".to_owned()], ..Settings::default() };
+        assert!(change(&first, &remove).unwrap_err().to_string().contains("remove the last signing key"));
+        let replaced = change(&first, &Settings { new_key: true, ..remove }).unwrap();
+        assert_eq!(replaced.iter().map(|key| name_of(key)).collect::<Vec<_>>(), ["main-2"]);
+    }
 }

@@ -307,6 +307,10 @@ fn view_text(view: &CacheView) -> String {
     ];
     rows.extend(view.host.iter().map(|host| ("host", host.clone())));
     rows.extend(view.public_keys.iter().map(|key| ("public key", key.clone())));
+    if view.public_keys.is_empty() {
+        let hint = format!("none, so nothing is signed: `firnd cache set {} --new-signing-key` makes one", view.name);
+        rows.push(("public key", hint));
+    }
     rows.extend(view.trusted_keys.iter().map(|key| ("trusted key", key.clone())));
     rows.extend(view.upstream_keys.iter().map(|key| ("upstream key", key.clone())));
     rows.push(("keeps", keeps(view)));
