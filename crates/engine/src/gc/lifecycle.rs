@@ -11,7 +11,7 @@ use crate::packs::{Packs, object_name};
 use crate::rewrite::StuckPack;
 use crate::{Error, Result, spans};
 
-/// Rows read at a time, and packs that are condemned at a time at most.
+/// Rows read at a time.
 pub(super) const PAGE: usize = 1000;
 
 /// Packs that a report names.
@@ -38,8 +38,7 @@ impl Collection<'_> {
                     return Ok(());
                 }
                 // It stays until the sessions are over that may have been told of its chunks.
-                going.add(packs, pack, row.stored_bytes)?;
-                if going.is_full() { this.condemn_these(std::mem::take(&mut going)) } else { Ok(()) }
+                going.add(packs, pack, row.stored_bytes)
             }
             // What was reserved before this process began and is still not sealed could not be brought in order.
             PackState::Writing
@@ -55,10 +54,9 @@ impl Collection<'_> {
             }
             PackState::Live | PackState::Writing | PackState::Condemned | PackState::Doomed => Ok(()),
         })?;
-        self.condemn_these(going)
-    }
-
-    fn condemn_these(&mut self, mut going: Going) -> Result<()> {
+        if going.packs.is_empty() {
+            return Ok(());
+        }
         let meta = &self.shared.packs.meta;
         // In this order: a session that begins afterwards is told of nothing that leans on them.
         self.withdraw(&mut going)?;

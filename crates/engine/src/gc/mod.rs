@@ -113,21 +113,7 @@ impl Engine {
         if !packs.meta.take_lease(DELETION_LEASE, holder, now, now + LEASE_SECONDS)? {
             return Ok(None);
         }
-        let report = GcReport { dry_run: options.dry_run, started_at: now, ..GcReport::default() };
-        let collection = Collection {
-            shared: &self.shared,
-            options,
-            removed,
-            holder,
-            since: Since::default(),
-            now,
-            report,
-            mark: None,
-            dead: HashSet::new(),
-            needed: HashSet::new(),
-            blocked: HashSet::new(),
-        };
-        let report = collection.run(pace);
+        let report = self.shared.collect(options, removed, holder, now, pace);
         packs.meta.end_lease(DELETION_LEASE, holder)?;
         report.map(Some)
     }
@@ -144,6 +130,36 @@ impl Engine {
 }
 
 impl Shared {
+    /// Does what a collection has to do, by the holder of the lease.
+    fn collect(
+        self: &Arc<Self>,
+        options: &GcOptions,
+        removed: &dyn Fn(&CacheName, &[StoreHash]),
+        holder: u128,
+        now: UnixSeconds,
+        pace: &mut Pace<'_>,
+    ) -> Result<GcReport> {
+        let dry_run = options.dry_run;
+        let _span = tracing::info_span!(target: spans::TARGET, "collect", firn.dry_run = dry_run).entered();
+        self.packs.uses.flush(self.packs.meta.as_ref(), now)?;
+        // Before anything is looked at.
+        let watching = self.watch()?;
+        let collection = Collection {
+            shared: self,
+            options,
+            removed,
+            holder,
+            since: watching.since(),
+            now,
+            report: GcReport { dry_run, started_at: now, ..GcReport::default() },
+            mark: None,
+            dead: HashSet::new(),
+            needed: HashSet::new(),
+            blocked: HashSet::new(),
+        };
+        collection.run(watching, pace)
+    }
+
     /// Begins to keep what is named. When it returns, every commit is in the index that was prepared, and named what it
     /// needs, before anybody watched: the committer does one group after the other.
     fn watch(&self) -> Result<Watching<'_>> {
@@ -156,13 +172,7 @@ impl Shared {
 }
 
 impl Collection<'_> {
-    fn run(mut self, pace: &mut Pace<'_>) -> Result<GcReport> {
-        let dry_run = self.options.dry_run;
-        let _span = tracing::info_span!(target: spans::TARGET, "collect", firn.dry_run = dry_run).entered();
-        self.shared.packs.uses.flush(self.shared.packs.meta.as_ref(), self.now)?;
-        // Before anything is looked at.
-        let watching = self.shared.watch()?;
-        self.since = watching.since();
+    fn run(mut self, watching: Watching<'_>, pace: &mut Pace<'_>) -> Result<GcReport> {
         self.sweep()?;
         drop(watching);
         if self.options.dry_run {

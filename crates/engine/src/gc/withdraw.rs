@@ -15,7 +15,7 @@ use super::{Collection, ShortId, short};
 use crate::packs::Packs;
 use crate::{Error, Result};
 
-/// Chunks of packs that are condemned at a time, but for those of the last pack: some 110 MiB with what looks them up.
+/// Chunks that are forgotten together, but for those of the last pack: some 110 MiB with what looks them up.
 const MAX_CHUNKS: usize = 1 << 20;
 
 /// Packs that are about to be condemned.
@@ -23,14 +23,14 @@ const MAX_CHUNKS: usize = 1 << 20;
 pub(super) struct Going {
     /// The packs, with their lengths.
     pub(super) packs: Vec<(PackId, u64)>,
-    /// Their chunks. They are forgotten together, as the index is cheaper to ask in its own order.
+    /// Their chunks that are not forgotten yet: together, as the index is cheaper to ask in its own order.
     chunks: Vec<(ChunkId, ChunkLoc)>,
-    /// Those that may be bases.
-    bases: HashSet<ShortId>,
+    /// Those that may be bases: 16 bytes each, of all packs, so that the footers of the others are read once.
+    bases: Vec<ShortId>,
 }
 
 impl Going {
-    /// Adds a pack.
+    /// Adds a pack; its chunks are no longer offered once [`Collection::withdraw`] returns.
     pub(super) fn add(&mut self, packs: &Packs, pack: PackId, stored_bytes: u64) -> Result<()> {
         if let Some(footer) = packs.footer_if_whole(pack)? {
             self.chunks.append(&mut chunks_of(pack, &footer));
@@ -38,31 +38,33 @@ impl Going {
             self.bases.extend(plain.flat_map(|(_, entry)| &entry.items).map(|item| short(&item.id)));
         }
         self.packs.push((pack, stored_bytes));
-        Ok(())
+        if self.chunks.len() >= MAX_CHUNKS { self.forget(packs) } else { Ok(()) }
     }
 
-    /// Returns whether it is time to condemn them.
-    pub(super) fn is_full(&self) -> bool {
-        self.chunks.len() >= MAX_CHUNKS || self.packs.len() >= PAGE
+    fn forget(&mut self, packs: &Packs) -> Result<()> {
+        Ok(packs.chunks.forget(&std::mem::take(&mut self.chunks))?)
     }
 }
 
 impl Collection<'_> {
     /// Forgets the chunks of packs that are about to be condemned, and of frames elsewhere that lean on them. Reads the footers
-    /// of all other packs.
+    /// of all other packs, once.
     pub(super) fn withdraw(&self, going: &mut Going) -> Result<()> {
         let packs = &self.shared.packs;
-        packs.chunks.forget(&std::mem::take(&mut going.chunks))?;
+        going.forget(packs)?;
         let goes: HashSet<PackId> = going.packs.iter().map(|(pack, _)| *pack).collect();
+        let mut bases = std::mem::take(&mut going.bases);
+        bases.sort_unstable();
+        bases.dedup();
         let mut after = None;
-        while !going.bases.is_empty() {
+        while !bases.is_empty() {
             let page = packs.meta.packs(after, PAGE)?;
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             self.renew()?;
             let is_offered = |row: &PackRow| matches!(row.state, PackState::Live | PackState::Writing);
             for (pack, _) in page.iter().filter(|(pack, row)| is_offered(row) && !goes.contains(pack)) {
-                match packs.forget_leaning(*pack, &going.bases) {
+                match packs.forget_leaning(*pack, &bases) {
                     Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
                         tracing::warn!(%pack, %error, "a pack's frames can't be listed: they stay on offer, also those whose bases go");
                     }
@@ -75,13 +77,14 @@ impl Collection<'_> {
 }
 
 impl Packs {
-    /// Forgets the chunks of a pack's frames that lean on some of these, of which no other place is known.
-    fn forget_leaning(&self, pack: PackId, gone: &HashSet<ShortId>) -> Result<()> {
+    /// Forgets the chunks of a pack's frames that lean on some of these, which are in order, and of which no other place is
+    /// known.
+    fn forget_leaning(&self, pack: PackId, gone: &[ShortId]) -> Result<()> {
         let footer = match self.open_footer(pack) {
             Some(open) => Some(open.list()?),
             None => self.footer(pack)?,
         };
-        let leans = |entry: &FrameEntry| entry.bases.iter().any(|base| gone.contains(&short(base)));
+        let leans = |entry: &FrameEntry| entry.bases.iter().any(|base| gone.binary_search(&short(base)).is_ok());
         for (offset, entry) in footer.iter().flat_map(chunk_frames).filter(|(_, entry)| leans(entry)) {
             let bases: Vec<ChunkId> = entry.bases.iter().copied().map(ChunkId).collect();
             if self.find_all(&bases)?.contains(&None) {
