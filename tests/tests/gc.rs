@@ -134,6 +134,37 @@ fn what_is_deleted_comes_back_while_everybody_goes_on() -> Result<()> {
     Ok(())
 }
 
+/// Without a server, by a server, and by the next one: how the last collection went is in the index.
+#[test]
+fn the_last_collection_is_known_after_a_restart() -> Result<()> {
+    let mut firnd = Firnd::start_with(CONFIG)?;
+    let main = firnd.cache("main", &["--public"])?;
+    let package = Package::new(1, 300_000);
+    package.upload(&firnd, &main)?;
+    let before = firnd.json(&["status"])?["maintenance"]["gc"].clone();
+    assert!(before["last_ended_at"].is_null() && before["runs"] == 0, "{before}");
+    firnd.admin(["cache", "set", "main", "--keep", "1 s"])?;
+    firnd.admin(["path", "delete", &package.base_name])?;
+    gc(&firnd)?;
+    let during = firnd.json(&["status"])?["maintenance"]["gc"].clone();
+    assert!(during["last_ended_at"].as_u64() > Some(0) && during["runs"] == 1, "{during}");
+    firnd.terminate()?;
+    firnd.launch()?;
+    let after = firnd.json(&["status"])?["maintenance"]["gc"].clone();
+    assert_eq!(after["runs"], 0, "sums begin with the server");
+    for field in
+        ["last_started_at", "last_ended_at", "last_removed_paths", "last_deleted", "reclaimable_bytes", "stuck"]
+    {
+        assert_eq!(after[field], during[field], "{field}");
+    }
+    firnd.terminate()?;
+    let offline = gc(&firnd)?;
+    firnd.launch()?;
+    let after = firnd.json(&["status"])?["maintenance"]["gc"].clone();
+    assert_eq!(after["last_started_at"], offline["started_at"], "the command's own collection counts as well");
+    Ok(())
+}
+
 #[test]
 fn files_that_nix_copies_meanwhile_are_a_cache_of_their_own() -> Result<()> {
     let Some(nix) = Nix::require(Version::ALL[0]) else { return Ok(()) };

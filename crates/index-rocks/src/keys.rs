@@ -129,6 +129,8 @@ pub(crate) mod single {
     pub(crate) const TOTALS: &[u8] = b"totals";
     /// What re-reading the packs has found.
     pub(crate) const SCRUB: &[u8] = b"scrub";
+    /// How the last collections of garbage went.
+    pub(crate) const COLLECTION: &[u8] = b"collection";
     /// The last sequence number that was given to a pack: 8 bytes, little endian.
     pub(crate) const LAST_SEQ: &[u8] = b"last-seq";
     /// The number of the last record frame: 8 bytes, little endian.

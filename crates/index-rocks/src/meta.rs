@@ -3,10 +3,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firn_chunk::RecipeId;
 use firn_index::{
-    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, IssuedRow, LeaseRow, Meta, NarRow,
-    PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow,
-    ScrubRow, SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UpstreamsRow,
-    UsageKey, UsageRow,
+    AliasRow, CacheName, CacheRow, CollectionRow, Commit, Day, DocumentKey, DocumentRow, Error, IssuedRow, LeaseRow,
+    Meta, NarRow, PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result,
+    RetentionRow, ScrubRow, SessionId, Sessions, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds,
+    UpstreamsRow, UsageKey, UsageRow,
 };
 use firn_nix::{Sha256, StoreHash};
 use firn_pack::PackId;
@@ -566,6 +566,14 @@ impl Meta for RocksMeta {
 
     fn set_scrub(&self, row: &ScrubRow) -> Result<()> {
         self.put_row(Family::Meta, single::SCRUB, row)
+    }
+
+    fn collection(&self) -> Result<CollectionRow> {
+        Ok(self.row(Family::Meta, single::COLLECTION, "the collections' outcome")?.unwrap_or_default())
+    }
+
+    fn set_collection(&self, row: &CollectionRow) -> Result<()> {
+        self.put_row(Family::Meta, single::COLLECTION, row)
     }
 
     fn flush(&self) -> Result<()> {

@@ -35,13 +35,13 @@ mod sources;
 pub use chunks::{ChunkIndex, LINEAGE_ROWS, LineageKey, LineageRow, SeenId};
 pub use meta::{Commit, Error, Meta, Op, Refusal, Result, use_of_nar};
 pub use rows::{
-    AliasRow, CacheName, CacheRow, Conflict, ConflictPolicy, Content, DamagedPath, Day, DifferenceRow, DocumentKey,
-    DocumentKind, DocumentRow, EntryFacts, EntryKind, FileDifference, Grant, IssuedRow, LeaseRow, NarRow, PackRow,
-    PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, PushOutcome, PushRecord, RecipeRow, ReferencePolicy,
-    RetentionRow, Row, RowError, ScrubPass, ScrubRow, SessionId, SessionRow, SourceCounts, SourceCursor, SourceFilter,
-    SourceName, SourceProblem, SourceRow, SourceStateRow, SourceTrust, StoreInfo, SummaryRow, TokenId, TokenOrigin,
-    TokenRow, Totals, Transport, UnixSeconds, Uploader, UpstreamMode, UpstreamRow, UpstreamsRow, UsageKey, UsageRow,
-    Verb,
+    AliasRow, CacheName, CacheRow, CollectionFailure, CollectionPass, CollectionRow, Conflict, ConflictPolicy, Content,
+    DamagedPath, Day, DifferenceRow, DocumentKey, DocumentKind, DocumentRow, EntryFacts, EntryKind, FileDifference,
+    Grant, IssuedRow, LeaseRow, NarRow, PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow,
+    PushOutcome, PushRecord, RecipeRow, ReferencePolicy, RetentionRow, Row, RowError, ScrubPass, ScrubRow, SessionId,
+    SessionRow, SourceCounts, SourceCursor, SourceFilter, SourceName, SourceProblem, SourceRow, SourceStateRow,
+    SourceTrust, StoreInfo, StuckRow, SummaryRow, TokenId, TokenOrigin, TokenRow, Totals, Transport, UnixSeconds,
+    Uploader, UpstreamMode, UpstreamRow, UpstreamsRow, UsageKey, UsageRow, Verb,
 };
 pub use sessions::Sessions;
 pub use sources::Sources;

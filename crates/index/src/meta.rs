@@ -4,9 +4,9 @@ use firn_pack::{FrameLoc, PackId};
 
 use crate::Sources;
 use crate::rows::{
-    AliasRow, CacheName, CacheRow, Day, DocumentKey, DocumentRow, IssuedRow, NarRow, PackRow, PackSeq, PackState,
-    PathRow, PinName, PinRow, ProvenanceRow, PushRecord, RecipeRow, RetentionRow, RowError, ScrubRow, SessionId,
-    StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UpstreamsRow, UsageKey, UsageRow,
+    AliasRow, CacheName, CacheRow, CollectionRow, Day, DocumentKey, DocumentRow, IssuedRow, NarRow, PackRow, PackSeq,
+    PackState, PathRow, PinName, PinRow, ProvenanceRow, PushRecord, RecipeRow, RetentionRow, RowError, ScrubRow,
+    SessionId, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds, UpstreamsRow, UsageKey, UsageRow,
 };
 
 /// What an index operation can fail with.
@@ -385,6 +385,11 @@ pub trait Meta: Sources + Send + Sync {
     fn scrub(&self) -> Result<ScrubRow>;
     /// Writes what re-reading the packs has found.
     fn set_scrub(&self, row: &ScrubRow) -> Result<()>;
+
+    /// Returns how the last collections of garbage went.
+    fn collection(&self) -> Result<CollectionRow>;
+    /// Writes how the last collections of garbage went.
+    fn set_collection(&self, row: &CollectionRow) -> Result<()>;
 
     /// Makes everything durable and the files small; called at shutdown.
     fn flush(&self) -> Result<()>;

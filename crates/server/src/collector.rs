@@ -4,7 +4,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use firn_engine::{Engine, GcOptions, RepackOptions, Rewritten};
-use firn_index::{CacheName, UnixSeconds};
+use firn_index::{CacheName, CollectionFailure, CollectionPass, CollectionRow, Meta, StuckRow, UnixSeconds};
 use firn_nix::StoreHash;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,8 @@ impl Plan {
     }
 }
 
-/// What collections of this process have done, and whether one is under way. Dry runs are not counted.
+/// What collections of this process have done, and whether one is under way. Dry runs are not counted. How the last one
+/// went is in the index ([`firn_index::CollectionRow`]), for the next process too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collections {
     /// Since when one is under way.
@@ -64,8 +65,6 @@ pub struct Collections {
     pub runs: u64,
     /// Collections that failed.
     pub failures: u64,
-    /// Why the last one failed, if it did.
-    pub problem: Option<String>,
     /// Paths that went.
     pub removed_paths: u64,
     /// Packs that were deleted.
@@ -76,8 +75,6 @@ pub struct Collections {
     pub repack_read_bytes: u64,
     /// Bytes that repacking wrote.
     pub repack_written_bytes: u64,
-    /// What the last one did.
-    pub last: Option<Box<GcView>>,
 }
 
 #[derive(Default)]
@@ -122,6 +119,9 @@ impl Collector {
         let mut pace = |so_far: &Rewritten| self.pace(plan, *began.get_or_insert_with(Instant::now), so_far);
         let outcome = engine.collect_paced(&plan.options(), removed, &mut pace);
         let outcome = outcome.map(|report| report.map(GcView::from));
+        if !plan.dry_run {
+            note(engine.meta(), &outcome, now);
+        }
         let mut state = self.lock();
         state.running -= 1;
         if state.running == 0 {
@@ -176,19 +176,44 @@ impl Collections {
         match outcome {
             Ok(Some(view)) => {
                 self.runs += 1;
-                self.problem = None;
                 self.removed_paths += view.caches.iter().map(|fates| fates.removed_paths).sum::<u64>();
                 self.deleted_packs += view.deleted.packs;
                 self.deleted_bytes += view.deleted.stored_bytes;
                 self.repack_read_bytes += view.repack.read_bytes;
                 self.repack_written_bytes += view.repack.written_bytes;
-                self.last = Some(Box::new(view.clone()));
             }
             Ok(None) => {}
-            Err(error) => {
-                self.failures += 1;
-                self.problem = Some(error_chain(error));
-            }
+            Err(_) => self.failures += 1,
+        }
+    }
+}
+
+/// Writes down how a collection went that began at this time.
+fn note(meta: &dyn Meta, outcome: &firn_engine::Result<Option<GcView>>, now: UnixSeconds) {
+    let row = match outcome {
+        Ok(None) => return,
+        Ok(Some(view)) => Ok(CollectionRow { last: Some(CollectionPass::from(view)), failure: None }),
+        Err(error) => {
+            let failure = CollectionFailure { at: now, problem: error_chain(error) };
+            meta.collection().map(|row| CollectionRow { failure: Some(failure), ..row })
+        }
+    };
+    if let Err(error) = row.and_then(|row| meta.set_collection(&row)) {
+        tracing::warn!(error = error_chain(&error), "it could not be written down how a collection of garbage went");
+    }
+}
+
+impl From<&GcView> for CollectionPass {
+    fn from(view: &GcView) -> Self {
+        Self {
+            started_at: view.started_at,
+            ended_at: view.ended_at,
+            removed_paths: view.caches.iter().map(|fates| fates.removed_paths).sum(),
+            deleted_packs: view.deleted.packs,
+            deleted_bytes: view.deleted.stored_bytes,
+            reclaimable_bytes: view.reclaimable_bytes,
+            repack_problem: view.repack.problem.clone(),
+            stuck: view.stuck.iter().cloned().map(StuckRow::from).collect(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use firn_engine::Backlog;
-use firn_index::{ScrubPass, UnixSeconds};
+use firn_index::{CollectionRow, ScrubPass, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{PacksView, StuckPackView};
@@ -33,12 +33,21 @@ pub struct GcState {
     pub runs: u64,
     /// Collections that failed.
     pub failures: u64,
-    /// Why the last one failed, if it did.
+    /// Why the last one failed, if it did; of an earlier server too, as all that is said of the last one.
     pub problem: Option<String>,
+    /// When that one began.
+    #[serde(default)]
+    pub failed_at: Option<UnixSeconds>,
     /// When the last one began that came to its end.
     pub last_started_at: Option<UnixSeconds>,
     /// When it ended.
     pub last_ended_at: Option<UnixSeconds>,
+    /// Paths that went with it.
+    #[serde(default)]
+    pub last_removed_paths: u64,
+    /// Packs that it deleted.
+    #[serde(default)]
+    pub last_deleted: PacksView,
     /// Paths that went.
     pub removed_paths: u64,
     /// Packs that were deleted: their bytes are free again.
@@ -108,26 +117,36 @@ impl Maintenance {
 }
 
 impl GcState {
-    fn of(app: &App) -> firn_engine::Result<Self> {
+    /// Looks how collections are. Reads a row of each pack.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn of(app: &App) -> firn_engine::Result<Self> {
         let done = app.collector.collections();
+        let CollectionRow { last, failure } = app.engine.meta().collection()?;
         let Backlog { condemned, doomed } = app.engine.backlog()?;
-        let last = done.last.as_deref();
+        let (started_at, ended_at) = last.as_ref().map(|pass| (pass.started_at, pass.ended_at)).unzip();
+        let last = last.unwrap_or_default();
+        let (failed_at, problem) = failure.map(|failure| (failure.at, failure.problem)).unzip();
         Ok(Self {
             running_since: done.running_since,
             runs: done.runs,
             failures: done.failures,
-            problem: done.problem.clone(),
-            last_started_at: last.map(|view| view.started_at),
-            last_ended_at: last.map(|view| view.ended_at),
+            problem,
+            failed_at,
+            last_started_at: started_at,
+            last_ended_at: ended_at,
+            last_removed_paths: last.removed_paths,
+            last_deleted: PacksView { packs: last.deleted_packs, stored_bytes: last.deleted_bytes },
             removed_paths: done.removed_paths,
             deleted: PacksView { packs: done.deleted_packs, stored_bytes: done.deleted_bytes },
             repack_read_bytes: done.repack_read_bytes,
             repack_written_bytes: done.repack_written_bytes,
-            repack_problem: last.and_then(|view| view.repack.problem.clone()),
+            repack_problem: last.repack_problem,
             condemned: condemned.into(),
             doomed: doomed.into(),
-            reclaimable_bytes: last.map_or(0, |view| view.reclaimable_bytes),
-            stuck: last.map(|view| view.stuck.clone()).unwrap_or_default(),
+            reclaimable_bytes: last.reclaimable_bytes,
+            stuck: last.stuck.into_iter().map(StuckPackView::from).collect(),
         })
     }
 }

@@ -6,7 +6,7 @@ use super::{PAGE, Rebuild};
 use crate::Result;
 
 impl Rebuild {
-    /// Takes over who pushed which path, usage counters, sums of days, what scrubs found, and with how much effort packs were
+    /// Takes over who pushed which path, usage counters, sums of days, what scrubs found, how collections went, and with how much effort packs were
     /// compressed.
     pub(super) fn keep_history(&mut self) -> Result<()> {
         let Some(old) = self.old.clone() else { return Ok(()) };
@@ -42,6 +42,7 @@ impl Rebuild {
             self.packs.meta.put_summary(day, &row, &report)?;
         }
         self.packs.meta.set_scrub(&old.scrub()?)?;
+        self.packs.meta.set_collection(&old.collection()?)?;
         Ok(())
     }
 

@@ -2,11 +2,11 @@
 
 use super::packs::sealed;
 use super::samples::{
-    cache, cache_row, commit, issued_row, nar_hash, nar_row, pack, path_row, recipe, recipe_row, source_name,
-    source_row, source_state, store_hash, store_info, token_row, upstreams_row,
+    cache, cache_row, collection_row, commit, issued_row, nar_hash, nar_row, pack, path_row, recipe, recipe_row,
+    source_name, source_row, source_state, store_hash, store_info, token_row, upstreams_row,
 };
 use super::{Open, ok};
-use crate::{Meta, Op, SessionId, TokenId, Totals};
+use crate::{CollectionRow, Meta, Op, SessionId, TokenId, Totals};
 
 /// Checks that everything that returned is there after a clean end and after a crash, but for sessions.
 ///
@@ -58,6 +58,11 @@ fn each_write_is_kept(open: &mut dyn FnMut(Open) -> Box<dyn Meta>, end: Open) {
     meta = end_and_open(meta, open, end);
     assert_eq!(ok(meta.upstreams(&a)), upstreams_row(2), "{end:?}");
     assert_eq!(ok(meta.issued()), [(TokenId(2), issued_row(2))], "{end:?}");
+
+    assert_eq!(ok(meta.collection()), CollectionRow::default(), "{end:?}");
+    ok(meta.set_collection(&collection_row(1)));
+    meta = end_and_open(meta, open, end);
+    assert_eq!(ok(meta.collection()), collection_row(1), "{end:?}");
 
     ok(meta.reserve_pack(pack(1), 5));
     meta = end_and_open(meta, open, end);

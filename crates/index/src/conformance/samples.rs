@@ -5,11 +5,11 @@ use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
 
 use crate::{
-    AliasRow, CacheName, CacheRow, Commit, Conflict, ConflictPolicy, Content, DocumentKey, DocumentKind, DocumentRow,
-    Grant, IssuedRow, NarRow, Op, PathRow, PinName, PinRow, PushOutcome, PushRecord, RecipeRow, ReferencePolicy,
-    RetentionRow, SourceCounts, SourceCursor, SourceFilter, SourceName, SourceProblem, SourceRow, SourceStateRow,
-    SourceTrust, StoreInfo, TokenId, TokenOrigin, TokenRow, Transport, Uploader, UpstreamMode, UpstreamRow,
-    UpstreamsRow, Verb,
+    AliasRow, CacheName, CacheRow, CollectionFailure, CollectionPass, CollectionRow, Commit, Conflict, ConflictPolicy,
+    Content, DocumentKey, DocumentKind, DocumentRow, Grant, IssuedRow, NarRow, Op, PathRow, PinName, PinRow,
+    PushOutcome, PushRecord, RecipeRow, ReferencePolicy, RetentionRow, SourceCounts, SourceCursor, SourceFilter,
+    SourceName, SourceProblem, SourceRow, SourceStateRow, SourceTrust, StoreInfo, StuckRow, TokenId, TokenOrigin,
+    TokenRow, Transport, Uploader, UpstreamMode, UpstreamRow, UpstreamsRow, Verb,
 };
 
 /// Returns a pack's id; ordered as `n`.
@@ -180,6 +180,15 @@ pub fn pin_name(n: u8) -> PinName {
 pub fn pin_row(n: u8) -> PinRow {
     let by = Uploader { token: None, builder: "operator".to_owned() };
     PinRow { path: store_path(n), pinned_at: 12, expires_at: n.is_multiple_of(2).then_some(300), by }
+}
+
+/// Returns how collections went, the last of which failed.
+pub fn collection_row(n: u8) -> CollectionRow {
+    let stuck = StuckRow { pack: pack(n).to_string(), stored_bytes: 5, why: "it is damaged".to_owned() };
+    let last =
+        CollectionPass { ended_at: n.into(), removed_paths: 300, stuck: vec![stuck], ..CollectionPass::default() };
+    let failure = CollectionFailure { at: 1 << 40, problem: "the disk is full".to_owned() };
+    CollectionRow { last: Some(last), failure: Some(failure) }
 }
 
 /// Returns what a cache keeps; with 0, everything.

@@ -8,10 +8,10 @@ use firn_pack::PackId;
 
 use super::sources::Kept;
 use crate::{
-    AliasRow, CacheName, CacheRow, Commit, Day, DocumentKey, DocumentRow, Error, IssuedRow, LeaseRow, Meta, NarRow, Op,
-    PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result, RetentionRow,
-    ScrubRow, SessionId, Sessions, SourceName, StoreInfo, SummaryRow, TokenId, TokenRow, Totals, UnixSeconds,
-    UpstreamsRow, UsageKey, UsageRow, use_of_nar,
+    AliasRow, CacheName, CacheRow, CollectionRow, Commit, Day, DocumentKey, DocumentRow, Error, IssuedRow, LeaseRow,
+    Meta, NarRow, Op, PackRow, PackSeq, PackState, PathRow, PinName, PinRow, ProvenanceRow, RecipeRow, Refusal, Result,
+    RetentionRow, ScrubRow, SessionId, Sessions, SourceName, StoreInfo, SummaryRow, TokenId, TokenRow, Totals,
+    UnixSeconds, UpstreamsRow, UsageKey, UsageRow, use_of_nar,
 };
 
 /// A [`Meta`] in memory.
@@ -52,6 +52,7 @@ pub(super) struct State {
     summaries: BTreeMap<Day, SummaryRow>,
     report: Option<Vec<u8>>,
     scrub: ScrubRow,
+    collection: CollectionRow,
     pub(super) sources: BTreeMap<SourceName, Kept>,
 }
 
@@ -556,6 +557,15 @@ impl Meta for MemoryMeta {
 
     fn set_scrub(&self, row: &ScrubRow) -> Result<()> {
         self.lock().scrub = row.clone();
+        Ok(())
+    }
+
+    fn collection(&self) -> Result<CollectionRow> {
+        Ok(self.lock().collection.clone())
+    }
+
+    fn set_collection(&self, row: &CollectionRow) -> Result<()> {
+        self.lock().collection = row.clone();
         Ok(())
     }
 

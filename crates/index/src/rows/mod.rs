@@ -6,6 +6,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 mod access;
+mod collection;
 mod contents;
 mod difference;
 mod names;
@@ -19,6 +20,7 @@ mod upstreams;
 mod usage;
 
 pub use access::*;
+pub use collection::*;
 pub use contents::*;
 pub use difference::*;
 pub use names::*;
@@ -79,6 +81,6 @@ rows! {
     ProvenanceRow: "provenance row",
     PinRow: "pin", RetentionRow: "retention", LeaseRow: "lease",
     UpstreamsRow: "list of upstreams", IssuedRow: "issued token",
-    ScrubRow: "scrub's outcome",
+    ScrubRow: "scrub's outcome", CollectionRow: "collection's outcome",
     SourceRow: "settings", SourceStateRow: "state",
 }

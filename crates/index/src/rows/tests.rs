@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conformance::samples::{
-    alias_row, cache_row, document_row, issued_row, nar_row, path_row, pin_row, push_record, recipe_row, retention_row,
-    store_info, token_row, upstreams_row,
+    alias_row, cache_row, collection_row, document_row, issued_row, nar_row, path_row, pin_row, push_record,
+    recipe_row, retention_row, store_info, token_row, upstreams_row,
 };
 
 /// Checks a row's way there and back, and that nothing else is taken for it.
@@ -42,6 +42,7 @@ fn every_row_is_strict() {
     check(&retention_row(3));
     check(&upstreams_row(3));
     check(&issued_row(3));
+    check(&collection_row(3));
     check(&LeaseRow { holder: 1 << 100, until: 7 });
 }
 

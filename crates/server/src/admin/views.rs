@@ -1,7 +1,7 @@
 //! What is told of collections, paths and pins; times are seconds since 1970, `--json` prints the fields as they are called.
 
 use firn_engine::{CacheFates, Explanation, Fate, GcReport, PackSum, StuckPack};
-use firn_index::{PinName, PinRow, UnixSeconds};
+use firn_index::{PinName, PinRow, StuckRow, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 /// Packs and their bytes.
@@ -144,6 +144,18 @@ impl From<GcReport> for GcView {
             reclaimable_bytes: report.reclaimable_bytes,
             record_bytes: report.record_bytes,
         }
+    }
+}
+
+impl From<StuckRow> for StuckPackView {
+    fn from(StuckRow { pack, stored_bytes, why }: StuckRow) -> Self {
+        Self { pack, stored_bytes, why }
+    }
+}
+
+impl From<StuckPackView> for StuckRow {
+    fn from(StuckPackView { pack, stored_bytes, why }: StuckPackView) -> Self {
+        Self { pack, stored_bytes, why }
     }
 }
 

@@ -120,16 +120,19 @@ fn status_text(status: &Status) -> String {
 
 fn maintenance_rows(maintenance: &Maintenance) -> Vec<(&'static str, String)> {
     let Maintenance { gc, scrub, squeeze } = maintenance;
-    let since = |at: Option<u64>| at.map_or_else(|| "not since the server began".to_owned(), output::time);
     let failed =
         |problem: &Option<String>| problem.as_ref().map(|problem| format!("; failed: {problem}")).unwrap_or_default();
-    let collecting = match gc.running_since {
-        Some(at) => format!("under way since {}", output::time(at)),
-        None => format!("last {}", since(gc.last_ended_at)),
+    let last = match gc.last_ended_at {
+        Some(at) => {
+            let (paths, came) = (gc.last_removed_paths, output::bytes(gc.last_deleted.stored_bytes));
+            format!("last {}: {paths} paths went, {came} came back", output::time(at))
+        }
+        None => "none has come to its end".to_owned(),
     };
-    let came = output::bytes(gc.deleted.stored_bytes);
+    let under_way = gc.running_since.map(|at| format!("under way since {}; ", output::time(at))).unwrap_or_default();
+    let failure = gc.problem.iter().zip(gc.failed_at).map(|(why, at)| format!("; failed {}: {why}", output::time(at)));
     let mut rows = vec![
-        ("collection", format!("{collecting}; {came} came back since the server began{}", failed(&gc.problem))),
+        ("collection", format!("{under_way}{last}{}", failure.collect::<String>())),
         ("is to come", output::bytes(gc.reclaimable_bytes)),
     ];
     rows.extend(gc.stuck.iter().take(5).map(|stuck| ("stuck pack", format!("{}: {}", stuck.pack, stuck.why))));

@@ -10,7 +10,7 @@ use super::caches::keeps;
 use super::layout::{age, bytes, count, path_link, percent, time};
 use super::table::{Column, cell, facts, table};
 use super::{Answer, Call, Made, Problem};
-use crate::maintenance::Maintenance;
+use crate::maintenance::GcState;
 use crate::squeeze::Progress;
 
 /// Stuck packs that are shown.
@@ -56,21 +56,26 @@ fn now(call: &Call) -> Result<Markup, Problem> {
 
 fn collection(call: &Call) -> Result<Markup, Problem> {
     let latest = call.app.usage.latest();
-    let gc = Maintenance::of(&call.app).map_err(|error| call.engine(error))?.gc;
-    let never = || "not since the server began".to_owned();
-    let now = match gc.running_since {
-        Some(at) => html! { "under way since " (time(at)) },
-        None => cell(gc.last_ended_at.map_or_else(never, |at| age(at, call.app.now()))),
+    let gc = GcState::of(&call.app).map_err(|error| call.engine(error))?;
+    let mut rows = Vec::new();
+    rows.extend(gc.running_since.map(|at| ("Under way", html! { "since " (time(at)) })));
+    let last = match gc.last_ended_at {
+        Some(at) => html! {
+            (age(at, call.app.now())) ": " (count(gc.last_removed_paths)) " paths went, "
+            (bytes(gc.last_deleted.stored_bytes)) " came back"
+        },
+        None => cell("never"),
     };
-    let mut rows = vec![
-        ("Last", now),
+    rows.extend([
+        ("Last", last),
         ("Came back since the server began", cell(bytes(gc.deleted.stored_bytes))),
         ("Is to come", cell(bytes(gc.reclaimable_bytes))),
         ("Condemned: waits for uploads", cell(bytes(gc.condemned.stored_bytes))),
         ("Doomed: waits for downloads", cell(bytes(gc.doomed.stored_bytes))),
-    ];
+    ]);
     let alarm = |text: String| html! { strong class="alarm" { (text) } };
-    rows.extend(gc.problem.into_iter().map(|problem| ("Failed", alarm(problem))));
+    let failed = gc.problem.into_iter().zip(gc.failed_at);
+    rows.extend(failed.map(|(problem, at)| ("Failed", html! { (age(at, call.app.now())) ": " (alarm(problem)) })));
     rows.extend(
         gc.stuck.into_iter().take(STUCK).map(|stuck| ("Stuck", alarm(format!("pack {}: {}", stuck.pack, stuck.why)))),
     );
