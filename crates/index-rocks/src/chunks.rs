@@ -28,9 +28,6 @@ const LINEAGE: &str = "lineage";
 /// How many ids are looked up in one call of RocksDB's, which keeps a block of 8 KiB in memory for each that it finds.
 const LOOKUP_IDS: usize = 256;
 
-/// Entries that are forgotten in one batch: about 600 KiB of it.
-const FORGET_IDS: usize = 16 << 10;
-
 /// [`ChunkIndex`] in a RocksDB database of its own.
 ///
 /// It has no write-ahead log. Entries and the watermark are in one column family, whose write buffers RocksDB writes
@@ -165,7 +162,8 @@ impl ChunkIndex for RocksChunkIndex {
         // In order, so that each block is read once, and each write buffer is merged with a part of what is there.
         let mut entries: Vec<&(ChunkId, ChunkLoc)> = entries.iter().collect();
         entries.sort_unstable_by_key(|(id, _)| *id);
-        for some in entries.chunks(FORGET_IDS) {
+        // Few at a time, so that uploads never wait long for the lock: a collection may have a thread that is seldom let on.
+        for some in entries.chunks(LOOKUP_IDS) {
             let ids: Vec<ChunkId> = some.iter().map(|(id, _)| *id).collect();
             let mut batch = WriteBatch::default();
             let _writer = self.lock();

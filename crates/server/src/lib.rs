@@ -22,6 +22,7 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+mod background;
 pub mod backup;
 pub mod binary_cache;
 pub mod caches;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use firn_engine::Engine;
 use firn_index::UnixSeconds;
 
+use crate::background;
 use crate::config::ScrubConfig;
 use crate::error_chain;
 
@@ -65,9 +66,7 @@ impl Scrubber {
         on_damage: impl Fn() + Send + 'static,
     ) -> JoinHandle<()> {
         let this = Arc::clone(self);
-        std::thread::Builder::new()
-            .name("firn-scrub".to_owned())
-            .spawn(move || this.run(&engine, &now, &on_damage))
+        background::spawn("firn-scrub", move || this.run(&engine, &now, &on_damage))
             .expect("a server that could start its other threads can start one more")
     }
 

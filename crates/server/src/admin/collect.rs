@@ -7,12 +7,13 @@ use firn_nix::{StoreHash, StorePath};
 use super::execute::{Admin, invalid, store};
 use super::{Answer, ExplainView, Failure, GcRequest, GcView, PinView};
 use crate::app::App;
+use crate::background;
 use crate::collector::{Collector, Plan};
 
 /// Collects garbage in a running server, which forgets the narinfos of what goes; `None` if a collection is under way.
 pub fn collect(app: &App, plan: &Plan) -> firn_engine::Result<Option<GcView>> {
     let removed = |cache: &CacheName, paths: &[StoreHash]| forget(Some(app), cache, paths);
-    app.collector.run(&app.engine, plan, app.now(), &removed)
+    background::run("firn-gc", || app.collector.run(&app.engine, plan, app.now(), &removed))
 }
 
 fn forget(app: Option<&App>, cache: &CacheName, paths: &[StoreHash]) {

@@ -20,6 +20,8 @@ use std::time::Instant;
 use firn_engine::{Engine, Mark};
 use firn_index::UnixSeconds;
 
+use crate::background;
+
 pub use counters::{Counters, Tally};
 pub use report::StoredReport;
 pub use search::Packages;
@@ -95,7 +97,7 @@ impl Usage {
             return Ok(kept);
         }
         let began = Instant::now();
-        let mark = engine.mark(&|| self.stop.load(Ordering::Relaxed))?;
+        let mark = background::run("firn-count", || engine.mark(&|| self.stop.load(Ordering::Relaxed)))?;
         let mark = mark.ok_or_else(|| firn_engine::Error::WritesStopped("the server ends".to_owned()))?;
         counters::add(&self.passes, 1);
         counters::add(&self.passes_ms, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));

@@ -13,6 +13,7 @@ use super::counters::day_of;
 use super::search::KEPT_PATHS;
 use super::traffic::told;
 use super::{HISTORY_DAYS, Packages, RECENT_DAYS, Usage, hours, view};
+use crate::background;
 
 /// Groups of a kind that a stored report keeps: the largest by exclusive bytes.
 pub const STORED_GROUPS: usize = 1000;
@@ -104,6 +105,10 @@ impl Usage {
     /// # Errors
     /// Errors of the engine and the index.
     pub fn make_report(&self, engine: &Engine, now: UnixSeconds) -> firn_engine::Result<Arc<StoredReport>> {
+        background::run("firn-count", || self.count(engine, now))
+    }
+
+    fn count(&self, engine: &Engine, now: UnixSeconds) -> firn_engine::Result<Arc<StoredReport>> {
         let began = Instant::now();
         let meta = engine.meta();
         self.counters.flush(meta, now)?;
