@@ -21,6 +21,13 @@ use crate::recipes::StoredRecipe;
 /// Bases of one chunk at most: those at its place in the earlier NAR, as short as they may be, and one like it.
 const MAX_CHUNK_BASES: usize = 8;
 
+/// Bytes of new chunks for which one look at a recipe or a frame is allowed: each may read and decode a MiB, and hints can be
+/// made to lead anywhere. What takes none adds to what the next may take, up to [`MAX_LOOKS`].
+const BYTES_PER_LOOK: usize = 1 << 10;
+
+/// Looks that are saved up, at most.
+const MAX_LOOKS: usize = 4096;
+
 /// Recipes that an ingest keeps at hand because they had bases.
 const RECIPES: usize = 8;
 
@@ -98,6 +105,8 @@ pub(crate) struct BaseFinder {
     /// The recipe that had the last base: most of a NAR is like one earlier NAR.
     used: Option<RecipeId>,
     recipes: HashMap<RecipeId, Option<Arc<StoredRecipe>>>,
+    /// How often it may look yet.
+    looks: usize,
 }
 
 /// How a candidate becomes a base, if it can be one.
@@ -115,6 +124,7 @@ impl BaseFinder {
         len: usize,
         fetch: &mut Fetch<'_, T>,
     ) -> Result<Vec<T>> {
+        self.looks = MAX_LOOKS.min(self.looks + len.div_ceil(BYTES_PER_LOOK));
         let mut bases = match hint.origin {
             Some(origin) => self.at_place(shared, origin, len as u64, fetch)?,
             None => Vec::new(),
@@ -140,7 +150,7 @@ impl BaseFinder {
         let range = origin.offset..origin.offset.saturating_add(len);
         let mut bases = Vec::new();
         for stream in &mut earlier.streams {
-            for id in stream.over(&range) {
+            for id in stream.over(&range).into_iter().take_while(|_| self.may_look()) {
                 bases.extend(fetch(&id)?.map(|base| (id, base)));
             }
             if !bases.is_empty() {
@@ -179,6 +189,9 @@ impl BaseFinder {
         for row in shared.packs.chunks.lineage(&keys)?.into_iter().flatten() {
             let Some(stored) = self.recipe(shared, &row.recipe)? else { continue };
             let Some(chunk) = stored.recipe.chunks.get(row.chunk as usize) else { continue };
+            if !self.may_look() {
+                break;
+            }
             if let Some(base) = fetch(&chunk.id)? {
                 return Ok(Some((chunk.id, base)));
             }
@@ -186,9 +199,19 @@ impl BaseFinder {
         Ok(None)
     }
 
+    /// Takes one of the looks that are allowed; returns whether there was one.
+    fn may_look(&mut self) -> bool {
+        let left = self.looks.checked_sub(1);
+        self.looks = left.unwrap_or(0);
+        left.is_some()
+    }
+
     fn recipe(&mut self, shared: &Shared, id: &RecipeId) -> Result<Option<Arc<StoredRecipe>>> {
         if let Some(known) = self.recipes.get(id) {
             return Ok(known.clone());
+        }
+        if !self.may_look() {
+            return Ok(None);
         }
         let row = shared.packs.meta.recipe(id)?.filter(|row| row.damaged_at.is_none());
         let stored = match row.map(|row| shared.recipes.get(&shared.frames, id, &row)).transpose() {

@@ -1,13 +1,16 @@
 //! Frames that come with hints: what is like stored chunks is stored as what differs, and a wrong hint does no harm.
 
+use std::sync::Arc;
+
 use firn_chunk::{Hint, Origin};
 use firn_engine::{Delta, Engine, Error, FramesTaken, GcOptions, PushedFrames, Result, Scope};
+use firn_storage::{Memory, Meter, Storage};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
 use crate::delta::{FILE_BYTES, build, build_as, contents, footers, store, stored_bytes};
-use crate::fixture::client::{Body, Local, error_of};
-use crate::fixture::{cache, cache_row, push};
+use crate::fixture::client::{Body, Local, error_of, frame};
+use crate::fixture::{Fixture, cache, cache_row, push};
 
 /// Pushes a NAR as a path and returns it with the bytes that it took.
 fn push_counted(engine: &Engine, name: &str, nar: &[u8]) -> (Local, u64) {
@@ -106,6 +109,24 @@ fn a_wrong_hint_costs_bytes_at_most() {
         other.push(&engine, other.pushed().as_path(&format!("other-{seed}"))).unwrap();
         other.pushed().check(&engine).unwrap();
     }
+}
+
+#[test]
+fn hints_cost_a_bounded_number_of_reads() {
+    let meter = Arc::new(Meter::new(Arc::new(Memory::new())));
+    let mut fixture = Fixture::on(Arc::clone(&meter) as Arc<dyn Storage>);
+    fixture.options.frame_bytes = 20_000;
+    fixture.options.frame_cache_bytes = 0;
+    let engine = fixture.open();
+    push(&engine, &build(1, 1)).unwrap();
+    let hint = Local::of(&build(1, 1)).hints[1];
+    // Each of a thousand short chunks is said to be like all that is there.
+    let chunks: Vec<Vec<u8>> = (0..1000u32).map(|n| Random::new(n.into()).noise(500)).collect();
+    let frames = frame(&chunks.iter().map(|chunk| &chunk[..]).collect::<Vec<_>>());
+    let before = meter.counts();
+    take(&engine, &frames, &vec![hint; chunks.len()]).unwrap();
+    let counts = meter.counts().since(&before);
+    assert!((500..4 * 1000).contains(&counts.reads), "{counts:?}");
 }
 
 #[test]
