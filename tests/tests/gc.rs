@@ -11,6 +11,7 @@ use std::time::Duration;
 use firn_testkit::Result;
 use firn_testkit::firnd::{Cache, Firnd};
 use firn_testkit::http::Request;
+use firn_testkit::nar::Node;
 use firn_testkit::nix::{Nix, Version};
 use firn_tests::{Package, assert_same, builder, client, closure, is_taken};
 
@@ -163,6 +164,72 @@ fn the_last_collection_is_known_after_a_restart() -> Result<()> {
     let after = firnd.json(&["status"])?["maintenance"]["gc"].clone();
     assert_eq!(after["last_started_at"], offline["started_at"], "the command's own collection counts as well");
     Ok(())
+}
+
+/// What an operator is told who asks for what can't be: which thing, why, and an exit code that is not that of a broken store.
+#[test]
+fn refused_pins_and_deletions_say_why() -> Result<()> {
+    let firnd = Firnd::start_with(CONFIG)?;
+    let main = firnd.cache("main", &["--public"])?;
+    let needed = Package::new(1, 1000);
+    needed.upload(&firnd, &main)?;
+    let mut needs = Package::of(2, Node::file(format!("/nix/store/{}", needed.base_name)).encode());
+    needs.references.push(needed.base_name.clone());
+    needs.upload(&firnd, &main)?;
+    firnd.admin(["pin", "add", "by-hash", &needs.hash()])?;
+    assert_eq!(firnd.json(&["pin", "list"])?[0]["path"], needs.base_name);
+    let unknown = "0".repeat(32);
+    for (arguments, code, words) in [
+        (&["path", "delete", &needed.hash()][..], 2, "1 paths refer to it"),
+        (&["path", "delete", &needs.hash()], 2, "the pin 'by-hash' keeps it"),
+        (&["path", "delete", "nonsense"], 2, "failed to find 'nonsense': that is no store path of this cache"),
+        (&["explain", "/nix/store/nonsense"], 2, "failed to find '/nix/store/nonsense'"),
+        (&["pin", "add", "other", "nonsense"], 2, "failed to find 'nonsense'"),
+        (&["pin", "add", "other", &unknown], 5, "the cache does not have it"),
+        (&["pin", "remove", "other"], 5, "failed to find the pin 'other'"),
+        (&["cache", "set", "main", "--host", "a b"], 2, "failed to take the host name 'a b'"),
+    ] {
+        let ran = firnd.run(arguments)?;
+        assert_eq!(ran.status.code(), Some(code), "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(words), "{arguments:?}: {}", ran.stderr);
+    }
+    firnd.admin(["pin", "add", "by-hash", &needs.hash(), "--expires", "0 s"])?;
+    let listed = firnd.admin(["pin", "list"])?;
+    assert!(listed.contains("(over)"), "{listed}");
+    Ok(())
+}
+
+#[test]
+fn an_import_repairs_what_a_scrub_found_damaged() -> Result<()> {
+    let firnd = Firnd::start_with(CONFIG)?;
+    let main = firnd.cache("main", &["--public"])?;
+    let package = Package::new(1, 300_000);
+    package.upload(&firnd, &main)?;
+    let files = tempfile::tempdir().expect("a folder");
+    let files = files.path().to_str().expect("UTF-8");
+    firnd.admin(["export", files, "--cache", "main"])?;
+    damage(&firnd.data().join("store/packs"));
+    assert_eq!(firnd.run(["scrub"])?.status.code(), Some(8));
+    assert!(!package.is_visible(&firnd, &main)?);
+    assert!(firnd.admin(["explain", &package.hash()])?.contains("can't be restored"));
+    let done = firnd.json(&["import", files, "--cache", "main"])?;
+    assert_eq!((&done["repaired"], &done["present"], &done["paths"]), (&1.into(), &0.into(), &0.into()), "{done}");
+    let answer = firnd.send(&Request::get(&package.nar_target("main")))?;
+    assert!(answer.status == 200 && answer.body == package.nar);
+    let done = firnd.json(&["import", files, "--cache", "main"])?;
+    assert_eq!((&done["repaired"], &done["present"]), (&0.into(), &1.into()), "{done}");
+    Ok(())
+}
+
+/// Changes a byte in the midst of the largest file below a folder.
+fn damage(folder: &Path) {
+    let files = fs::read_dir(folder).expect("a folder").flatten();
+    let files = files.flat_map(|inner| fs::read_dir(inner.path()).expect("a folder").flatten());
+    let largest = files.max_by_key(|file| file.metadata().map_or(0, |metadata| metadata.len())).expect("a pack");
+    let mut bytes = fs::read(largest.path()).expect("it can be read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(largest.path(), bytes).expect("it can be written");
 }
 
 #[test]

@@ -62,17 +62,21 @@ impl Admin<'_> {
         let hash = parse_hash(path, &row.store_dir)?;
         let removed = |cache: &CacheName, paths: &[StoreHash]| forget(self.app, cache, paths);
         let outcome = self.engine()?.delete_path(&name, &hash, referrers, &removed).map_err(store)?;
-        let busy = |detail: String| Err(Failure::Busy { detail: format!("delete '{path}': {detail}") });
+        let refused = |detail: String| Err(invalid(format!("delete '{path}': {detail}")));
         match outcome {
             PathDeletion::Deleted(paths) => Ok(Answer::PathsDeleted(paths.iter().map(StorePath::base_name).collect())),
             PathDeletion::Missing => Err(Failure::NoSuchPath { path: path.to_owned() }),
-            PathDeletion::Needed(by) => busy(format!(
+            PathDeletion::Needed(by) => refused(format!(
                 "{} paths refer to it, first {}; --referrers deletes them too",
                 by.len(),
                 by.first().map(StorePath::base_name).unwrap_or_default()
             )),
-            PathDeletion::Pinned(pins) => busy(format!("the pin '{}' keeps it; remove that first", pins.join("', '"))),
-            PathDeletion::InUse(path) => busy(format!("{} was asked for at this moment; try again", path.base_name())),
+            PathDeletion::Pinned(pins) => {
+                refused(format!("the pin '{}' keeps it; remove that first", pins.join("', '")))
+            }
+            PathDeletion::InUse(by) => Err(Failure::Busy {
+                detail: format!("delete '{path}': {} was asked for at this moment; try again", by.base_name()),
+            }),
         }
     }
 
@@ -85,7 +89,9 @@ impl Admin<'_> {
     ) -> Result<Answer, Failure> {
         let (cache, row) = self.find_cache(cache)?;
         let name: PinName = name.parse().map_err(invalid)?;
-        let path = parse_path(path, &row.store_dir)?;
+        let gone = || Failure::NoSuchPath { path: path.to_owned() };
+        let found = self.meta.path(&cache, &parse_hash(path, &row.store_dir)?).map_err(store)?.ok_or_else(gone)?;
+        let path = if path.parse::<StoreHash>().is_ok() { found.path } else { parse_path(path, &row.store_dir)? };
         let view =
             add_pin(self, &cache, &name, path, expires_in, Uploader { token: None, builder: "operator".into() })?;
         Ok(Answer::Pin(view))
@@ -135,7 +141,7 @@ fn add_pin(
 fn parse_path(text: &str, store_dir: &str) -> Result<StorePath, Failure> {
     let name = text.strip_prefix(store_dir).map_or(text, |rest| rest.trim_start_matches('/'));
     StorePath::from_base_name(name.trim_end_matches('/'))
-        .map_err(|_| invalid(format!("'{text}' is no store path of this cache: give {store_dir}/HASH-NAME")))
+        .map_err(|_| invalid(format!("find '{text}': that is no store path of this cache; give {store_dir}/HASH-NAME")))
 }
 
 /// Reads a path, or a store hash alone.

@@ -518,7 +518,9 @@ fn check_host(host: &str) -> Result<String, Failure> {
     if host.len() <= 253 && host.split('.').all(label) {
         Ok(host)
     } else {
-        Err(invalid(format!("'{host}' is no host name: give a name like cache.example.org, without scheme and port")))
+        Err(invalid(format!(
+            "take the host name '{host}': it is none; give a name like cache.example.org, without scheme and port"
+        )))
     }
 }
 
@@ -531,6 +533,6 @@ fn check_store_dir(path: &str) -> Result<(), Failure> {
     if good {
         Ok(())
     } else {
-        Err(invalid(format!("'{path}' is no store directory: give an absolute path like /nix/store")))
+        Err(invalid(format!("take the store directory '{path}': it is none; give an absolute path like /nix/store")))
     }
 }

@@ -72,11 +72,15 @@ pub(super) fn export(export: &Export, data: &DataDir, config: &Config) -> Result
 pub(super) fn import(import: &Import, data: &DataDir, config: &Config) -> Result<Report, CliError> {
     let request = Request::Import { files: files(&import.dir, &import.paths, &import.cache)? };
     let Answer::Imported(done) = admin::ask(data, config, &request, false)? else { return Err(admin::unexpected()) };
-    let mut text = output::pairs(&[
+    let mut rows = vec![
         ("taken", format!("{} paths, {}", done.paths, output::bytes(done.logical_bytes))),
         ("there before", done.present.to_string()),
-        ("refused", done.refused.to_string()),
-    ]);
+    ];
+    if done.repaired > 0 {
+        rows.push(("repaired", format!("{} paths that were damaged", done.repaired)));
+    }
+    rows.push(("refused", done.refused.to_string()));
+    let mut text = output::pairs(&rows);
     done.reasons.iter().for_each(|reason| text += &format!("  {reason}\n"));
     let code = if done.refused > 0 { exit::FAILED } else { exit::DONE };
     Ok(Report { code, ..Report::new(text, &done) })

@@ -1,6 +1,7 @@
 //! `firnd gc`, `firnd explain`, `firnd path …`, `firnd pin …`
 
 use clap::{Args, Subcommand};
+use firn_engine::{Clock, SystemClock};
 
 use super::{CliError, Report, admin, output};
 use crate::admin::{Answer, CacheFatesView, ExplainView, FateView, GcRequest, GcView, PacksView, PinView, Request};
@@ -70,7 +71,7 @@ pub(super) enum PinCommand {
     Add {
         /// The pin's name
         name: String,
-        /// The path
+        /// The path, or its store hash
         path: String,
         /// The cache
         #[arg(long, default_value = "main")]
@@ -141,8 +142,11 @@ pub(super) fn pin(command: PinCommand, data: &DataDir, config: &Config) -> Resul
         Answer::Pin(view) => Ok(Report::new(format!("pinned {} as '{}'\n", view.path, view.name), &view)),
         Answer::PinRemoved(view) => Ok(Report::new(format!("removed the pin '{}'\n", view.name), &view)),
         Answer::Pins(views) => {
+            let now = SystemClock.now();
             let row = |view: &PinView| {
-                let expires = view.expires_at.map_or_else(|| "never".to_owned(), output::time);
+                let over = |at: u64| if at <= now { " (over)" } else { "" };
+                let expires = |at: u64| format!("{}{}", output::time(at), over(at));
+                let expires = view.expires_at.map_or_else(|| "never".to_owned(), expires);
                 vec![view.name.clone(), view.path.clone(), output::time(view.pinned_at), expires, view.by.clone()]
             };
             let table =

@@ -21,6 +21,9 @@ pub struct Imported {
     pub paths: u64,
     /// Paths that the cache had.
     pub present: u64,
+    /// Paths that the cache had, whose NAR was damaged and is whole again.
+    #[serde(default)]
+    pub repaired: u64,
     /// NAR bytes of the paths that came.
     pub logical_bytes: u64,
     /// Paths that could not be taken.
@@ -105,12 +108,18 @@ impl Import<'_> {
         if !trusted.is_empty() && !trusted.iter().any(|key| info.is_signed_by(key, &row.store_dir)) {
             return Err(invalid(format!("the cache wants a signature by one of {}", row.trusted_keys.join(" "))));
         }
-        let taken = self.intake.take(&path_info(&info), &[], &mut |to| self.nar(&info, to));
+        let mut is_read = false;
+        let taken = self.intake.take(&path_info(&info), &[], &mut |to| {
+            is_read = true;
+            self.nar(&info, to)
+        });
         match taken {
             Ok(PathOutcome::Created) => {
                 self.done.paths += 1;
                 self.done.logical_bytes += info.nar_size;
             }
+            // Its NAR could not be had.
+            Ok(_) if is_read => self.done.repaired += 1,
             Ok(_) => self.done.present += 1,
             Err(NotTaken::Refused(why) | NotTaken::Broken(why)) => return Err(invalid(why)),
             Err(NotTaken::Fetch(error)) => return Err(error),
