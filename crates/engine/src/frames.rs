@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use firn_chunk::ChunkId;
 use firn_pack::{
-    Chain, DecodedFrame, FrameDecoder, FrameEntry, FrameHead, FrameLoc, MAX_BASE_BYTES, PackId, frame_bases,
+    Chain, ChunkLoc, DecodedFrame, FrameDecoder, FrameEntry, FrameHead, FrameLoc, MAX_BASE_BYTES, PackId, frame_bases,
 };
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
@@ -40,11 +40,14 @@ const READ_FRAMES: usize = 4;
 /// three frames.
 const HOT_PART: f64 = 0.5;
 
-/// A decoded frame whose chunks are checked against their ids when first used.
+/// All items of a frame.
+const ALL: usize = usize::MAX;
+
+/// A decoded frame, or its first chunks, which are checked against their ids when first used.
 pub(crate) struct CheckedFrame {
     /// The items, one behind the other; parts of it are sent without being copied.
     data: Bytes,
-    /// Where each item ends.
+    /// Where each item ends, those that were not decoded included.
     ends: Vec<u32>,
     ids: Vec<OnceLock<ChunkId>>,
     /// The frames that hold its bases, and theirs.
@@ -62,9 +65,15 @@ impl CheckedFrame {
         &self.bases
     }
 
-    /// Returns the length of its chunks, uncompressed.
+    /// Returns the length of all its chunks, uncompressed.
     pub(crate) fn raw_bytes(&self) -> usize {
-        self.data.len()
+        self.ends.last().map_or(0, |end| *end as usize)
+    }
+
+    /// Returns whether its first `items` chunks were decoded.
+    pub(crate) fn has(&self, items: usize) -> bool {
+        let last = items.min(self.ends.len()).checked_sub(1).and_then(|last| self.ends.get(last));
+        last.is_none_or(|end| *end as usize <= self.data.len())
     }
 
     /// Returns where in [`Self::data`] a chunk lies, or `None` when the item at `index` is not that chunk.
@@ -191,19 +200,40 @@ impl Frames {
         bases: &[FrameLoc],
         next: &mut dyn Iterator<Item = FrameLoc>,
     ) -> Result<Fetched> {
-        match self.memory.get_value_or_guard(&(loc,), None) {
-            GuardResult::Value(frame) => Ok(vec![(loc, frame)]),
-            GuardResult::Timeout => Err(Error::Internal("wait for a frame without a limit".to_owned())),
-            GuardResult::Guard(guard) => {
-                let fetched = self.fetch(loc, bases, next)?;
-                if let Some(((_, first), rest)) = fetched.split_first() {
-                    // An insertion fails only when the entry was removed meanwhile.
-                    let _ = guard.insert(Arc::clone(first));
-                    for (loc, frame) in rest {
-                        self.memory.insert((*loc,), Arc::clone(frame));
-                    }
+        self.get_first(loc, ALL, bases, next)
+    }
+
+    /// Does as [`Frames::get`] for whoever wants no more than the first `items` chunks: the others may not be decoded.
+    ///
+    /// # Errors
+    /// As [`Frames::get`].
+    pub(crate) fn get_first(
+        &self,
+        loc: FrameLoc,
+        mut items: usize,
+        bases: &[FrameLoc],
+        next: &mut dyn Iterator<Item = FrameLoc>,
+    ) -> Result<Fetched> {
+        loop {
+            match self.memory.get_value_or_guard(&(loc,), None) {
+                GuardResult::Value(frame) if frame.has(items) => return Ok(vec![(loc, frame)]),
+                GuardResult::Value(_) => {
+                    // All of it now, so that no order of wishes makes it decoded more than twice.
+                    self.memory.remove_if(&(loc,), |frame| !frame.has(items));
+                    items = ALL;
                 }
-                Ok(fetched)
+                GuardResult::Timeout => return Err(Error::Internal("wait for a frame without a limit".to_owned())),
+                GuardResult::Guard(guard) => {
+                    let fetched = self.fetch(loc, items, bases, next)?;
+                    if let Some(((_, first), rest)) = fetched.split_first() {
+                        // An insertion fails only when the entry was removed meanwhile.
+                        let _ = guard.insert(Arc::clone(first));
+                        for (loc, frame) in rest {
+                            self.memory.insert((*loc,), Arc::clone(frame));
+                        }
+                    }
+                    return Ok(fetched);
+                }
             }
         }
     }
@@ -272,7 +302,7 @@ impl Frames {
     /// Returns the items of a recipe's frame, past the memory.
     pub(crate) fn read_record(&self, loc: FrameLoc) -> Result<DecodedFrame> {
         let bytes = self.read(loc, u64::from(loc.len))?;
-        self.decode(&loc, &bytes, &[])
+        self.decode(&loc, &bytes, &[], ALL)
     }
 
     /// Returns a frame's bytes and its items, read from the storage whatever is in memory; its bases may come from there.
@@ -297,7 +327,7 @@ impl Frames {
         let ids: Vec<ChunkId> = ids.into_iter().map(ChunkId).collect();
         let (prefix, _) = self.prefix(loc, &ids, &[], BASE_STEPS)?;
         let prefix = if ids.is_empty() { chain.prefix_of(head.codec) } else { &prefix };
-        self.decode(loc, bytes, prefix)
+        self.decode(loc, bytes, prefix, ALL)
     }
 
     /// Returns whether a frame has bases that are not to be had by their ids alone. One whose header is damaged has none.
@@ -321,7 +351,7 @@ impl Frames {
     /// Those of the storage and the index.
     pub(crate) fn is_whole(&self, loc: FrameLoc, entry: Option<&FrameEntry>, bases: &[FrameLoc]) -> Result<bool> {
         let bytes = self.read(loc, u64::from(loc.len));
-        match bytes.and_then(|bytes| self.decode_with_bases(&loc, &bytes, bases, BASE_STEPS)) {
+        match bytes.and_then(|bytes| self.decode_with_bases(&loc, &bytes, ALL, bases, BASE_STEPS)) {
             Ok(frame) => {
                 Ok(entry.is_none_or(|entry| entry.locations(loc).all(|(id, _)| frame.find(&ChunkId(id)).is_some())))
             }
@@ -341,7 +371,13 @@ impl Frames {
         self.memory.remove(&(loc,));
     }
 
-    fn fetch(&self, loc: FrameLoc, bases: &[FrameLoc], next: &mut dyn Iterator<Item = FrameLoc>) -> Result<Fetched> {
+    fn fetch(
+        &self,
+        loc: FrameLoc,
+        items: usize,
+        bases: &[FrameLoc],
+        next: &mut dyn Iterator<Item = FrameLoc>,
+    ) -> Result<Fetched> {
         let mut wanted = vec![loc];
         let mut end = loc.offset.saturating_add(u64::from(loc.len));
         for candidate in next {
@@ -369,7 +405,8 @@ impl Frames {
         for at in wanted {
             let start = usize::try_from(at.offset - loc.offset).unwrap_or(usize::MAX);
             let part = bytes.get(start..).and_then(|rest| rest.get(..at.len as usize)).unwrap_or_default();
-            match self.decode_with_bases(&at, part, bases, BASE_STEPS) {
+            let items = if fetched.is_empty() { items } else { ALL };
+            match self.decode_with_bases(&at, part, items, bases, BASE_STEPS) {
                 Ok(frame) => fetched.push((at, Arc::new(frame))),
                 Err(error) if fetched.is_empty() => return Err(error),
                 Err(_) => break,
@@ -378,17 +415,24 @@ impl Frames {
         Ok(fetched)
     }
 
-    /// Decodes a frame, with its bases if it has any: at most 64 chunks of 4 MiB together, of which each may take a read
+    /// Decodes the first chunks of a frame, with its bases if it has any: at most 64 chunks of 4 MiB together, of which each may take a read
     /// and the decoding of a frame. firn makes frames whose bases are in [`crate::run::MAX_BASE_FRAMES`] at most, and
     /// these without bases; where that is not so, as many [steps](BASE_STEPS) as are left are taken.
-    fn decode_with_bases(&self, loc: &FrameLoc, bytes: &[u8], hints: &[FrameLoc], steps: u8) -> Result<CheckedFrame> {
+    fn decode_with_bases(
+        &self,
+        loc: &FrameLoc,
+        bytes: &[u8],
+        items: usize,
+        hints: &[FrameLoc],
+        steps: u8,
+    ) -> Result<CheckedFrame> {
         let damaged = |error: firn_pack::Error| Error::damaged(describe(loc), error);
         let ids: Vec<ChunkId> = frame_bases(bytes).map_err(damaged)?.into_iter().map(ChunkId).collect();
         if ids.is_empty() {
-            return Ok(CheckedFrame::new(self.decode(loc, bytes, &[])?, Vec::new()));
+            return Ok(CheckedFrame::new(self.decode(loc, bytes, &[], items)?, Vec::new()));
         }
         let (prefix, frames) = self.prefix(loc, &ids, hints, steps)?;
-        Ok(CheckedFrame::new(self.decode(loc, bytes, &prefix)?, frames))
+        Ok(CheckedFrame::new(self.decode(loc, bytes, &prefix, items)?, frames))
     }
 
     /// Returns the bytes of a frame's bases, one behind the other, and the frames that hold them and theirs, sorted; takes as
@@ -405,8 +449,11 @@ impl Frames {
         };
         let (mut prefix, mut frames) = (Vec::new(), Vec::new());
         let places = self.packs.find_all(ids)?;
-        for (id, place) in ids.iter().zip(places) {
-            let place = place.map(|place| place.frame);
+        for (id, place) in ids.iter().zip(&places) {
+            let of_frame =
+                places.iter().flatten().filter(|other| place.is_some_and(|place| place.frame == other.frame));
+            let items = of_frame.map(|other| usize::from(other.index) + 1).max().unwrap_or(ALL);
+            let place = place.map(|place| (place, items));
             let mut found = self.add_base(id, place, hints, &mut prefix, 0)?;
             if found.is_none() && steps > 0 {
                 found = self.add_base(id, place, hints, &mut prefix, steps)?;
@@ -422,38 +469,50 @@ impl Frames {
     }
 
     /// Adds a base's bytes to a prefix, from where the index has it or from one of the other frames, which may have bases
-    /// if there are steps left; returns which.
+    /// if there are steps left; returns which. Of the index's frame, so many first chunks are wanted by and by.
     fn add_base(
         &self,
         id: &ChunkId,
-        place: Option<FrameLoc>,
+        place: Option<(ChunkLoc, usize)>,
         hints: &[FrameLoc],
         prefix: &mut Vec<u8>,
         steps: u8,
     ) -> Result<Option<(FrameLoc, Arc<CheckedFrame>)>> {
-        for loc in place.iter().chain(hints) {
-            let frame = match self.of_base(*loc, hints, steps) {
+        let place = place.map(|(place, items)| (place.frame, items, Some(place.index)));
+        for (loc, items, index) in place.into_iter().chain(hints.iter().map(|hint| (*hint, ALL, None))) {
+            let frame = match self.of_base(loc, items, hints, steps) {
                 Ok(frame) => frame,
                 Err(error) if error.is_damage() => continue,
                 Err(error) => return Err(error),
             };
-            if let Some(data) = frame.find(id).filter(|data| prefix.len() + data.len() <= MAX_BASE_BYTES) {
+            // To look for it is to hash all chunks before it.
+            let data = match index {
+                Some(index) => frame.chunk(index, id),
+                None => frame.find(id),
+            };
+            if let Some(data) = data.filter(|data| prefix.len() + data.len() <= MAX_BASE_BYTES) {
                 prefix.extend_from_slice(data);
-                return Ok(Some((*loc, frame)));
+                return Ok(Some((loc, frame)));
             }
         }
         Ok(None)
     }
 
-    /// Returns a frame that must not have bases but for the steps that are left. It waits for nobody: whoever calls may
-    /// hold up others already.
-    fn of_base(&self, loc: FrameLoc, hints: &[FrameLoc], steps: u8) -> Result<Arc<CheckedFrame>> {
-        if let Some(frame) = self.memory.get(&(loc,)) {
+    /// Returns the first chunks of a frame that must not have bases but for the steps that are left. It waits for nobody:
+    /// whoever calls may hold up others already.
+    fn of_base(&self, loc: FrameLoc, items: usize, hints: &[FrameLoc], steps: u8) -> Result<Arc<CheckedFrame>> {
+        let known = self.memory.get(&(loc,));
+        if let Some(frame) = known.as_ref().filter(|frame| frame.has(items)) {
             let may_be = frame.bases.is_empty() || steps > 0;
-            return if may_be { Ok(frame) } else { Err(Error::damaged(describe(&loc), "it has bases itself")) };
+            return if may_be {
+                Ok(Arc::clone(frame))
+            } else {
+                Err(Error::damaged(describe(&loc), "it has bases itself"))
+            };
         }
         let bytes = self.read(loc, u64::from(loc.len))?;
-        let frame = Arc::new(self.decode_with_bases(&loc, &bytes, hints, steps)?);
+        let items = if known.is_some() { ALL } else { items };
+        let frame = Arc::new(self.decode_with_bases(&loc, &bytes, items, hints, steps)?);
         self.memory.insert((loc,), Arc::clone(&frame));
         Ok(frame)
     }
@@ -468,9 +527,9 @@ impl Frames {
         })
     }
 
-    fn decode(&self, loc: &FrameLoc, bytes: &[u8], prefix: &[u8]) -> Result<DecodedFrame> {
+    fn decode(&self, loc: &FrameLoc, bytes: &[u8], prefix: &[u8], items: usize) -> Result<DecodedFrame> {
         self.decoders.lend(|decoder| {
-            decoder.decode_delta(bytes, prefix).map_err(|error| match error {
+            decoder.decode_first(bytes, prefix, items).map_err(|error| match error {
                 firn_pack::Error::Corrupt { .. } | firn_pack::Error::NeedsBases => Error::damaged(describe(loc), error),
                 other => Error::Internal(other.to_string()),
             })

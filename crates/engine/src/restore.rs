@@ -370,17 +370,20 @@ impl Restore {
         Ok(false)
     }
 
+    /// Returns the frame of the current run, decoded as far as this run and those behind it in the same frame want it.
     fn frame(&mut self, loc: FrameLoc) -> Result<Arc<CheckedFrame>> {
+        let runs = self.stored.placement.runs.get(self.at.run..).unwrap_or_default();
+        let here = runs.iter().take_while(|run| run.frame == loc);
+        let items = here.map(|run| usize::from(run.first) + run.count as usize).max().unwrap_or(usize::MAX);
         while let Some((at, frame)) = self.ahead.front() {
-            if *at == loc {
+            if *at == loc && frame.has(items) {
                 return Ok(Arc::clone(frame));
             }
             self.ahead.pop_front();
         }
-        let runs = self.stored.placement.runs.get(self.at.run + 1..).unwrap_or_default();
         let mut last = loc;
         let mut next = runs.iter().map(|run| run.frame).filter(|frame| std::mem::replace(&mut last, *frame) != *frame);
-        self.ahead = self.shared.frames.get(loc, &self.stored.placement.bases, &mut next)?.into();
+        self.ahead = self.shared.frames.get_first(loc, items, &self.stored.placement.bases, &mut next)?.into();
         self.bases.extend(self.ahead.iter().flat_map(|(_, frame)| frame.bases()));
         let frame = self.ahead.front().map(|(_, frame)| Arc::clone(frame));
         frame.ok_or_else(|| Error::Internal("read a frame: nothing came back".to_owned()))

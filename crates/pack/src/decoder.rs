@@ -3,7 +3,7 @@
 use std::fmt;
 
 use zstd::bulk::Decompressor;
-use zstd::zstd_safe::{DCtx, get_error_name, get_frame_content_size};
+use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, SafeResult, get_error_name, get_frame_content_size};
 
 use crate::frame::Header;
 use crate::layout::{MAX_BASE_BYTES, checksum, size};
@@ -20,21 +20,21 @@ impl fmt::Debug for FrameDecoder {
     }
 }
 
-/// The items of a frame, uncompressed.
+/// The items of a frame, uncompressed; of [a part](FrameDecoder::decode_first), the first ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedFrame {
     /// What the items are.
     pub kind: FrameKind,
     /// The items, one behind the other.
     pub data: Vec<u8>,
-    /// Where each item ends in `data`, in order.
+    /// Where each item of the frame ends in `data`, in order, or would if `data` had all of them.
     pub ends: Vec<u32>,
     /// The chunks whose bytes it took to decompress the frame.
     pub bases: Vec<[u8; 32]>,
 }
 
 impl DecodedFrame {
-    /// Returns the item of this number, or `None` if the frame has fewer.
+    /// Returns the item of this number, or `None` if fewer were decompressed.
     #[must_use]
     pub fn item(&self, index: usize) -> Option<&[u8]> {
         let end = size(*self.ends.get(index)?);
@@ -45,7 +45,7 @@ impl DecodedFrame {
         self.data.get(start..end)
     }
 
-    /// Returns all items in order.
+    /// Returns all items that were decompressed, in order.
     pub fn items(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.ends.len()).map_while(|index| self.item(index))
     }
@@ -81,6 +81,18 @@ impl FrameDecoder {
     /// # Errors
     /// As [`decode`](Self::decode); [`Error::Invalid`] for more than [`MAX_BASE_BYTES`] of bases.
     pub fn decode_delta(&mut self, bytes: &[u8], bases: &[u8]) -> Result<DecodedFrame> {
+        self.decode_first(bytes, bases, usize::MAX)
+    }
+
+    /// Decompresses the first `items` items of a frame, given its bases as for [`decode_delta`](Self::decode_delta), or all
+    /// of them where stopping saves less than it costs.
+    ///
+    /// Checks what [`decode`](Self::decode) does, the checksum of the whole payload included; what zstd makes of the rest is
+    /// not looked at. Takes the bytes of these items, and while it works twice as many.
+    ///
+    /// # Errors
+    /// As [`decode_delta`](Self::decode_delta).
+    pub fn decode_first(&mut self, bytes: &[u8], bases: &[u8], items: usize) -> Result<DecodedFrame> {
         let (header, payload) = Header::parse(bytes)?;
         if payload.len() != size(header.payload_len) {
             let detail = format!("{} bytes follow its header, not {}", payload.len(), header.payload_len);
@@ -89,10 +101,14 @@ impl FrameDecoder {
         if checksum(payload) != header.payload_checksum {
             return Err(Error::corrupt("frame", "its payload's checksum does not match"));
         }
+        let wanted: u64 = header.lens.iter().take(items).copied().map(u64::from).sum();
+        let is_part = wanted.saturating_mul(WORTH_STOPPING) <= u64::from(header.raw_len);
         let data = match header.codec {
             Codec::Raw => payload.to_vec(),
-            Codec::Zstd => self.decompress(payload, header.raw_len)?,
             Codec::Delta | Codec::Linked if bases.is_empty() => return Err(Error::NeedsBases),
+            Codec::Zstd if is_part => decompress_first(payload, header.raw_len, &[], wanted)?,
+            Codec::Zstd => self.decompress(payload, header.raw_len)?,
+            Codec::Delta | Codec::Linked if is_part => decompress_first(payload, header.raw_len, bases, wanted)?,
             Codec::Delta | Codec::Linked => decompress_delta(payload, header.raw_len, bases)?,
         };
         let ends = header
@@ -114,10 +130,46 @@ impl FrameDecoder {
     }
 }
 
-fn decompress_delta(payload: &[u8], raw_len: u32, bases: &[u8]) -> Result<Vec<u8>> {
+/// A part of a frame is decompressed alone if it is at most one in so many of its bytes: zstd copies every byte once more
+/// then, and whoever wants the rest decompresses all of it.
+const WORTH_STOPPING: u64 = 2;
+
+/// Decompresses `wanted` bytes, fewer than the frame has.
+fn decompress_first(payload: &[u8], raw_len: u32, bases: &[u8], wanted: u64) -> Result<Vec<u8>> {
+    check_bases(bases)?;
+    check_content_size(payload, raw_len)?;
+    let wanted = u32::try_from(wanted).map_err(|_| Error::corrupt("frame", "its items are too long"))?;
+    let mut data = Vec::with_capacity(size(wanted));
+    let outcome = stream(payload, bases, size(wanted), &mut data);
+    checked(outcome.map_err(|code| get_error_name(code).to_owned()), data, wanted)
+}
+
+/// Decompresses until there are `wanted` bytes, or the payload ends.
+fn stream(payload: &[u8], bases: &[u8], wanted: usize, data: &mut Vec<u8>) -> SafeResult {
+    let mut zstd = DCtx::create();
+    if !bases.is_empty() {
+        zstd.ref_prefix(bases)?;
+    }
+    let mut input = InBuffer::around(payload);
+    loop {
+        let (read, written) = (input.pos(), data.len());
+        zstd.decompress_stream(&mut OutBuffer::around_pos(data, written), &mut input)?;
+        if data.len() >= wanted || (input.pos(), data.len()) == (read, written) {
+            data.truncate(wanted);
+            return Ok(data.len());
+        }
+    }
+}
+
+fn check_bases(bases: &[u8]) -> Result<()> {
     if bases.len() > MAX_BASE_BYTES {
         return Err(Error::Invalid(format!("{} bytes of bases, and the limit is {MAX_BASE_BYTES}", bases.len())));
     }
+    Ok(())
+}
+
+fn decompress_delta(payload: &[u8], raw_len: u32, bases: &[u8]) -> Result<Vec<u8>> {
+    check_bases(bases)?;
     check_content_size(payload, raw_len)?;
     let mut data = Vec::with_capacity(size(raw_len));
     // zstd borrows the prefix for as long as the context lives, so a context serves one frame.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use firn_engine::Engine;
+use firn_engine::{Engine, SqueezeOptions};
 use firn_storage::{Memory, Meter, Metered};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
@@ -121,6 +121,30 @@ fn small_frames_that_lie_together_are_read_together() {
     let store = store.reopened();
     let ((), cost) = store.cost(|engine| pushed.check(engine).unwrap());
     assert_eq!(cost, Metered { reads: 2 + 6, looks: 2, ..Metered::default() }, "some twenty frames, four in a read");
+}
+
+#[test]
+fn a_frame_is_decoded_as_far_as_it_is_wanted_and_then_once_more() {
+    let store = Store::new();
+    let text = |seed| Random::new(seed).noise(50_000).iter().map(|byte| b'a' + byte % 16).collect::<Vec<u8>>();
+    let nar = |(n, name): (u64, char)| Node::directory([(name.to_string(), Node::file(text(n)))]).encode();
+    let all: Vec<_> = (0..).zip('a'..='h').map(|file| push(&store.engine, &nar(file)).unwrap()).collect();
+    let options = SqueezeOptions { level: 4, min_age_seconds: 0, ..SqueezeOptions::default() };
+    store.engine.squeeze(&options, &mut |_| true).unwrap().unwrap();
+    let mut store = store.reopened();
+    let check = |n: usize| {
+        let ((), cost) = store.cost(|engine| all[n].check(engine).unwrap());
+        (cost.reads, store.engine.stats().unwrap().frame_cache_bytes)
+    };
+    let (reads, part) = check(2);
+    assert!(reads == 3 && (150_000..180_000).contains(&part), "a recipe, its pack's list, and three of eight: {part}");
+    assert_eq!(check(1), (1, part), "a recipe: the chunks before are there");
+    let (reads, whole) = check(3);
+    assert!(reads == 2 && (400_000..430_000).contains(&whole), "a recipe, and all of the frame this time: {whole}");
+    assert_eq!(check(7), (1, whole));
+    store = store.reopened();
+    let ((), cost) = store.cost(|engine| all[7].check(engine).unwrap());
+    assert_eq!((cost.reads, store.engine.stats().unwrap().frame_cache_bytes), (3, whole), "what is last takes all");
 }
 
 #[test]

@@ -273,3 +273,60 @@ proptest! {
         prop_assert!(decode(&damaged).is_err());
     }
 }
+
+/// Items of words, in no order.
+fn texts(lens: &[usize]) -> Vec<Vec<u8>> {
+    let words = noise(lens.iter().sum(), 9);
+    let mut words = words.iter().flat_map(|byte| format!("word {}, ", byte % 32).into_bytes());
+    lens.iter().map(|len| words.by_ref().take(*len).collect()).collect()
+}
+
+#[test]
+fn the_first_items_come_alone() {
+    let items = texts(&[1000, 200_000, 50_000, 300_000, 1, 100_000]);
+    let slices: Vec<&[u8]> = items.iter().map(Vec::as_slice).collect();
+    let (prefix, ids) = (texts(&[30_000]).concat(), [item_id(b"a base")]);
+    let lens: Vec<u32> = items.iter().map(|item| item.len() as u32).collect();
+    let item_ids: Vec<_> = items.iter().map(|item| item_id(item)).collect();
+    let plain = encode(FrameKind::Chunks, &slices);
+    let bases = firn_pack::Bases { ids: &ids, data: &prefix };
+    let mut encoder = FrameEncoder::new().unwrap();
+    let delta = encoder.encode_delta(&items.concat(), &lens, &item_ids, &bases, usize::MAX, 3).unwrap().unwrap();
+    let mut decoder = FrameDecoder::new().unwrap();
+    for (frame, prefix) in [(plain, &[][..]), (delta, &prefix)] {
+        let whole = decoder.decode_delta(&frame.bytes, prefix).unwrap();
+        assert!(whole.items().eq(slices.iter().copied()));
+        // More than half of the frame is as dear as all of it.
+        for (count, len) in [(0, 0), (1, 1000), (2, 201_000), (3, 251_000), (4, 651_001), (9, 651_001)] {
+            let first = decoder.decode_first(&frame.bytes, prefix, count).unwrap();
+            assert_eq!(first.data, whole.data[..len], "{count}");
+            assert_eq!(first.ends, whole.ends);
+            assert_eq!(first.item(count.min(5)).is_some(), len == whole.data.len(), "{count}");
+        }
+    }
+}
+
+#[test]
+fn damage_behind_the_first_items_is_found_too() {
+    let items = texts(&[1000, 9000]);
+    let mut bytes = encode(FrameKind::Chunks, &[&items[0], &items[1]]).bytes;
+    let mut decoder = FrameDecoder::new().unwrap();
+    assert_eq!(decoder.decode_first(&bytes, &[], 1).unwrap().data, items[0]);
+    for at in 0..bytes.len() {
+        bytes[at] ^= 4;
+        assert!(decoder.decode_first(&bytes, &[], 1).is_err(), "at {at}");
+        bytes[at] ^= 4;
+    }
+    // A payload that was written short, and says so.
+    let forged = |payload: &[u8]| {
+        let header_len = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+        forge_frame(&[&bytes[..header_len], payload].concat(), |frame| {
+            frame[16..20].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+            frame[24..32].copy_from_slice(&xxh3_64(payload).to_le_bytes());
+        })
+    };
+    let payload = zstd::bulk::compress(&items.concat(), 3).unwrap();
+    assert!(decoder.decode_first(&forged(&payload), &[], 1).is_ok());
+    let torn = forged(&payload[..payload.len() - 9]);
+    assert!(matches!(decoder.decode_first(&torn, &[], 1), Err(Error::Corrupt { .. })));
+}
