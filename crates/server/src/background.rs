@@ -1,4 +1,4 @@
-//! Threads for work that no request waits for: collections, scrubs, counting.
+//! Threads for work that no request waits for: collections, scrubs, squeezing, counting.
 //!
 //! They take what requests leave of the processors: on Linux each thread has a nice value of its own, which can be raised
 //! by anybody, and by few be lowered again, so that such work has threads of its own and none of a pool. What it holds a

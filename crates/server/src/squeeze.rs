@@ -4,12 +4,13 @@
 //! stops there when it is told to: at once, but for the frame that is being compressed.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use firn_engine::{Engine, Rewritten, SqueezeOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::background;
 use crate::config::SqueezeConfig;
 
 /// Shorter rests are saved up.
@@ -241,7 +242,7 @@ impl Squeezer {
                 }
             }
         };
-        let thread = thread::Builder::new().name("firn-squeeze".to_owned()).spawn(work)?;
+        let thread = background::spawn("firn-squeeze", work)?;
         Ok(Self { control, thread: Mutex::new(Some(thread)) })
     }
 
