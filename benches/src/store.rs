@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "LEVEL")]
     squeeze: Vec<u8>,
     /// Uncompressed bytes of a frame that is squeezed
-    #[arg(long, default_value_t = 2 << 20)]
+    #[arg(long, default_value_t = 4 << 20)]
     squeeze_frame_bytes: usize,
     /// Keep the store in this folder instead of a temporary one
     #[arg(long)]

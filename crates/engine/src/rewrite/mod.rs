@@ -66,7 +66,7 @@ impl Default for RepackOptions {
 pub struct SqueezeOptions {
     /// The zstd level, 1 to 22. Packs that were squeezed with this one or a higher one are left alone.
     pub level: u8,
-    /// Uncompressed bytes of a frame without bases; 1 MiB or more. Whoever wants a chunk of it decodes all of it.
+    /// Uncompressed bytes of a frame without bases; 1 MiB or more. Whoever wants a chunk decodes what is before it as well.
     pub frame_bytes: usize,
     /// How old a pack is at least.
     pub min_age_seconds: u64,
@@ -76,7 +76,7 @@ pub struct SqueezeOptions {
 
 impl Default for SqueezeOptions {
     fn default() -> Self {
-        Self { level: 18, frame_bytes: 2 << 20, min_age_seconds: 24 * 3600, max_read_bytes: u64::MAX }
+        Self { level: 18, frame_bytes: 4 << 20, min_age_seconds: 24 * 3600, max_read_bytes: u64::MAX }
     }
 }
 
