@@ -107,6 +107,7 @@ pub(crate) fn chunk_database(cache: &Cache, chosen: &ChunkIndexOptions) -> Optio
     let mut options = database();
     options.set_write_buffer_size(chosen.write_buffer_bytes);
     options.set_max_write_buffer_number(2);
+    filter_buffers(&mut options);
     options.set_target_file_size_base(16 * MIB as u64);
     options.set_max_bytes_for_level_base(64 * MIB as u64);
     // Ids are random, but packs are named again and again, by chunks whose ids lie far apart: a sample of each file
@@ -127,6 +128,7 @@ pub(crate) fn seen_family(cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_write_buffer_size(MIB);
     options.set_max_write_buffer_number(2);
+    filter_buffers(&mut options);
     options.set_arena_block_size(64 * KIB);
     options.set_level_zero_slowdown_writes_trigger(36);
     options.set_level_zero_stop_writes_trigger(36);
@@ -141,6 +143,13 @@ pub(crate) fn seen_family(cache: &Cache) -> Options {
     tables.set_hybrid_ribbon_filter(10.0, 1);
     options.set_block_based_table_factory(&tables);
     options
+}
+
+/// Has write buffers tell by a filter that they lack a key, as files do: most that is looked for in them is new. Some ten bits for
+/// each of their entries.
+fn filter_buffers(options: &mut Options) {
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(0.02);
 }
 
 /// Passes RocksDB's messages on, which it would keep in a file of 120 KiB otherwise.

@@ -137,8 +137,10 @@ impl<'a> Intake<'a> {
         self.taken.chunks += entry.items.len() as u64;
         self.taken.new_chunks += taken.new_chunks;
         let ids = || entry.items.iter().map(|item| ChunkId(item.id));
-        // Whoever sends a chunk has it, and may know of it.
-        self.shared.note_sent(self.scope, cache, &ids().map(|id| SeenId::from(&id)).collect::<Vec<_>>())?;
+        if *self.scope != Scope::Store {
+            // Whoever sends a chunk has it, and may know of it. Others of the cache may once it is committed.
+            self.shared.note_sent(self.scope, cache, &ids().map(|id| SeenId::from(&id)).collect::<Vec<_>>())?;
+        }
         if let Some(loc) = taken.loc {
             // The commit that is to come reads it, and need not decode and hash it once more.
             self.shared.frames.keep(loc, decoded, ids());

@@ -51,8 +51,11 @@ fn what_a_token_may_not_read_is_missing_until_it_is_sent_and_then_stored_once() 
     assert!(matches!(error_of(assemble(local.claim())), Error::MissingChunks(missing) if missing == all));
 
     let before = engine.stats().unwrap().totals;
+    // One who may read everything knows it all without; others of the cache know of it once it is committed.
     let sent = local.send(&engine, session, &cache()).unwrap();
     assert_eq!((sent.new_chunks, sent.stored_bytes), (0, 0));
+    assert_eq!(told(&engine, &scope, &local), (false, false));
+    local.send_as(&engine, session, &scope, &cache(), |_| true).unwrap();
     assert_eq!(told(&engine, &scope, &local), (true, false));
     assert!(matches!(error_of(assemble(local.known())), Error::RecipeUnknown));
     let assembled = assemble(local.claim()).unwrap();
@@ -69,7 +72,7 @@ fn what_a_token_may_not_read_is_missing_until_it_is_sent_and_then_stored_once() 
 fn a_part_is_told() {
     let (_, engine, local) = store();
     let session = engine.begin_session().unwrap();
-    local.send_some(&engine, session, &cache(), |n| n % 2 == 0).unwrap();
+    local.send_as(&engine, session, &only(cache()), &cache(), |n| n % 2 == 0).unwrap();
     let odd: Vec<bool> = (0..local.chunks.len()).map(|n| n % 2 == 1).collect();
     assert_eq!(engine.missing_chunks(&only(cache()), &local.ids()).unwrap(), odd);
     let error = error_of(engine.assemble(session, &only(cache()), &cache(), local.claim()));
@@ -156,7 +159,7 @@ fn a_cache_that_is_made_again_inherits_nothing() {
 fn what_a_cache_has_seen_can_be_forgotten() {
     let (_, engine, local) = store();
     let session = engine.begin_session().unwrap();
-    local.send(&engine, session, &cache()).unwrap();
+    local.send_as(&engine, session, &only(cache()), &cache(), |_| true).unwrap();
     engine.forget_cache(&secret()).unwrap();
     assert_eq!(told(&engine, &only(secret()), &local), (false, false));
     assert_eq!(told(&engine, &only(cache()), &local), (true, false));
@@ -166,8 +169,8 @@ fn what_a_cache_has_seen_can_be_forgotten() {
 fn a_recipe_that_is_sent_as_a_chunk_opens_nothing() {
     let (_, engine, local) = store();
     let session = engine.begin_session().unwrap();
-    engine.take_frames(session, &Scope::Store, &cache(), frame(&[&local.recipe.encode()])[..].into()).unwrap();
     let scope = only(cache());
+    engine.take_frames(session, &scope, &cache(), frame(&[&local.recipe.encode()])[..].into()).unwrap();
     assert_eq!(told(&engine, &scope, &local), (false, false));
     let assemble = |claim| engine.assemble(session, &scope, &cache(), claim);
     assert!(matches!(error_of(assemble(local.known())), Error::RecipeUnknown));
