@@ -7,7 +7,7 @@ CARGO := scripts/cargo
 # Traces, and what their test needs; the features of everything that RocksDB needs stay as they are.
 OTEL := firn-server/otel-test
 
-.PHONY: help setup nix build test lint unit soak demo run bench fmt clean
+.PHONY: help setup nix build test lint unit soak fuzz demo run bench fmt clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -48,6 +48,11 @@ SOAK_ENV = FIRND=$(CARGO_TARGET_DIR)/release/firnd FIRN=$(CARGO_TARGET_DIR)/rele
 soak: nix build ## Run the model, the races, kills and flipped bytes for longer (SOAK=20 times, FIRN_SEED=0)
 	$(SOAK_ENV) $(CARGO) test --release --locked --workspace --test suite -- model:: races:: bit_rot:: passes:: faults::
 	$(SOAK_ENV) $(CARGO) test --release --locked --workspace --test kills --test crash
+
+# How many seconds each target runs; TARGETS names some of them.
+FUZZ ?= 60
+fuzz: setup ## Fuzz everything that reads bytes of others (FUZZ=60 seconds a target, TARGETS="nar_decoder …")
+	FUZZ=$(FUZZ) scripts/fuzz $(TARGETS)
 
 demo: build ## Show the whole path with real Nix: build, upload, substitute, verify, sizes
 	@scripts/nix-for-tests 2.26 >&2
