@@ -160,6 +160,7 @@ fn the_last_collection_is_known_after_a_restart() -> Result<()> {
     }
     firnd.terminate()?;
     let offline = gc(&firnd)?;
+    assert_eq!(firnd.json(&["status"])?["last_collected_at"], offline["ended_at"]);
     firnd.launch()?;
     let after = firnd.json(&["status"])?["maintenance"]["gc"].clone();
     assert_eq!(after["last_started_at"], offline["started_at"], "the command's own collection counts as well");

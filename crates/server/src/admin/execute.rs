@@ -475,6 +475,7 @@ impl Admin<'_> {
             free_bytes: self.data.free_bytes(),
             condemned,
             doomed,
+            last_collected_at: self.meta.collection().map_err(store)?.last.map(|pass| pass.ended_at),
             maintenance: self.app.map(Maintenance::of).transpose().map_err(store)?.map(Box::new),
         }))
     }

@@ -512,6 +512,9 @@ pub struct Status {
     pub condemned: PacksView,
     /// Packs that are about to be deleted: they wait for their grace to end.
     pub doomed: PacksView,
+    /// When the last collection of garbage ended that came to its end, whoever made it.
+    #[serde(default)]
+    pub last_collected_at: Option<UnixSeconds>,
     /// How the work in the background is doing, if a server runs.
     pub maintenance: Option<Box<Maintenance>>,
 }

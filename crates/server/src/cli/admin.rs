@@ -112,11 +112,18 @@ fn status_text(status: &Status) -> String {
         ("condemned", format!("{} in {} packs", output::bytes(status.condemned.stored_bytes), status.condemned.packs)),
         ("doomed", format!("{} in {} packs", output::bytes(status.doomed.stored_bytes), status.doomed.packs)),
     ];
-    if let Some(maintenance) = &status.maintenance {
-        rows.extend(maintenance_rows(maintenance));
+    match &status.maintenance {
+        Some(maintenance) => rows.extend(maintenance_rows(maintenance)),
+        None => {
+            let last = status.last_collected_at.map(|at| format!("last {}", output::time(at)));
+            rows.push(("collection", last.unwrap_or_else(|| NO_COLLECTION.to_owned())));
+        }
     }
     output::pairs(&rows)
 }
+
+/// Of a store that was never collected, or not since that is written down.
+const NO_COLLECTION: &str = "none has come to its end";
 
 fn maintenance_rows(maintenance: &Maintenance) -> Vec<(&'static str, String)> {
     let Maintenance { gc, scrub, squeeze } = maintenance;
@@ -127,7 +134,7 @@ fn maintenance_rows(maintenance: &Maintenance) -> Vec<(&'static str, String)> {
             let (paths, came) = (gc.last_removed_paths, output::bytes(gc.last_deleted.stored_bytes));
             format!("last {}: {paths} paths went, {came} came back", output::time(at))
         }
-        None => "none has come to its end".to_owned(),
+        None => NO_COLLECTION.to_owned(),
     };
     let under_way = gc.running_since.map(|at| format!("under way since {}; ", output::time(at))).unwrap_or_default();
     let failure = gc.problem.iter().zip(gc.failed_at).map(|(why, at)| format!("; failed {}: {why}", output::time(at)));
