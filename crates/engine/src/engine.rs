@@ -158,6 +158,7 @@ impl Engine {
             unreadable: Default::default(),
             interrupted: Default::default(),
             opened_at: clock.now(),
+            is_withdrawn: AtomicBool::new(false),
             encoders: Pool::new(|| FrameEncoder::new().map_err(|error| Error::Internal(error.to_string()))),
             clock,
             entropy,
@@ -167,9 +168,10 @@ impl Engine {
         recovery::identify(&packs)?;
         recovery::prepare_collection(&packs)?;
         // Before packs are recovered, whose frames may have bases in others.
-        recovery::catch_up(&packs)?;
+        let mut leaning = recovery::catch_up(&packs)?;
         recovery::seal_torn_packs(&packs)?;
-        recovery::catch_up(&packs)?;
+        leaning.append(&mut recovery::catch_up(&packs)?);
+        recovery::withdraw_baseless(&packs, &leaning)?;
         let (queue, requests) = sync_channel(committer::QUEUE);
         let commits = Arc::new(Commits::default());
         let thread = {

@@ -71,6 +71,8 @@ pub(crate) struct Packs {
     pub(crate) interrupted: AtomicBool,
     /// When this process opened the store.
     pub(crate) opened_at: UnixSeconds,
+    /// Whether a collection of this process has seen to it that what was going by then is not offered.
+    pub(crate) is_withdrawn: AtomicBool,
     pub(crate) encoders: Pool<FrameEncoder>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,

@@ -169,36 +169,54 @@ fn forget(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
 }
 
 /// Tells the chunk index of packs that it has not seen.
-pub(crate) fn catch_up(packs: &Packs) -> Result<()> {
-    let mut after = packs.chunks.watermark()?;
+pub(crate) fn catch_up(packs: &Packs) -> Result<Vec<PackId>> {
+    let (mut leaning, mut after) = (Vec::new(), packs.chunks.watermark()?);
     loop {
         let page = packs.meta.sealed_packs(after, PAGE)?;
         for &(seq, pack) in &page {
-            apply_footer(packs, pack)?;
+            if apply_footer(packs, pack)? {
+                leaning.push(pack);
+            }
             packs.chunks.set_watermark(seq)?;
         }
         match page.last() {
             Some(&(seq, _)) => after = seq,
-            None => return Ok(()),
+            None => return Ok(leaning),
         }
     }
 }
 
-fn apply_footer(packs: &Packs, pack: PackId) -> Result<()> {
+/// Forgets again, of packs that were just taken in, the chunks that lean on what is not offered: their bases may have gone before
+/// the crash, and an upload that was told of them would be refused.
+pub(crate) fn withdraw_baseless(packs: &Packs, leaning: &[PackId]) -> Result<()> {
+    for pack in leaning {
+        match packs.forget_baseless(*pack, |_| true) {
+            Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => skip(*pack, &error),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Has the chunk index offer a pack; returns whether some of its frames have bases.
+fn apply_footer(packs: &Packs, pack: PackId) -> Result<bool> {
     let state = packs.meta.pack(pack)?.map(|row| row.state);
     if matches!(state, Some(PackState::Condemned | PackState::Doomed)) {
-        return Ok(());
+        return Ok(false);
     }
     match packs.footer(pack) {
-        Ok(Some(footer)) => Ok(packs.chunks.apply(&chunks_of(pack, &footer))?),
+        Ok(Some(footer)) => {
+            packs.chunks.apply(&chunks_of(pack, &footer))?;
+            Ok(footer.frames.iter().any(|(_, entry)| !entry.bases.is_empty()))
+        }
         Ok(None) => {
             skip(pack, &Error::NotFound { what: format!("the object of pack {pack}") });
-            Ok(())
+            Ok(false)
         }
         // The index is a view: chunks that it does not know are stored again, and restores have their own hints.
         Err(error @ (Error::Damaged { .. } | Error::Internal(_))) => {
             skip(pack, &error);
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(error),
     }

@@ -1,5 +1,7 @@
 //! The steps of packs that nobody needs: condemned, doomed, deleted.
 
+use std::sync::atomic::Ordering;
+
 use firn_chunk::ChunkId;
 use firn_index::{PackRow, PackState, UnixSeconds};
 use firn_pack::{ChunkLoc, Footer, FrameKind, FrameLoc, PackId};
@@ -87,10 +89,6 @@ impl Collection<'_> {
             let carried = this.shared.carry_records(pack)?;
             this.report.carried_records += carried.records;
             this.report.lost_record_frames += carried.unreadable_frames;
-            if since <= packs.opened_at {
-                // A crash may have lost what was forgotten, and the chunk index must not offer what is gone.
-                packs.forget_pack_chunks(pack)?;
-            }
             if packs.meta.set_pack_state(pack, PackState::Condemned, PackState::Doomed, packs.clock.now())? {
                 this.report.doomed.add(row.stored_bytes);
                 // Uploads would lean on the bases that these remember, and be refused.
@@ -154,6 +152,23 @@ impl Collection<'_> {
         }
     }
 
+    /// Sees to it that what was going when this process opened the store is not offered: a crash may have lost what was
+    /// forgotten, and with it what leans on that. Done once.
+    pub(super) fn withdraw_again(&mut self) -> Result<()> {
+        let packs = &self.shared.packs;
+        if packs.is_withdrawn.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut going = Going::default();
+        self.each_pack(|_, pack, row| match row.state {
+            PackState::Condemned | PackState::Doomed => going.add(packs, pack, row.stored_bytes),
+            PackState::Live | PackState::Writing => Ok(()),
+        })?;
+        self.withdraw(&mut going)?;
+        packs.is_withdrawn.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Calls `step` for every pack. One that can't be read or deleted is reported, and the others go on.
     fn each_pack(&mut self, mut step: impl FnMut(&mut Self, PackId, &PackRow) -> Result<()>) -> Result<()> {
         let mut after = None;
@@ -179,12 +194,6 @@ impl Packs {
     /// Returns whether a recipe has an edge to a pack.
     pub(crate) fn has_edge(&self, pack: PackId) -> Result<bool> {
         Ok(!self.meta.recipes_of_pack(pack, None, 1)?.is_empty())
-    }
-
-    /// Makes the chunk index forget the chunks that it knows in a pack.
-    pub(crate) fn forget_pack_chunks(&self, pack: PackId) -> Result<()> {
-        let footer = self.footer_if_whole(pack)?;
-        footer.map_or(Ok(()), |footer| Ok(self.chunks.forget(&chunks_of(pack, &footer))?))
     }
 
     /// Sums up what waits to be doomed or deleted.

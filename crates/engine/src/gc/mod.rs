@@ -201,6 +201,7 @@ impl Collection<'_> {
         self.report.failed = PackSum::default();
         self.report.stuck.retain(|stuck| stuck.recipes > 0);
         self.renew()?;
+        self.withdraw_again()?;
         self.condemn()?;
         self.renew()?;
         self.doom()?;

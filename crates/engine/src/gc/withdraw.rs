@@ -64,7 +64,9 @@ impl Collection<'_> {
             self.renew()?;
             let is_offered = |row: &PackRow| matches!(row.state, PackState::Live | PackState::Writing);
             for (pack, _) in page.iter().filter(|(pack, row)| is_offered(row) && !goes.contains(pack)) {
-                match packs.forget_leaning(*pack, &bases) {
+                let leans =
+                    |entry: &FrameEntry| entry.bases.iter().any(|base| bases.binary_search(&short(base)).is_ok());
+                match packs.forget_baseless(*pack, leans) {
                     Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
                         tracing::warn!(%pack, %error, "a pack's frames can't be listed: they stay on offer, also those whose bases go");
                     }
@@ -77,15 +79,15 @@ impl Collection<'_> {
 }
 
 impl Packs {
-    /// Forgets the chunks of a pack's frames that lean on some of these, which are in order, and of which no other place is
-    /// known.
-    fn forget_leaning(&self, pack: PackId, gone: &[ShortId]) -> Result<()> {
+    /// Forgets the chunks of those of a pack's frames that have a base of which no place is known. Of the frames that `may_lean`
+    /// names the bases are looked up.
+    pub(crate) fn forget_baseless(&self, pack: PackId, may_lean: impl Fn(&FrameEntry) -> bool) -> Result<()> {
         let footer = match self.open_footer(pack) {
             Some(open) => Some(open.list()?),
             None => self.footer(pack)?,
         };
-        let leans = |entry: &FrameEntry| entry.bases.iter().any(|base| gone.binary_search(&short(base)).is_ok());
-        for (offset, entry) in footer.iter().flat_map(chunk_frames).filter(|(_, entry)| leans(entry)) {
+        let may_lean = |entry: &FrameEntry| !entry.bases.is_empty() && may_lean(entry);
+        for (offset, entry) in footer.iter().flat_map(chunk_frames).filter(|(_, entry)| may_lean(entry)) {
             let bases: Vec<ChunkId> = entry.bases.iter().copied().map(ChunkId).collect();
             if self.find_all(&bases)?.contains(&None) {
                 let loc = FrameLoc { pack, offset, len: entry.len };

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use firn_chunk::ChunkId;
 use firn_engine::{Delta, Engine, GcOptions};
-use firn_pack::{Footer, FrameKind, PackId};
+use firn_pack::{Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 use firn_storage::{Memory, Meter, Storage};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
@@ -271,6 +272,56 @@ fn a_delta_frame_that_nothing_needs_is_not_offered_once_its_bases_can_go() {
     assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
     let has_bases = |(_, footer): &(String, Footer)| footer.frames.iter().any(|(_, entry)| !entry.bases.is_empty());
     assert!(footers(&*fixture.storage).iter().any(has_bases), "the pack of the rebuild's frames is not");
+    push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
+    kept.check(&engine).unwrap();
+}
+
+#[test]
+fn a_crash_does_not_bring_back_what_leans_on_what_is_gone() {
+    let (_, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    push(&engine, &build(1, 1)).unwrap();
+    let kept = push(&engine, &noise(2, 30_000)).unwrap();
+    engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
+    let rebuilt = build(1, 2);
+    push(&engine, &rebuilt).unwrap();
+    fixture.clock.advance(48 * 3600);
+    let options = GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() };
+    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+    assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
+    // The chunk index is lost, and made anew from what packs hold.
+    let fixture = fixture.without_chunk_index();
+    let engine = fixture.open();
+    push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
+    kept.check(&engine).unwrap();
+}
+
+#[test]
+fn what_a_crash_has_the_index_offer_again_goes_with_its_bases() {
+    let (memory, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    push(&engine, &build(1, 1)).unwrap();
+    let kept = push(&engine, &noise(2, 30_000)).unwrap();
+    engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
+    let rebuilt = build(1, 2);
+    push(&engine, &rebuilt).unwrap();
+    fixture.clock.advance(48 * 3600);
+    engine.begin_session().unwrap();
+    let options = GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() };
+    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+    assert!(report.condemned.packs > 0 && report.doomed.packs == 0, "a session may have been told of it: {report:?}");
+    engine.close().unwrap();
+    // What the chunk index forgot since it was last written is not forgotten.
+    for (_, footer) in footers(&memory) {
+        let loc = |(offset, entry): &(u64, FrameEntry)| FrameLoc { pack: footer.id, offset: *offset, len: entry.len };
+        let chunks = footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Chunks);
+        let chunks = chunks.flat_map(|frame| frame.1.locations(loc(frame)).map(|(id, loc)| (ChunkId(id), loc)));
+        fixture.chunks.apply(&chunks.collect::<Vec<_>>()).unwrap();
+    }
+    fixture.clock.advance(48 * 3600);
+    let engine = fixture.open();
+    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+    assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
     push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
     kept.check(&engine).unwrap();
 }
