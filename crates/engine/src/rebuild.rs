@@ -113,11 +113,13 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
         lasts: Lasts::default(),
         report: Rebuilt::default(),
         batch: Vec::new(),
+        leaning: Vec::new(),
     };
     work.identify()?;
     let found = work.find_packs()?;
     let found = work.look_at(found)?;
     work.number_packs(&found)?;
+    recovery::withdraw_baseless(&work.packs, &work.leaning)?;
     work.keep_secrets(new_cache)?;
     let needed = work.write_records(&found)?;
     work.write_recipes(&needed)?;
@@ -135,6 +137,8 @@ struct Rebuild {
     lasts: Lasts,
     report: Rebuilt,
     batch: Vec<Op>,
+    /// Packs that have frames with bases.
+    leaning: Vec<PackId>,
 }
 
 impl Rebuild {

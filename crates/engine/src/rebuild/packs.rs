@@ -136,6 +136,9 @@ impl Rebuild {
                 }
             }
         }
+        if footer.frames.iter().any(|(_, entry)| !entry.bases.is_empty()) {
+            self.leaning.push(id);
+        }
         self.tell_chunks(&chunks)?;
         Ok(pack)
     }

@@ -10,6 +10,7 @@ use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
 use crate::fixture::{Fixture, Pushed, cache, ingest, noise, objects, push, restore, upload_again};
+use crate::invariants::rebuild_indexes;
 
 pub(crate) const FILE_BYTES: usize = 400_000;
 
@@ -277,23 +278,30 @@ fn a_delta_frame_that_nothing_needs_is_not_offered_once_its_bases_can_go() {
 }
 
 #[test]
-fn a_crash_does_not_bring_back_what_leans_on_what_is_gone() {
-    let (_, fixture) = store(Delta::Inline);
-    let engine = fixture.open();
-    push(&engine, &build(1, 1)).unwrap();
-    let kept = push(&engine, &noise(2, 30_000)).unwrap();
-    engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
-    let rebuilt = build(1, 2);
-    push(&engine, &rebuilt).unwrap();
-    fixture.clock.advance(48 * 3600);
-    let options = GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() };
-    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
-    assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
-    // The chunk index is lost, and made anew from what packs hold.
-    let fixture = fixture.without_chunk_index();
-    let engine = fixture.open();
-    push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
-    kept.check(&engine).unwrap();
+fn what_leans_on_what_is_gone_does_not_come_back_with_a_new_index() {
+    for is_rebuilt in [false, true] {
+        let (_, mut fixture) = store(Delta::Inline);
+        let engine = fixture.open();
+        push(&engine, &build(1, 1)).unwrap();
+        let kept = push(&engine, &noise(2, 30_000)).unwrap();
+        engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
+        let rebuilt = build(1, 2);
+        push(&engine, &rebuilt).unwrap();
+        fixture.clock.advance(48 * 3600);
+        let options = GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() };
+        let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+        assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
+        if is_rebuilt {
+            engine.close().unwrap();
+            rebuild_indexes(&mut fixture, true).unwrap();
+        } else {
+            // As after a crash, and then made anew from what packs hold.
+            fixture = fixture.without_chunk_index();
+        }
+        let engine = fixture.open();
+        push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
+        kept.check(&engine).unwrap();
+    }
 }
 
 #[test]
