@@ -60,8 +60,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::BadFrame`] for the first frame that is damaged or over a limit, and for hints of another number than the
-    /// chunks; the frames before it stay. [`Error::Refused`]
-    /// when the session has expired, [`Error::StorageFull`], [`Error::WritesStopped`].
+    /// chunks; the frames before it stay. [`Error::Refused`] when the session has expired, [`Error::StorageFull`],
+    /// [`Error::WritesStopped`].
     pub fn take_frames(
         &self,
         session: SessionId,
@@ -75,15 +75,13 @@ impl Engine {
         self.shared.check_room()?;
         self.renew_session(session)?;
         let run = || Run::new(self.shared.options.frame_bytes, self.shared.options.compression_level);
-        let is_hinted = !hints.is_empty();
         let mut intake = Intake {
             shared: &self.shared,
             scope,
             run: run(),
             delta: run(),
             finder: BaseFinder::default(),
-            hints: hints.iter(),
-            is_hinted,
+            hints: (!hints.is_empty()).then_some(hints),
             taken: FramesTaken::default(),
         };
         let mut rest = body;
@@ -115,9 +113,8 @@ struct Intake<'a> {
     /// The chunks with bases wait in a run of their own.
     delta: Arc<Run>,
     finder: BaseFinder,
-    /// What is left of the hints.
-    hints: std::slice::Iter<'a, Hint>,
-    is_hinted: bool,
+    /// What is left of the hints, if any came along.
+    hints: Option<&'a [Hint]>,
     taken: FramesTaken,
 }
 
@@ -150,14 +147,15 @@ impl<'a> Intake<'a> {
 
     /// Returns the hints of the next frame's chunks; none if there are none at all.
     fn hints_of(&mut self, entry: &FrameEntry) -> std::result::Result<&'a [Hint], String> {
-        if !self.is_hinted {
-            return Ok(&[]);
-        }
-        let left = self.hints.as_slice();
+        let Some(left) = self.hints else { return Ok(&[]) };
         let Some((hints, rest)) = left.split_at_checked(entry.items.len()) else {
-            return Err(format!("it has {} chunks, and {} hints are left for it", entry.items.len(), left.len()));
+            return Err(format!(
+                "it has {} chunks, and {} hints are left for it: send one for each chunk",
+                entry.items.len(),
+                left.len()
+            ));
         };
-        self.hints = rest.iter();
+        self.hints = Some(rest);
         Ok(hints)
     }
 
@@ -232,9 +230,9 @@ impl<'a> Intake<'a> {
     }
 
     fn check_hints(&self, offset: u64) -> Result<()> {
-        let left = self.hints.len();
-        let detail = || format!("{left} hints are left, and there is no frame for them");
-        if left == 0 { Ok(()) } else { Err(Error::BadFrame { offset, detail: detail() }) }
+        let Some(left) = self.hints.filter(|left| !left.is_empty()) else { return Ok(()) };
+        let detail = format!("{} hints are left, and there is no chunk for them: send one for each chunk", left.len());
+        Err(Error::BadFrame { offset, detail })
     }
 
     fn finish(mut self) -> Result<FramesTaken> {

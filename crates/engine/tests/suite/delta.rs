@@ -256,19 +256,29 @@ fn a_torn_pack_of_delta_frames_is_recovered() {
     }
 }
 
+/// Pushes a build that is another one's base, what keeps the pack of a rebuild's frames, and the rebuild; no path has either
+/// build. Lets two days pass and returns what is kept, and the rebuild.
+fn leave_a_rebuild(fixture: &Fixture, engine: &Engine) -> (Pushed, Vec<u8>) {
+    push(engine, &build(1, 1)).unwrap();
+    let kept = push(engine, &noise(2, 30_000)).unwrap();
+    engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
+    let rebuilt = build(1, 2);
+    push(engine, &rebuilt).unwrap();
+    fixture.clock.advance(48 * 3600);
+    (kept, rebuilt)
+}
+
+/// Options by which what nothing needs goes at once.
+fn at_once() -> GcOptions {
+    GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() }
+}
+
 #[test]
 fn a_delta_frame_that_nothing_needs_is_not_offered_once_its_bases_can_go() {
     let (_, fixture) = store(Delta::Inline);
     let engine = fixture.open();
-    push(&engine, &build(1, 1)).unwrap();
-    // Keeps the pack of the rebuild's frames.
-    let kept = push(&engine, &noise(2, 30_000)).unwrap();
-    engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
-    let rebuilt = build(1, 2);
-    push(&engine, &rebuilt).unwrap();
-    fixture.clock.advance(48 * 3600);
-    let options = GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() };
-    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+    let (kept, rebuilt) = leave_a_rebuild(&fixture, &engine);
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
     assert_eq!(report.recipes, 2);
     assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
     let has_bases = |(_, footer): &(String, Footer)| footer.frames.iter().any(|(_, entry)| !entry.bases.is_empty());
@@ -282,14 +292,8 @@ fn what_leans_on_what_is_gone_does_not_come_back_with_a_new_index() {
     for is_rebuilt in [false, true] {
         let (_, mut fixture) = store(Delta::Inline);
         let engine = fixture.open();
-        push(&engine, &build(1, 1)).unwrap();
-        let kept = push(&engine, &noise(2, 30_000)).unwrap();
-        engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
-        let rebuilt = build(1, 2);
-        push(&engine, &rebuilt).unwrap();
-        fixture.clock.advance(48 * 3600);
-        let options = GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() };
-        let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+        let (kept, rebuilt) = leave_a_rebuild(&fixture, &engine);
+        let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
         assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
         if is_rebuilt {
             engine.close().unwrap();
@@ -308,15 +312,9 @@ fn what_leans_on_what_is_gone_does_not_come_back_with_a_new_index() {
 fn what_a_crash_has_the_index_offer_again_goes_with_its_bases() {
     let (memory, fixture) = store(Delta::Inline);
     let engine = fixture.open();
-    push(&engine, &build(1, 1)).unwrap();
-    let kept = push(&engine, &noise(2, 30_000)).unwrap();
-    engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
-    let rebuilt = build(1, 2);
-    push(&engine, &rebuilt).unwrap();
-    fixture.clock.advance(48 * 3600);
+    let (kept, rebuilt) = leave_a_rebuild(&fixture, &engine);
     engine.begin_session().unwrap();
-    let options = GcOptions { grace_seconds: 0, repack: None, ..GcOptions::default() };
-    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
     assert!(report.condemned.packs > 0 && report.doomed.packs == 0, "a session may have been told of it: {report:?}");
     engine.close().unwrap();
     // What the chunk index forgot since it was last written is not forgotten.
@@ -328,7 +326,7 @@ fn what_a_crash_has_the_index_offer_again_goes_with_its_bases() {
     }
     fixture.clock.advance(48 * 3600);
     let engine = fixture.open();
-    let report = engine.collect(&options, &|_, _| {}).unwrap().unwrap();
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
     assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
     push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
     kept.check(&engine).unwrap();
