@@ -158,7 +158,7 @@ impl Engine {
             unreadable: Default::default(),
             interrupted: Default::default(),
             opened_at: clock.now(),
-            is_withdrawn: AtomicBool::new(false),
+            withdrawals: Mutex::default(),
             encoders: Pool::new(|| FrameEncoder::new().map_err(|error| Error::Internal(error.to_string()))),
             clock,
             entropy,

@@ -381,7 +381,8 @@ impl Cutting {
         self.place_held(None, false)?;
         self.run.flush(&self.shared.packs)?;
         self.delta.flush(&self.shared.packs)?;
-        let mut placement = Placement::default();
+        // A collection may have stopped to offer the bases since they were found.
+        let mut placement = Placement { bases: self.delta.base_frames(), ..Placement::default() };
         for place in self.places.drain(..) {
             placement.push(match place {
                 Place::At(loc) => loc,

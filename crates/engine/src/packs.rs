@@ -14,6 +14,7 @@ use firn_index::{ChunkIndex, Commit, Meta, Op, UnixSeconds};
 use firn_pack::{Chain, ChunkLoc, Footer, Frame, FrameEncoder, FrameEntry, FrameKind, FrameLoc, PackBuilder, PackId};
 use firn_storage::{ObjectWriter, Storage};
 
+use crate::gc::Withdrawals;
 use crate::in_flight::InFlight;
 use crate::in_use::InUse;
 use crate::pool::Pool;
@@ -71,8 +72,7 @@ pub(crate) struct Packs {
     pub(crate) interrupted: AtomicBool,
     /// When this process opened the store.
     pub(crate) opened_at: UnixSeconds,
-    /// Whether a collection of this process has seen to it that what was going by then is not offered.
-    pub(crate) is_withdrawn: AtomicBool,
+    pub(crate) withdrawals: Mutex<Withdrawals>,
     pub(crate) encoders: Pool<FrameEncoder>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,

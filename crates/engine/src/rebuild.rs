@@ -13,7 +13,6 @@ mod learn;
 mod packs;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use firn_chunk::{ChunkId, ChunkerId};
@@ -99,7 +98,7 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
         unreadable: Default::default(),
         interrupted: Default::default(),
         opened_at: parts.clock.now(),
-        is_withdrawn: AtomicBool::new(false),
+        withdrawals: Mutex::default(),
         encoders: Pool::new(|| FrameEncoder::new().map_err(|error| Error::Internal(error.to_string()))),
         clock: parts.clock,
         entropy: parts.entropy,

@@ -97,11 +97,14 @@ pub(crate) struct Run {
     inner: Mutex<Inner>,
 }
 
+#[derive(Default)]
 struct Inner {
     data: Vec<u8>,
     lens: Vec<u32>,
     chunks: Vec<(ChunkId, Arc<Pending>)>,
     bases: Prefix,
+    /// The frames that hold bases of what was stored.
+    base_frames: Vec<FrameLoc>,
     stored_bytes: u64,
 }
 
@@ -118,9 +121,7 @@ struct Prefix {
 impl Run {
     /// Returns an empty run that makes frames of up to `limit` bytes (one chunk at least) at a zstd level.
     pub(crate) fn new(limit: usize, level: i32) -> Arc<Self> {
-        let inner =
-            Inner { data: Vec::new(), lens: Vec::new(), chunks: Vec::new(), bases: Prefix::default(), stored_bytes: 0 };
-        Arc::new(Self { limit, level, inner: Mutex::new(inner) })
+        Arc::new(Self { limit, level, inner: Mutex::default() })
     }
 
     /// Takes a chunk and what may serve as its bases, unless another ingest has it in hand or the index knows it.
@@ -266,6 +267,14 @@ impl Run {
         self.lock().stored_bytes
     }
 
+    /// Returns the frames that hold bases of what was stored so far, sorted.
+    pub(crate) fn base_frames(&self) -> Vec<FrameLoc> {
+        let mut frames = self.lock().base_frames.clone();
+        frames.sort_unstable();
+        frames.dedup();
+        frames
+    }
+
     fn store(&self, inner: &mut Inner, packs: &Packs) -> Result<()> {
         if inner.chunks.is_empty() {
             return Ok(());
@@ -273,6 +282,10 @@ impl Run {
         let ids: Vec<[u8; 32]> = inner.chunks.iter().map(|(id, _)| id.0).collect();
         let frame = self.encode(inner, &ids, packs)?;
         let loc = packs.append(Lane::Ingest, &frame)?;
+        if !frame.entry.bases.is_empty() {
+            let frames = std::mem::take(&mut inner.bases.frames);
+            inner.base_frames.extend(frames);
+        }
         for ((_, pending), index) in inner.chunks.iter().zip(0..=u16::MAX) {
             // Only this run sets it, once, under its lock.
             let _ = pending.loc.set(ChunkLoc { frame: loc, index });

@@ -1,7 +1,5 @@
 //! The steps of packs that nobody needs: condemned, doomed, deleted.
 
-use std::sync::atomic::Ordering;
-
 use firn_chunk::ChunkId;
 use firn_index::{PackRow, PackState, UnixSeconds};
 use firn_pack::{ChunkLoc, Footer, FrameKind, FrameLoc, PackId};
@@ -74,9 +72,15 @@ impl Collection<'_> {
     pub(super) fn doom(&mut self) -> Result<()> {
         let _span = tracing::info_span!(target: spans::TARGET, "doom").entered();
         let packs = &self.shared.packs;
+        let (mut writing, mut doomed) = (Vec::new(), Vec::new());
         self.each_pack(|this, pack, row| {
-            if row.state != PackState::Condemned {
-                return Ok(());
+            match row.state {
+                PackState::Condemned => {}
+                PackState::Writing => {
+                    writing.push(pack);
+                    return Ok(());
+                }
+                PackState::Live | PackState::Doomed => return Ok(()),
             }
             let since = packs.meta.pack_since(pack)?.unwrap_or(0);
             let is_over = packs.meta.oldest_session(packs.clock.now())?.is_none_or(|oldest| oldest > since);
@@ -93,9 +97,11 @@ impl Collection<'_> {
                 this.report.doomed.add(row.stored_bytes);
                 // Uploads would lean on the bases that these remember, and be refused.
                 this.shared.frames.drop_packs(&[pack]);
+                doomed.push(pack);
             }
             Ok(())
-        })
+        })?;
+        self.withdraw_late(&doomed, &writing)
     }
 
     /// Deletes the objects of packs that were doomed long enough ago.
@@ -140,6 +146,7 @@ impl Collection<'_> {
             packs.meta.set_pack_state(pack, PackState::Live, PackState::Condemned, now)?;
         }
         packs.meta.set_pack_state(pack, PackState::Condemned, PackState::Live, now)?;
+        packs.withdrawals().take(&[pack]);
         self.report.revived.add(row.stored_bytes);
         Ok(())
     }
@@ -152,25 +159,8 @@ impl Collection<'_> {
         }
     }
 
-    /// Sees to it that what was going when this process opened the store is not offered: a crash may have lost what was
-    /// forgotten, and with it what leans on that. Done once.
-    pub(super) fn withdraw_again(&mut self) -> Result<()> {
-        let packs = &self.shared.packs;
-        if packs.is_withdrawn.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let mut going = Going::default();
-        self.each_pack(|_, pack, row| match row.state {
-            PackState::Condemned | PackState::Doomed => going.add(packs, pack, row.stored_bytes),
-            PackState::Live | PackState::Writing => Ok(()),
-        })?;
-        self.withdraw(&mut going)?;
-        packs.is_withdrawn.store(true, Ordering::SeqCst);
-        Ok(())
-    }
-
     /// Calls `step` for every pack. One that can't be read or deleted is reported, and the others go on.
-    fn each_pack(&mut self, mut step: impl FnMut(&mut Self, PackId, &PackRow) -> Result<()>) -> Result<()> {
+    pub(super) fn each_pack(&mut self, mut step: impl FnMut(&mut Self, PackId, &PackRow) -> Result<()>) -> Result<()> {
         let mut after = None;
         loop {
             let page = self.shared.packs.meta.packs(after, PAGE)?;

@@ -29,6 +29,7 @@ pub use delete::PathDeletion;
 pub use explain::Explanation;
 pub(crate) use graph::{ShortId, short};
 pub(crate) use lifecycle::chunks_of;
+pub(crate) use withdraw::Withdrawals;
 pub use report::{Backlog, CacheFates, Fate, GcReport, PackSum, SparsePack};
 
 use std::collections::HashSet;

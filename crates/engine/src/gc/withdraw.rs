@@ -4,10 +4,11 @@
 //! its bases, as edges belong to recipes. Once those are gone the frame can't be decoded, and an upload that was told of it
 //! would be refused.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 
 use firn_chunk::ChunkId;
-use firn_index::{PackRow, PackState};
+use firn_index::{PackRow, PackSeq, PackState};
 use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 
 use super::lifecycle::{PAGE, chunks_of};
@@ -17,6 +18,22 @@ use crate::{Error, Result};
 
 /// Chunks that are forgotten together, but for those of the last pack: some 110 MiB with what looks them up.
 const MAX_CHUNKS: usize = 1 << 20;
+
+/// What collections of this process have seen to.
+#[derive(Default)]
+pub(crate) struct Withdrawals {
+    /// Whether what was going when the process opened the store is not offered, nor what leans on it.
+    is_complete: bool,
+    /// For packs that are condemned, the number of the last pack that was sealed when what leans on them was looked for.
+    sealed_before: HashMap<PackId, PackSeq>,
+}
+
+impl Withdrawals {
+    /// Forgets about some packs; returns the least number that was noted for any.
+    pub(super) fn take(&mut self, packs: &[PackId]) -> Option<PackSeq> {
+        packs.iter().filter_map(|pack| self.sealed_before.remove(pack)).min()
+    }
+}
 
 /// Packs that are about to be condemned.
 #[derive(Default)]
@@ -47,10 +64,30 @@ impl Going {
 }
 
 impl Collection<'_> {
+    /// Sees to it that what was going when this process opened the store is not offered: a crash may have lost what was
+    /// forgotten, and with it what leans on that. Done once.
+    pub(super) fn withdraw_again(&mut self) -> Result<()> {
+        let packs = &self.shared.packs;
+        if packs.withdrawals().is_complete {
+            return Ok(());
+        }
+        let mut going = Going::default();
+        self.each_pack(|_, pack, row| match row.state {
+            PackState::Condemned | PackState::Doomed => going.add(packs, pack, row.stored_bytes),
+            PackState::Live | PackState::Writing => Ok(()),
+        })?;
+        self.withdraw(&mut going)?;
+        packs.withdrawals().is_complete = true;
+        Ok(())
+    }
+
     /// Forgets the chunks of packs that are about to be condemned, and of frames elsewhere that lean on them. Reads the footers
     /// of all other packs, once.
     pub(super) fn withdraw(&self, going: &mut Going) -> Result<()> {
         let packs = &self.shared.packs;
+        // What is sealed by now has all its frames; see `withdraw_late`.
+        let sealed = packs.chunks.watermark()?;
+        packs.withdrawals().sealed_before.extend(going.packs.iter().map(|(pack, _)| (*pack, sealed)));
         going.forget(packs)?;
         let goes: HashSet<PackId> = going.packs.iter().map(|(pack, _)| *pack).collect();
         let mut bases = std::mem::take(&mut going.bases);
@@ -66,19 +103,51 @@ impl Collection<'_> {
             for (pack, _) in page.iter().filter(|(pack, row)| is_offered(row) && !goes.contains(pack)) {
                 let leans =
                     |entry: &FrameEntry| entry.bases.iter().any(|base| bases.binary_search(&short(base)).is_ok());
-                match packs.forget_baseless(*pack, leans) {
-                    Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
-                        tracing::warn!(%pack, %error, "a pack's frames can't be listed: they stay on offer, also those whose bases go");
-                    }
-                    other => other?,
-                }
+                self.forget_leaning(*pack, leans)?;
             }
         }
         Ok(())
     }
+
+    /// Forgets the chunks of frames that were written while packs were condemned and lean on them: an upload that was
+    /// under way may have chosen its bases before, and ended without a commit. To be called once such uploads are over.
+    /// Looks through the packs of `writing` and those that were sealed since the first of `doomed` was condemned.
+    pub(super) fn withdraw_late(&self, doomed: &[PackId], writing: &[PackId]) -> Result<()> {
+        let packs = &self.shared.packs;
+        let Some(mut after) = packs.withdrawals().take(doomed) else { return Ok(()) };
+        let mut late = writing.to_vec();
+        loop {
+            let page = packs.meta.sealed_packs(after, PAGE)?;
+            late.extend(page.iter().map(|(_, pack)| *pack));
+            for pack in late.drain(..) {
+                let state = packs.meta.pack(pack)?.map(|row| row.state);
+                if state.is_some_and(|state| matches!(state, PackState::Live | PackState::Writing)) {
+                    self.forget_leaning(pack, |_| true)?;
+                }
+            }
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = *last;
+            self.renew()?;
+        }
+    }
+
+    /// Forgets the chunks of a pack's frames that `may_lean` on what is gone. What can't be listed stays on offer.
+    fn forget_leaning(&self, pack: PackId, may_lean: impl Fn(&FrameEntry) -> bool) -> Result<()> {
+        match self.shared.packs.forget_baseless(pack, may_lean) {
+            Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
+                tracing::warn!(%pack, %error, "a pack's frames can't be listed: they stay on offer, also those whose bases go");
+                Ok(())
+            }
+            other => other,
+        }
+    }
 }
 
 impl Packs {
+    pub(super) fn withdrawals(&self) -> MutexGuard<'_, Withdrawals> {
+        self.withdrawals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets the chunks of those of a pack's frames that have a base of which no place is known. Of the frames that `may_lean`
     /// names the bases are looked up.
     pub(crate) fn forget_baseless(&self, pack: PackId, may_lean: impl Fn(&FrameEntry) -> bool) -> Result<()> {

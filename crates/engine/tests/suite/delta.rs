@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use firn_chunk::ChunkId;
-use firn_engine::{Delta, Engine, GcOptions};
+use firn_chunk::Input;
+use firn_engine::{Delta, Engine, GcOptions, Ingested};
 use firn_pack::{Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 use firn_storage::{Memory, Meter, Storage};
 use firn_testkit::nar::Node;
@@ -281,8 +282,7 @@ fn a_delta_frame_that_nothing_needs_is_not_offered_once_its_bases_can_go() {
     let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
     assert_eq!(report.recipes, 2);
     assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
-    let has_bases = |(_, footer): &(String, Footer)| footer.frames.iter().any(|(_, entry)| !entry.bases.is_empty());
-    assert!(footers(&*fixture.storage).iter().any(has_bases), "the pack of the rebuild's frames is not");
+    assert!(has_delta_frames(&*fixture.storage), "the pack of the rebuild's frames is not");
     push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
     kept.check(&engine).unwrap();
 }
@@ -330,6 +330,63 @@ fn what_a_crash_has_the_index_offer_again_goes_with_its_bases() {
     assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
     push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
     kept.check(&engine).unwrap();
+}
+
+/// Stores a build that nothing needs, and uploads a rebuild of it: bases for its first chunks are chosen, then they are
+/// condemned, then what leans on them is written. Returns the rebuild.
+fn upload_over_a_condemnation(fixture: &Fixture, engine: &Engine) -> (Ingested, Vec<u8>) {
+    push(engine, &build(1, 1)).unwrap();
+    fixture.clock.advance(48 * 3600);
+    let rebuilt = build(1, 2);
+    let (most, rest) = rebuilt.split_at(rebuilt.len() - 1000);
+    let mut upload = engine.ingest(Input::Nar).unwrap();
+    upload.write(most).unwrap();
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
+    assert!(report.condemned.packs > 0 && report.doomed.packs == 0, "the upload is under way: {report:?}");
+    upload.write(rest).unwrap();
+    (upload.finish().unwrap(), rebuilt)
+}
+
+fn has_delta_frames(storage: &dyn Storage) -> bool {
+    footers(storage).iter().any(|(_, footer)| footer.frames.iter().any(|(_, entry)| !entry.bases.is_empty()))
+}
+
+#[test]
+fn an_upload_brings_back_the_bases_that_were_condemned_meanwhile() {
+    let (memory, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let (ingested, rebuilt) = upload_over_a_condemnation(&fixture, &engine);
+    let pushed = Pushed::of(&ingested, &rebuilt);
+    engine.commit_nar(&cache(), ingested, None).unwrap();
+    engine.commit_path(&cache(), pushed.as_path("rebuilt")).unwrap();
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
+    assert!(report.revived.packs > 0, "{report:?}");
+    pushed.check(&engine).unwrap();
+    engine.close().unwrap();
+    assert!(has_delta_frames(&memory));
+    pushed.check(&fixture.open()).unwrap();
+}
+
+#[test]
+fn what_an_upload_that_ended_wrote_on_condemned_bases_goes_with_them() {
+    for is_reopened in [false, true] {
+        let (memory, fixture) = store(Delta::Inline);
+        let mut engine = fixture.open();
+        let (ingested, rebuilt) = upload_over_a_condemnation(&fixture, &engine);
+        drop(ingested);
+        let kept = push(&engine, &noise(2, 30_000)).unwrap();
+        engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
+        if is_reopened {
+            engine.close().unwrap();
+            engine = fixture.open();
+        }
+        let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
+        assert!(report.deleted.packs > 0, "the pack of the bases is gone: {report:?}");
+        push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
+        kept.check(&engine).unwrap();
+        engine.close().unwrap();
+        assert!(has_delta_frames(&memory), "what the upload wrote is still there");
+    }
 }
 
 #[test]
