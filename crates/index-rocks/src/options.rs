@@ -8,6 +8,11 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoL
 const KIB: usize = 1024;
 /// RocksDB's default; zstd chooses its window itself.
 const ZSTD_WINDOW_BITS: i32 = -14;
+/// Of what is mostly random, level 3 saves 0.4 % of the index more, for a fifth more of the CPU of a collection, which
+/// merges what it takes out.
+const ZSTD_LEVEL: i32 = 1;
+/// A sample of each file, with which its blocks are compressed.
+const DICTIONARY_BYTES: i32 = 16 * 1024;
 const MIB: usize = 1024 * KIB;
 
 /// How a [`crate::RocksMeta`] uses memory.
@@ -114,7 +119,7 @@ pub(crate) fn chunk_database(cache: &Cache, chosen: &ChunkIndexOptions) -> Optio
     // as dictionary finds them. Bytes a chunk, of 200,000 and of 2 million: plain 67 and 66, zstd 55 and 59, with the
     // dictionary 48 and 57, at the same time for a look-up.
     options.set_compression_type(DBCompressionType::Zstd);
-    options.set_compression_options(ZSTD_WINDOW_BITS, 3, 0, 16 * 1024);
+    options.set_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, DICTIONARY_BYTES);
     let mut tables = tables(cache);
     tables.set_block_size(8 * KIB);
     // Ribbon filters are 30 % smaller and slower to build: files of level 0 don't live long enough for that.
@@ -137,7 +142,7 @@ pub(crate) fn seen_family(cache: &Cache) -> Options {
     // There are no values and keys are random, but each carries RocksDB's own eight bytes, zero once it has come down.
     options.set_compression_type(DBCompressionType::Zstd);
     // Lineages name recipes again and again, far apart.
-    options.set_compression_options(ZSTD_WINDOW_BITS, 3, 0, 16 * 1024);
+    options.set_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, DICTIONARY_BYTES);
     let mut tables = tables(cache);
     tables.set_block_size(8 * KIB);
     tables.set_hybrid_ribbon_filter(10.0, 1);
