@@ -2,7 +2,7 @@
 //!
 //! Each function panics if it does not hold.
 
-use crate::{AnswerReader, Commit, CommitWriter, Endpoint, ErrorAnswer, Limits};
+use crate::{AnswerReader, Commit, CommitWriter, Endpoint, ErrorAnswer, Limits, encode_hints, split_hints};
 
 /// Whatever is accepted as an endpoint is written as a path that is read as the same.
 pub fn api_endpoint(data: &[u8]) {
@@ -30,6 +30,18 @@ pub fn api_commit(data: &[u8]) {
     let written = writer.finish();
     let again = Commit::decode(&written, &Limits { body_bytes: usize::MAX, ..limits });
     assert_eq!(again.as_ref(), Ok(&commit));
+}
+
+/// Whatever is accepted as hints is written as bytes that mean the same, and leaves the rest of the body as it is.
+pub fn api_hints(data: &[u8]) {
+    let Some((count, body)) = data.split_first_chunk() else { return };
+    let count = u32::from_le_bytes(*count);
+    let Ok((hints, rest)) = split_hints(body, count, 64) else { return };
+    assert_eq!(hints.len(), count as usize);
+    assert!(body.ends_with(rest));
+    let again = [encode_hints(&hints), rest.to_vec()].concat();
+    assert_eq!(again.len(), body.len());
+    assert_eq!(split_hints(&again, count, 64), Ok((hints, rest)));
 }
 
 /// What a server answers is read in bounded memory, however it is cut.

@@ -16,3 +16,8 @@ fn api_commit() {
 fn api_endpoint() {
     replay("api_endpoint", firn_api::fuzz::api_endpoint);
 }
+
+#[test]
+fn api_hints() {
+    replay("api_hints", firn_api::fuzz::api_hints);
+}

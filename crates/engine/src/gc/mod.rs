@@ -29,8 +29,8 @@ pub use delete::PathDeletion;
 pub use explain::Explanation;
 pub(crate) use graph::{ShortId, short};
 pub(crate) use lifecycle::chunks_of;
-pub(crate) use withdraw::Withdrawals;
 pub use report::{Backlog, CacheFates, Fate, GcReport, PackSum, SparsePack};
+pub(crate) use withdraw::Withdrawals;
 
 use std::collections::HashSet;
 use std::sync::Arc;
