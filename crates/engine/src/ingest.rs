@@ -1,5 +1,6 @@
 //! Ingest: bytes to chunks to packs, verified before anything can see them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use firn_chunk::{Chunk, ChunkId, Chunker, Cut, Hint, Input, Recipe, RecipeId};
@@ -381,14 +382,18 @@ impl Cutting {
         self.place_held(None, false)?;
         self.run.flush(&self.shared.packs)?;
         self.delta.flush(&self.shared.packs)?;
-        // A collection may have stopped to offer the bases since they were found.
-        let mut placement = Placement { bases: self.delta.base_frames(), ..Placement::default() };
+        let (mut placement, mut bases) = (Placement::default(), BTreeSet::new());
         for place in self.places.drain(..) {
             placement.push(match place {
                 Place::At(loc) => loc,
-                Place::Pending(pending) => pending.settle(&self.shared.packs)?,
+                Place::Pending(pending) => {
+                    let loc = pending.settle(&self.shared.packs)?;
+                    bases.extend(pending.bases());
+                    loc
+                }
             });
         }
+        placement.bases = bases.into_iter().collect();
         Ok(placement)
     }
 }

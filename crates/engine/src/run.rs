@@ -31,18 +31,31 @@ pub(crate) const BASE_BYTES: usize = 64;
 pub(crate) struct Pending {
     run: Arc<Run>,
     loc: OnceLock<ChunkLoc>,
+    /// The frames that hold its frame's bases, once it has a frame with any.
+    bases: OnceLock<Arc<[FrameLoc]>>,
 }
 
 impl Pending {
+    fn new(run: Arc<Run>) -> Self {
+        Self { run, loc: OnceLock::new(), bases: OnceLock::new() }
+    }
+
     /// Returns one of a run in which nothing waits, with the place that it knows.
     #[cfg(test)]
     pub(crate) fn knowing(loc: Option<ChunkLoc>) -> Arc<Self> {
-        Arc::new(Self { run: Run::new(1, 1), loc: loc.map(OnceLock::from).unwrap_or_default() })
+        let pending = Self::new(Run::new(1, 1));
+        Arc::new(Self { loc: loc.map(OnceLock::from).unwrap_or_default(), ..pending })
     }
 
     /// Returns where the chunk lies, if it was stored already.
     pub(crate) fn loc(&self) -> Option<ChunkLoc> {
         self.loc.get().copied()
+    }
+
+    /// Returns the frames that hold bases of what the chunk was stored with: a collection may stop to offer those before
+    /// the upload is over.
+    pub(crate) fn bases(&self) -> &[FrameLoc] {
+        self.bases.get().map_or(&[], |bases| bases)
     }
 
     /// Returns where the chunk lies, storing the run that it waits in first, whichever ingest that belongs to: a slow
@@ -103,8 +116,6 @@ struct Inner {
     lens: Vec<u32>,
     chunks: Vec<(ChunkId, Arc<Pending>)>,
     bases: Prefix,
-    /// The frames that hold bases of what was stored.
-    base_frames: Vec<FrameLoc>,
     stored_bytes: u64,
 }
 
@@ -161,7 +172,7 @@ impl Run {
         if !inner.data.is_empty() && is_over {
             self.store(&mut inner, packs)?;
         }
-        let mine = Arc::new(Pending { run: Arc::clone(self), loc: OnceLock::new() });
+        let mine = Arc::new(Pending::new(Arc::clone(self)));
         let pending = match packs.in_flight.claim(id, Arc::clone(&mine)) {
             Claim::Theirs(pending) => return Ok((pending, false)),
             Claim::Mine(pending) => pending,
@@ -196,7 +207,7 @@ impl Run {
         let is_taken = |item: usize| made.is_taken.get(item) == Some(&true);
         let items = || (0..).zip(&made.entry.items).filter(|(number, _)| !is_taken(*number));
         let ids = || items().map(|(number, item)| (number, ChunkId(item.id)));
-        let mine = || Arc::new(Pending { run: Arc::clone(self), loc: OnceLock::new() });
+        let mine = || Arc::new(Pending::new(Arc::clone(self)));
         let claims = packs.in_flight.claim_all(ids().map(|(_, id)| id), mine);
         let claims = ids().zip(claims);
         let mut claimed: Vec<_> =
@@ -267,14 +278,6 @@ impl Run {
         self.lock().stored_bytes
     }
 
-    /// Returns the frames that hold bases of what was stored so far, sorted.
-    pub(crate) fn base_frames(&self) -> Vec<FrameLoc> {
-        let mut frames = self.lock().base_frames.clone();
-        frames.sort_unstable();
-        frames.dedup();
-        frames
-    }
-
     fn store(&self, inner: &mut Inner, packs: &Packs) -> Result<()> {
         if inner.chunks.is_empty() {
             return Ok(());
@@ -282,12 +285,13 @@ impl Run {
         let ids: Vec<[u8; 32]> = inner.chunks.iter().map(|(id, _)| id.0).collect();
         let frame = self.encode(inner, &ids, packs)?;
         let loc = packs.append(Lane::Ingest, &frame)?;
-        if !frame.entry.bases.is_empty() {
-            let frames = std::mem::take(&mut inner.bases.frames);
-            inner.base_frames.extend(frames);
-        }
+        let bases: Option<Arc<[FrameLoc]>> =
+            (!frame.entry.bases.is_empty()).then(|| inner.bases.frames.as_slice().into());
         for ((_, pending), index) in inner.chunks.iter().zip(0..=u16::MAX) {
-            // Only this run sets it, once, under its lock.
+            // Only this run sets them, once, under its lock.
+            if let Some(bases) = &bases {
+                let _ = pending.bases.set(Arc::clone(bases));
+            }
             let _ = pending.loc.set(ChunkLoc { frame: loc, index });
         }
         inner.stored_bytes += u64::from(loc.len);
