@@ -299,3 +299,13 @@ fn a_reader_who_goes_away_is_no_error() {
     let status = firnd().args(["cache", "create", "x", "--data"]).arg(place.data()).stdout(writer).status();
     assert!(status.expect("runs").success());
 }
+
+#[test]
+fn the_allocator_is_set_by_the_program_and_then_by_the_environment() {
+    let output =
+        firnd().env("MALLOC_CONF", "confirm_conf:true,dirty_decay_ms:500").arg("--version").output().expect("runs");
+    let said = text(&output.stderr);
+    let set: Vec<&str> =
+        said.lines().filter_map(|line| line.split_once("Set conf value: ")).map(|(_, set)| set).collect();
+    assert_eq!(set, ["narenas:2", "oversize_threshold:0", "confirm_conf:true", "dirty_decay_ms:500"], "{said}");
+}
