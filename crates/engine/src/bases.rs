@@ -16,6 +16,7 @@ use firn_pack::{ChunkLoc, FrameLoc};
 use crate::Result;
 use crate::engine::Shared;
 use crate::frames::CheckedFrame;
+use crate::packs::LOOKUP_IDS;
 use crate::recipes::StoredRecipe;
 
 /// Bases of one chunk at most: those at its place in the earlier NAR, as short as they may be, and one like it.
@@ -105,6 +106,8 @@ pub(crate) struct BaseFinder {
     /// The recipe that had the last base: most of a NAR is like one earlier NAR.
     used: Option<RecipeId>,
     recipes: HashMap<RecipeId, Option<Arc<StoredRecipe>>>,
+    /// What the features of chunks lead to that are about to be asked for.
+    rows: HashMap<LineageKey, Vec<LineageRow>>,
     /// How often it may look yet.
     looks: usize,
 }
@@ -136,6 +139,20 @@ impl BaseFinder {
             bases.push(like);
         }
         Ok(bases.into_iter().map(|(_, base)| base).collect())
+    }
+
+    /// Looks up in one step what the features of chunks lead to for which [`BaseFinder::find`] is called next; what was looked
+    /// up before is forgotten.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub(crate) fn look_ahead<'a>(&mut self, shared: &Shared, hints: impl Iterator<Item = &'a Hint>) -> Result<()> {
+        self.rows.clear();
+        let keys: Vec<LineageKey> = hints.filter_map(|hint| hint.features).flatten().map(LineageKey).collect();
+        for some in keys.chunks(LOOKUP_IDS) {
+            self.rows.extend(some.iter().copied().zip(shared.packs.chunks.lineage(some)?));
+        }
+        Ok(())
     }
 
     /// Returns the chunks at the same place of the newest earlier NAR that has any.
@@ -186,7 +203,12 @@ impl BaseFinder {
         fetch: &mut Fetch<'_, T>,
     ) -> Result<Option<(ChunkId, T)>> {
         let keys = features.map(LineageKey);
-        for row in shared.packs.chunks.lineage(&keys)?.into_iter().flatten() {
+        let ahead = keys.map(|key| self.rows.remove(&key));
+        let rows = match ahead {
+            [Some(first), Some(second)] => [first, second].concat(),
+            _ => shared.packs.chunks.lineage(&keys)?.concat(),
+        };
+        for row in rows {
             let Some(stored) = self.recipe(shared, &row.recipe)? else { continue };
             let Some(chunk) = stored.recipe.chunks.get(row.chunk as usize) else { continue };
             if !self.may_look() {

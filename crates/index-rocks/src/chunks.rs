@@ -102,6 +102,19 @@ impl RocksChunkIndex {
         Ok(found)
     }
 
+    /// Returns the rows of each key, with the recipes' tags.
+    fn tagged_rows(&self, keys: &[LineageKey]) -> Result<Vec<Vec<(RecipeTag, u32)>>> {
+        let mut all = Vec::with_capacity(keys.len());
+        for some in keys.chunks(LOOKUP_IDS) {
+            let keys: Vec<_> = some.iter().map(|key| lineage::key(*key)).collect();
+            for value in self.db.batched_multi_get_cf(self.lineage_family(), &keys, false) {
+                let value = value.map_err(failed("look up a lineage"))?;
+                all.push(value.map(|value| lineage::decode(&value)).unwrap_or_default());
+            }
+        }
+        Ok(all)
+    }
+
     fn family(&self) -> &ColumnFamily {
         self.db.cf_handle("default").expect("RocksDB opens no database without it")
     }
@@ -233,12 +246,7 @@ impl ChunkIndex for RocksChunkIndex {
     }
 
     fn lineage(&self, keys: &[LineageKey]) -> Result<Vec<Vec<LineageRow>>> {
-        let keys = keys.iter().map(|key| (self.lineage_family(), lineage::key(*key)));
-        let mut all = Vec::new();
-        for value in self.db.multi_get_cf(keys) {
-            let value = value.map_err(failed("look up a lineage"))?;
-            all.push(value.map(|value| lineage::decode(&value)).unwrap_or_default());
-        }
+        let all = self.tagged_rows(keys)?;
         let mut tags: Vec<RecipeTag> = all.iter().flatten().map(|(tag, _)| *tag).collect();
         tags.sort_unstable();
         tags.dedup();
@@ -253,12 +261,8 @@ impl ChunkIndex for RocksChunkIndex {
         let mut keys: Vec<LineageKey> = rows.iter().map(|(key, _)| *key).collect();
         keys.sort_unstable();
         keys.dedup();
-        let old = self.db.multi_get_cf(keys.iter().map(|key| (self.lineage_family(), lineage::key(*key))));
-        let mut kept: BTreeMap<LineageKey, Vec<(RecipeTag, u32)>> = BTreeMap::new();
-        for (key, value) in keys.iter().zip(old) {
-            let value = value.map_err(failed("look up a lineage"))?;
-            kept.insert(*key, value.map(|value| lineage::decode(&value)).unwrap_or_default());
-        }
+        let old = self.tagged_rows(&keys)?;
+        let mut kept: BTreeMap<LineageKey, Vec<(RecipeTag, u32)>> = keys.into_iter().zip(old).collect();
         let mut batch = WriteBatch::default();
         let mut last = None;
         for (key, row) in rows {

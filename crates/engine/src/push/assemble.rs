@@ -5,7 +5,7 @@ use std::sync::Arc;
 use firn_chunk::{ChunkId, ChunkerId, Input, Recipe, RecipeId};
 use firn_index::{CacheName, LineageKey, NarRow, SessionId, TokenId};
 use firn_nix::{Sha256, StoreHash};
-use firn_pack::FrameLoc;
+use firn_pack::{ChunkLoc, FrameLoc};
 use sha2::Digest;
 
 use super::Scope;
@@ -16,6 +16,7 @@ use crate::packs::LOOKUP_IDS;
 use crate::placement::Placement;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
+use crate::run::Pending;
 use crate::{Engine, Error, Result, spans};
 
 /// Bytes that are restored at a time.
@@ -301,12 +302,7 @@ impl Shared {
         let mut missing = Vec::with_capacity(recipe.chunks.len());
         for batch in recipe.chunks.chunks(LOOKUP_IDS) {
             let ids: Vec<ChunkId> = batch.iter().map(|chunk| chunk.id).collect();
-            // In this order: what leaves the hands of an upload is in the index by then.
-            let in_flight = self.packs.in_flight.get_all(ids.iter().copied());
-            let stored = self.packs.lookup_all(&ids)?;
-            for (pending, loc) in in_flight.into_iter().zip(stored) {
-                let settled = pending.map(|pending| pending.try_settle(&self.packs)).transpose()?.flatten();
-                let loc = settled.or(loc);
+            for loc in self.settled(&ids)? {
                 missing.push(loc.is_none());
                 if let Some(loc) = loc {
                     placement.push(loc);
@@ -319,6 +315,23 @@ impl Shared {
         let stored = StoredRecipe::of(recipe, placement)
             .ok_or_else(|| Error::Internal("place the recipe's chunks: their number is wrong".to_owned()))?;
         Ok(Found { stored: Arc::new(stored), source: Source::Sent(encoded) })
+    }
+
+    /// Returns where each chunk lies; what other uploads have in hand is stored first. The index is asked for the rest only: most of
+    /// what was just sent is in hand until it is durable.
+    fn settled(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkLoc>>> {
+        // In this order: what leaves the hands of an upload is in the index by then.
+        let in_hand = self.packs.in_flight.get_all(ids.iter().copied()).into_iter();
+        let settle =
+            |pending: Option<Arc<Pending>>| Ok(pending.map(|it| it.try_settle(&self.packs)).transpose()?.flatten());
+        let mut places = in_hand.map(settle).collect::<Result<Vec<Option<ChunkLoc>>>>()?;
+        let others: Vec<ChunkId> =
+            ids.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(id, _)| *id).collect();
+        let mut stored = self.packs.lookup_all(&others)?.into_iter();
+        for place in places.iter_mut().filter(|place| place.is_none()) {
+            *place = stored.next().flatten();
+        }
+        Ok(places)
     }
 
     /// Finds the chunks of a recipe anew, after some of them were damaged where they were.

@@ -192,6 +192,8 @@ impl<'a> Intake<'a> {
         let Self { shared, finder, .. } = self;
         let ids: Vec<ChunkId> = entry.items.iter().map(|item| ChunkId(item.id)).collect();
         let known = shared.packs.lookup_all(&ids)?;
+        let new = hints.iter().zip(&known).filter_map(|(hint, known)| known.is_none().then_some(hint));
+        finder.look_ahead(shared, new)?;
         let mut found = Vec::with_capacity(ids.len());
         for (((id, item), hint), known) in ids.iter().zip(&entry.items).zip(hints).zip(known) {
             if known.is_some() {
