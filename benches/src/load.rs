@@ -2,6 +2,7 @@
 //!
 //! The driver is a process of its own, so its CPU does not count; loops are closed and all counts are bounded.
 
+mod bare;
 pub(crate) mod client;
 pub(crate) mod latency;
 mod memory;
@@ -16,6 +17,7 @@ use crate::corpus::{self, Entry};
 use crate::report::{Latencies, Table};
 use crate::server::{self, Cost, Server, Setup};
 use crate::yardstick::print_circumstances;
+use bare::Bare;
 use latency::Asked;
 use memory::Crowd;
 use transfers::Form;
@@ -160,10 +162,18 @@ fn move_all(
     let again = |entries: &[Entry]| transfers::upload(server, CACHES[1], entries, connections);
     row(&measure("upload again".to_owned(), entries, &again)?);
     on_disk("both caches")?;
-    for form in [Form::Identity, Form::Zstd] {
+    let serve = |form: Form| {
         let fetch = |entries: &[Entry]| transfers::download(server, CACHES[0], entries, connections, form);
-        row(&measure(format!("serve {}", form.name()), entries, &fetch)?);
-    }
+        measure(format!("serve {}", form.name()), entries, &fetch)
+    };
+    let before = Bare::measure(entries)?;
+    let identity = serve(Form::Identity)?;
+    let between = Bare::measure(entries)?;
+    let zstd = serve(Form::Zstd)?;
+    let after = Bare::measure(entries)?;
+    row(&identity);
+    row(&zstd);
+    Bare::mean(&[before, between, after]).print(connections, identity.cpu_per_gb(), zstd.cpu_per_gb());
     Ok(())
 }
 
@@ -184,6 +194,10 @@ impl Moved {
         Self { name: name.to_owned(), logical, sent, cost }
     }
 
+    fn cpu_per_gb(&self) -> f64 {
+        self.cost.cpu / (self.logical as f64 / GB)
+    }
+
     fn row(&self, connections: usize) -> Vec<String> {
         vec![
             self.name.clone(),
@@ -191,7 +205,7 @@ impl Moved {
             format!("{:.1}", self.logical as f64 / MB),
             format!("{:.1}", self.sent as f64 / MB),
             format!("{:.2}", self.cost.cpu),
-            format!("{:.2}", self.cost.cpu / (self.logical as f64 / GB)),
+            format!("{:.2}", self.cpu_per_gb()),
             format!("{:.0}", self.cost.peak as f64 / MIB),
         ]
     }
