@@ -183,7 +183,14 @@ fn keep_all_but(meta: &dyn Meta, shape: &Shape, tenths: u64) -> anyhow::Result<(
     Ok(())
 }
 
+/// Lets RocksDB merge what was written.
+fn finish_merges(data: &Path) -> anyhow::Result<()> {
+    RocksMeta::open(&data.join("index"), &MetaOptions::default())?.finish_merges()?;
+    Ok(RocksChunkIndex::open(&data.join("index"), &ChunkIndexOptions::default())?.finish_merges()?)
+}
+
 fn collect(shape: &Shape, data: &Path) -> anyhow::Result<GcReport> {
+    timed("merges that waited before", || finish_merges(data))?;
     let engine = open(data)?;
     keep_all_but(engine.meta(), shape, 1)?;
     let report = timed("retention and garbage collection", || {
@@ -202,6 +209,8 @@ fn collect(shape: &Shape, data: &Path) -> anyhow::Result<GcReport> {
     ensure!(removed == shape.tenth() && report.recipes == removed, "not a tenth: {report:?}");
     ensure!(report.failed.packs == 0, "packs could not be deleted: {report:?}");
     engine.close()?;
+    drop(engine);
+    timed("merges that it left to be done", || finish_merges(data))?;
     Ok(report)
 }
 

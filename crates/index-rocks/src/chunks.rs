@@ -55,6 +55,14 @@ impl RocksChunkIndex {
         Ok(Self { db, cache, writer: Mutex::new(()) })
     }
 
+    /// Waits until RocksDB has merged what waits for that, so that a measurement begins at rest. Takes seconds to minutes.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] and [`Error::Corrupt`], as merges meet them.
+    pub fn finish_merges(&self) -> Result<()> {
+        database::finish_merges(&self.db)
+    }
+
     /// Makes a copy, as it is now, in `folder`/`chunks`, which must not be there yet. Links files where it can.
     pub fn checkpoint(&self, folder: &Path) -> Result<()> {
         database::checkpoint(&self.db, &folder.join("chunks"))

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use firn_index::{Error, Result};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, Options, WriteBatch, WriteOptions,
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, Options, WaitForCompactOptions,
+    WriteBatch, WriteOptions,
 };
 
 use crate::errors::{failed, failed_io};
@@ -49,6 +50,11 @@ pub(crate) fn open(
         return Err(Error::Corrupt { what: format!("the index in {}", folder.display()), detail });
     }
     Ok(db)
+}
+
+/// Waits until RocksDB has merged what it has a mind to, however long that takes.
+pub(crate) fn finish_merges(db: &DB) -> Result<()> {
+    db.wait_for_compact(&WaitForCompactOptions::default()).map_err(failed("wait for merges"))
 }
 
 /// Makes a folder and its name durable.
