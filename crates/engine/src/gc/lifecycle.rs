@@ -80,7 +80,12 @@ impl Collection<'_> {
                     writing.push(pack);
                     return Ok(());
                 }
-                PackState::Live | PackState::Doomed => return Ok(()),
+                PackState::Doomed => {
+                    // What was written late and leans on it may not have been looked for: a failure came between.
+                    doomed.push(pack);
+                    return Ok(());
+                }
+                PackState::Live => return Ok(()),
             }
             let since = packs.meta.pack_since(pack)?.unwrap_or(0);
             let is_over = packs.meta.oldest_session(packs.clock.now())?.is_none_or(|oldest| oldest > since);
@@ -146,7 +151,7 @@ impl Collection<'_> {
             packs.meta.set_pack_state(pack, PackState::Live, PackState::Condemned, now)?;
         }
         packs.meta.set_pack_state(pack, PackState::Condemned, PackState::Live, now)?;
-        packs.withdrawals().take(&[pack]);
+        packs.withdrawals().forget(&[pack]);
         self.report.revived.add(row.stored_bytes);
         Ok(())
     }

@@ -29,9 +29,16 @@ pub(crate) struct Withdrawals {
 }
 
 impl Withdrawals {
-    /// Forgets about some packs; returns the least number that was noted for any.
-    pub(super) fn take(&mut self, packs: &[PackId]) -> Option<PackSeq> {
-        packs.iter().filter_map(|pack| self.sealed_before.remove(pack)).min()
+    /// Returns the least number that is noted for any of some packs.
+    fn least(&self, packs: &[PackId]) -> Option<PackSeq> {
+        packs.iter().filter_map(|pack| self.sealed_before.get(pack)).min().copied()
+    }
+
+    /// Forgets what is noted for some packs.
+    pub(super) fn forget(&mut self, packs: &[PackId]) {
+        for pack in packs {
+            self.sealed_before.remove(pack);
+        }
     }
 }
 
@@ -111,10 +118,11 @@ impl Collection<'_> {
 
     /// Forgets the chunks of frames that were written while packs were condemned and lean on them: an upload that was
     /// under way may have chosen its bases before, and ended without a commit. To be called once such uploads are over.
-    /// Looks through the packs of `writing` and those that were sealed since the first of `doomed` was condemned.
+    /// Looks through the packs of `writing` and those that were sealed since the first of `doomed` was condemned for which
+    /// that was not done yet.
     pub(super) fn withdraw_late(&self, doomed: &[PackId], writing: &[PackId]) -> Result<()> {
         let packs = &self.shared.packs;
-        let Some(mut after) = packs.withdrawals().take(doomed) else { return Ok(()) };
+        let Some(mut after) = packs.withdrawals().least(doomed) else { return Ok(()) };
         let mut late = writing.to_vec();
         loop {
             let page = packs.meta.sealed_packs(after, PAGE)?;
@@ -125,10 +133,12 @@ impl Collection<'_> {
                     self.forget_leaning(pack, |_| true)?;
                 }
             }
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, _)) = page.last() else { break };
             after = *last;
             self.renew()?;
         }
+        packs.withdrawals().forget(doomed);
+        Ok(())
     }
 
     /// Forgets the chunks of a pack's frames that `may_lean` on what is gone. What can't be listed stays on offer.
