@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use firn_index::{Error, Result};
 use rocksdb::checkpoint::Checkpoint;
@@ -11,6 +12,9 @@ use rocksdb::{
 };
 
 use crate::errors::{failed, failed_io};
+
+/// How long merges are waited for.
+const MERGE_WAIT: Duration = Duration::from_secs(1800);
 
 /// Where a database notes its format: in the default column family.
 const FORMAT_KEY: &[u8] = b"format";
@@ -52,9 +56,11 @@ pub(crate) fn open(
     Ok(db)
 }
 
-/// Waits until RocksDB has merged what it has a mind to, however long that takes.
+/// Waits until RocksDB has merged what waits for that, for [`MERGE_WAIT`] at most.
 pub(crate) fn finish_merges(db: &DB) -> Result<()> {
-    db.wait_for_compact(&WaitForCompactOptions::default()).map_err(failed("wait for merges"))
+    let mut options = WaitForCompactOptions::default();
+    options.set_timeout(u64::try_from(MERGE_WAIT.as_micros()).unwrap_or(u64::MAX));
+    db.wait_for_compact(&options).map_err(failed("wait for merges"))
 }
 
 /// Makes a folder and its name durable.

@@ -53,10 +53,10 @@ impl RocksMeta {
         Ok(Self { db, cache, writer: Mutex::new(()), sessions: Sessions::default() })
     }
 
-    /// Waits until RocksDB has merged what waits for that, so that a measurement begins at rest. Takes seconds to minutes.
+    /// Waits until RocksDB has merged what waits for that, so that a measurement begins at rest.
     ///
     /// # Errors
-    /// [`Error::Engine`] and [`Error::Corrupt`], as merges meet them.
+    /// [`Error::Engine`] after half an hour; else as merges meet them.
     pub fn finish_merges(&self) -> Result<()> {
         database::finish_merges(&self.db)
     }

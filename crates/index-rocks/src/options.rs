@@ -117,7 +117,7 @@ pub(crate) fn chunk_database(cache: &Cache, chosen: &ChunkIndexOptions) -> Optio
     options.set_max_bytes_for_level_base(64 * MIB as u64);
     // Ids are random, but packs are named again and again, by chunks whose ids lie far apart: a sample of each file
     // as dictionary finds them. Bytes a chunk, of 200,000 and of 2 million: plain 67 and 66, zstd 55 and 59, with the
-    // dictionary 48 and 57, at the same time for a look-up.
+    // dictionary 48 and 57 (at level 3), at the same time for a look-up.
     options.set_compression_type(DBCompressionType::Zstd);
     options.set_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, DICTIONARY_BYTES);
     let mut tables = tables(cache);
