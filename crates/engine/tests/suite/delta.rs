@@ -5,11 +5,13 @@ use std::sync::Arc;
 use firn_chunk::ChunkId;
 use firn_chunk::Input;
 use firn_engine::{Delta, Engine, GcOptions, Ingested};
+use firn_index::Meta;
 use firn_pack::{Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 use firn_storage::{Memory, Meter, Storage};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
+use crate::fixture::broken::{BrokenMeta, When};
 use crate::fixture::{Fixture, Pushed, cache, ingest, noise, objects, push, restore, upload_again};
 use crate::invariants::rebuild_indexes;
 
@@ -387,6 +389,26 @@ fn what_an_upload_that_ended_wrote_on_condemned_bases_goes_with_them() {
         engine.close().unwrap();
         assert!(has_delta_frames(&memory), "what the upload wrote is still there");
     }
+}
+
+#[test]
+fn what_leans_on_doomed_bases_is_looked_for_again_after_a_failure() {
+    let (_, mut fixture) = store(Delta::Inline);
+    let meta = Arc::new(BrokenMeta::new(Arc::clone(&fixture.meta)));
+    fixture.meta = Arc::clone(&meta) as Arc<dyn Meta>;
+    let engine = fixture.open();
+    let (ingested, rebuilt) = upload_over_a_condemnation(&fixture, &engine);
+    drop(ingested);
+    let kept = push(&engine, &noise(2, 30_000)).unwrap();
+    engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
+    // The packs are doomed by then, and what was sealed since is not listed.
+    meta.plan(Some("sealed_packs"), 0, When::Before);
+    engine.collect(&at_once(), &|_, _| {}).unwrap_err();
+    assert!(meta.fired());
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
+    assert!(report.doomed.packs == 0 && report.deleted.packs > 0, "they were doomed before: {report:?}");
+    push(&engine, &rebuilt).unwrap().check(&engine).unwrap();
+    kept.check(&engine).unwrap();
 }
 
 #[test]
