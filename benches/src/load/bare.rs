@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 
 use anyhow::Context;
 use firn_chunk::ChunkId;
-use firn_engine::{TRANSPORT_FRAME_BYTES, TransportEncoder};
+use firn_engine::{TransportEncoder, TransportPiece};
 use firn_pack::{FrameDecoder, FrameEncoder, FrameKind};
 
 use crate::corpus::Entry;
@@ -56,7 +56,8 @@ impl Bare {
         })?;
         let (mut encoder, mut encoded) = (TransportEncoder::new()?, Vec::new());
         let encoding = cost(ROUNDS[2], &mut || {
-            for piece in parts.iter().flat_map(|part| part.chunks(TRANSPORT_FRAME_BYTES)) {
+            // As they are in the midst of a NAR.
+            for piece in parts.iter().flat_map(|part| part.chunks(TransportPiece::MAX_BYTES)) {
                 encoded.clear();
                 encoder.encode(black_box(piece), &mut encoded)?;
             }

@@ -153,7 +153,7 @@ impl Restore {
         }
         let clean = usize::try_from(self.patcher.clean(self.position)).unwrap_or(usize::MAX);
         if clean > 0
-            && let Some(piece) = self.share(len.min(clean))?
+            && let Some(piece) = self.share(len.min(clean), MAX_PINNED)?
         {
             self.pass(piece.len());
             return Ok(Some(piece));
@@ -169,7 +169,7 @@ impl Restore {
     /// # Errors
     /// As [`Restore::next`]; what came before the failure is lost.
     pub fn read(&mut self, len: usize) -> Result<Option<Bytes>> {
-        if let Some(whole) = self.next_shared(len)? {
+        if let Some(whole) = self.next_shared(len, MAX_PINNED)? {
             return Ok(Some(whole));
         }
         let len = self.at_hand(len);
@@ -178,16 +178,17 @@ impl Restore {
         Ok(Some(Bytes::from(whole)).filter(|whole| !whole.is_empty()))
     }
 
-    /// Returns the next `len` bytes if they are a part of one decoded frame and need no patch; else `None`, and nothing is read.
+    /// Returns the next `len` bytes if they are a part of one decoded frame, no more than `pinned` times as long, and need no patch;
+    /// else `None`, and nothing is read.
     ///
     /// # Errors
     /// As [`Restore::read`].
-    pub(crate) fn next_shared(&mut self, len: usize) -> Result<Option<Bytes>> {
+    pub(crate) fn next_shared(&mut self, len: usize, pinned: usize) -> Result<Option<Bytes>> {
         let len = self.at_hand(len);
         if len == 0 || self.patcher.clean(self.position) < len as u64 {
             return Ok(None);
         }
-        let piece = self.share(len)?.filter(|piece| piece.len() == len);
+        let piece = self.share(len, pinned)?.filter(|piece| piece.len() == len);
         if let Some(piece) = &piece {
             self.pass(piece.len());
         }
@@ -227,8 +228,8 @@ impl Restore {
     }
 
     /// Returns the next bytes as a part of the frame that holds them, at most `limit`, which no patch changes; `None` if
-    /// that is too little of the frame to keep it in memory, or if the frame is damaged.
-    fn share(&mut self, limit: usize) -> Result<Option<Bytes>> {
+    /// the frame is more than `pinned` times as long, or damaged.
+    fn share(&mut self, limit: usize, pinned: usize) -> Result<Option<Bytes>> {
         let run = self.run_at()?;
         let frame = match self.frame(run.frame) {
             Ok(frame) => frame,
@@ -250,7 +251,7 @@ impl Restore {
         }
         let Some(part) = part else { return Ok(None) };
         let part = part.start..last.min(part.start.saturating_add(limit));
-        if part.is_empty() || part.len() * MAX_PINNED < frame.data().len() {
+        if part.is_empty() || part.len().saturating_mul(pinned) < frame.data().len() {
             return Ok(None);
         }
         Ok(Some(frame.data().slice(part)))

@@ -1,10 +1,13 @@
 //! The zstd form in which NARs travel.
 //!
-//! Encoding 1: the NAR in pieces of [`TRANSPORT_FRAME_BYTES`] (the last may be shorter), each an independent zstd frame
+//! Encoding 1: the NAR in pieces (see [`TransportPiece`]), each an independent zstd frame
 //! with its content size and without checksum, one behind the other. It is a pure function of the NAR and the version of
 //! libzstd, which a golden test holds, so that a transfer that was cut goes on at any byte, whatever happened to packs.
 
+mod piece;
+
 use std::io::Cursor;
+use std::iter::successors;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,9 +17,10 @@ use zstd::bulk::Compressor;
 
 use crate::restore::Restore;
 use crate::{Error, Result};
+pub use piece::TransportPiece;
 
-/// Bytes of the NAR in one frame. Smaller frames give a sooner first byte, larger ones a better ratio.
-pub const TRANSPORT_FRAME_BYTES: usize = 256 << 10;
+/// NARs up to this long are encoded at once: the length of their form is known before its first byte is sent.
+const SMALL_NAR_BYTES: u64 = 256 << 10;
 
 /// The zstd level: serving must cost less than what it saves on the wire.
 const LEVEL: i32 = 1;
@@ -64,8 +68,7 @@ impl TransportEncoder {
         Ok(Self { zstd: Compressor::new(LEVEL).map_err(internal)? })
     }
 
-    /// Adds the frame of a piece to `out`. The form of a NAR is that of its pieces of [`TRANSPORT_FRAME_BYTES`], of which only
-    /// the last may be shorter.
+    /// Adds the frame of a piece to `out`. The form of a NAR is that of its [pieces](TransportPiece), one behind the other.
     pub fn encode(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
         out.reserve(zstd::zstd_safe::compress_bound(piece.len()));
@@ -76,26 +79,28 @@ impl TransportEncoder {
     }
 }
 
-/// Encodes pieces of NARs, each on its own.
+/// Encodes the pieces of a NAR, each on its own.
 struct Encoder {
     encoder: TransportEncoder,
+    next: TransportPiece,
     /// A piece that is not a part of one frame.
     piece: Vec<u8>,
 }
 
 impl Encoder {
-    fn new() -> Result<Self> {
-        Ok(Self { encoder: TransportEncoder::new()?, piece: Vec::new() })
+    fn new(next: TransportPiece) -> Result<Self> {
+        Ok(Self { encoder: TransportEncoder::new()?, next, piece: Vec::new() })
     }
 
-    /// Adds the frame of the restore's next piece to `out` and returns its length, or `None` at the end.
+    /// Adds the frame of the next piece, which begins where the restore is, to `out` and returns its length, or `None` at the end.
     fn encode_next(&mut self, restore: &mut Restore, out: &mut Vec<u8>) -> Result<Option<u32>> {
-        let shared = restore.next_shared(TRANSPORT_FRAME_BYTES)?;
+        // However little of its frame it is: it is gone when it is encoded.
+        let shared = restore.next_shared(self.next.bytes(), usize::MAX)?;
         let piece = match &shared {
             Some(piece) => &piece[..],
             None => {
                 self.piece.clear();
-                restore.read_onto(TRANSPORT_FRAME_BYTES, &mut self.piece)?;
+                restore.read_onto(self.next.bytes(), &mut self.piece)?;
                 &self.piece[..]
             }
         };
@@ -104,6 +109,7 @@ impl Encoder {
         }
         let start = out.len();
         self.encoder.encode(piece, out)?;
+        self.next = self.next.following();
         u32::try_from(out.len() - start).map(Some).map_err(internal)
     }
 }
@@ -138,22 +144,22 @@ impl ZstdRestore {
             None => measure(shared, nar, open(0)?)?,
         };
         let total = sum(&sizes);
-        let (mut frame, mut before) = (0u64, 0u64);
+        let (mut piece, mut before) = (TransportPiece::FIRST, 0u64);
         for &size in sizes.iter() {
             if before + u64::from(size) > start {
                 break;
             }
             before += u64::from(size);
-            frame += 1;
+            piece = piece.following();
         }
-        let restore = open(frame.saturating_mul(TRANSPORT_FRAME_BYTES as u64))?;
+        let restore = open(piece.start())?;
         let skip = usize::try_from(start.min(total) - before).unwrap_or(0);
         let sizes = Arc::clone(shared);
         Ok(Self {
             nar,
             sizes,
             restore,
-            encoder: Encoder::new()?,
+            encoder: Encoder::new(piece)?,
             total: Some(total),
             measured: None,
             skip,
@@ -163,30 +169,33 @@ impl ZstdRestore {
 
     fn whole(shared: &Arc<crate::engine::Shared>, nar: Sha256, restore: Restore) -> Result<Self> {
         let known = shared.transport_sizes.get(&nar).map(|sizes| sum(&sizes));
-        let is_one_frame = restore.remaining() <= TRANSPORT_FRAME_BYTES as u64;
+        let nar_bytes = restore.remaining();
         let mut whole = Self {
             nar,
             sizes: Arc::clone(shared),
             restore,
-            encoder: Encoder::new()?,
+            encoder: Encoder::new(TransportPiece::FIRST)?,
             total: known,
             measured: Some(Vec::new()),
             skip: 0,
             first: None,
         };
-        if is_one_frame {
-            whole.first = whole.next()?;
-            whole.total = Some(whole.first.as_ref().map_or(0, |frame| frame.len() as u64));
+        if nar_bytes <= SMALL_NAR_BYTES {
+            let frames = usize::try_from(TransportPiece::count(nar_bytes)).map_err(internal)?;
+            whole.first = whole.next_few(frames)?;
+            whole.total = Some(whole.first.as_ref().map_or(0, |frames| frames.len() as u64));
         }
         Ok(whole)
     }
 
-    /// Returns the length of the whole encoded form, where it is known: always when the transfer began in the middle.
+    /// Returns the length of the whole encoded form, where it is known: always of a NAR of at most 256 KiB, and when the
+    /// transfer began in the middle.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
 
-    /// Returns the next frame, or what is left of it, or `None` at the end.
+    /// Returns the next frame, or what is left of it, or `None` at the end. A NAR of at most 256 KiB from its beginning comes
+    /// whole.
     ///
     /// # Errors
     /// As [`Restore::next`].
@@ -195,7 +204,8 @@ impl ZstdRestore {
         self.next_few(1)
     }
 
-    /// Returns the next frames, `frames` of them unless the end comes first, or `None` at the end.
+    /// Returns the next frames, `frames` of them unless the end comes first, or `None` at the end. A NAR of at most 256 KiB from
+    /// its beginning comes whole.
     ///
     /// # Errors
     /// As [`Restore::next`]; what came before the failure is lost.
@@ -203,9 +213,11 @@ impl ZstdRestore {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
-        let bound = zstd::zstd_safe::compress_bound(TRANSPORT_FRAME_BYTES);
-        let mut encoded = Vec::with_capacity(bound.saturating_mul(frames.max(1)));
-        for _ in 0..frames.max(1) {
+        let frames = frames.max(1);
+        let pieces = successors(Some(self.encoder.next), |piece| Some(piece.following())).take(frames);
+        let room = pieces.map(|piece| zstd::zstd_safe::compress_bound(piece.bytes())).sum();
+        let mut encoded = Vec::with_capacity(room);
+        for _ in 0..frames {
             let Some(len) = self.encoder.encode_next(&mut self.restore, &mut encoded)? else { break };
             if let Some(measured) = &mut self.measured {
                 measured.push(len);
@@ -227,7 +239,7 @@ impl ZstdRestore {
 
 /// Encodes a NAR only to learn the lengths of its frames: what resuming costs after a restart.
 fn measure(shared: &crate::engine::Shared, nar: Sha256, mut restore: Restore) -> Result<Arc<[u32]>> {
-    let mut encoder = Encoder::new()?;
+    let mut encoder = Encoder::new(TransportPiece::FIRST)?;
     let mut sizes = Vec::new();
     let mut frame = Vec::new();
     while let Some(len) = encoder.encode_next(&mut restore, &mut frame)? {

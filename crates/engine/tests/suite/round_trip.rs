@@ -1,7 +1,7 @@
 //! What goes in comes out: any bytes, any pieces, any range, both forms.
 
 use firn_chunk::Input;
-use firn_engine::{Engine, Error, Options, TRANSPORT_FRAME_BYTES};
+use firn_engine::{Engine, Error, Options, TransportEncoder, TransportPiece};
 use firn_nix::Sha256;
 use firn_testkit::nar::Node;
 use firn_testkit::strategy::{contents, pieces, read_sizes, tree};
@@ -191,7 +191,7 @@ fn nothing_at_all_is_a_document() {
 
 /// A NAR of several transport frames whose zstd form is short, so that every byte of it can be a start.
 fn compressible() -> Vec<u8> {
-    let mut contents = vec![0; 3 * TRANSPORT_FRAME_BYTES + 1000];
+    let mut contents = vec![0; 3 * TransportPiece::MAX_BYTES + 1000];
     for (at, byte) in contents.iter_mut().enumerate().step_by(9_973) {
         *byte = (at % 251) as u8;
     }
@@ -216,11 +216,56 @@ fn the_zstd_form_goes_on_at_every_byte() {
     for start in [whole.len() as u64 + 1, u64::MAX] {
         assert_eq!(zstd(&engine, &pushed, start).unwrap(), (Some(whole.len() as u64), Vec::new()));
     }
-    // After a restart nothing is measured: the same bytes all the same.
-    for start in [1, whole.len() / 2, whole.len() - 1] {
-        let (total, tail) = zstd(&fixture.open(), &pushed, start as u64).unwrap();
-        assert_eq!((total, &tail[..]), (Some(whole.len() as u64), &whole[start..]));
+}
+
+#[test]
+fn the_zstd_form_goes_on_where_its_frames_meet_after_a_restart() {
+    let fixture = Fixture::new();
+    let pushed = push(&fixture.open(), &compressible()).unwrap();
+    let (_, whole) = zstd(&fixture.open(), &pushed, 0).unwrap();
+    let (mut piece, mut border) = (TransportPiece::FIRST, 0);
+    while border < whole.len() {
+        assert!(zstd::decode_all(&whole[border..]).unwrap() == pushed.bytes[piece.start() as usize..], "{piece:?}");
+        // Nothing is measured yet: the same bytes all the same.
+        for start in [border.max(2) - 1, border, border + 1] {
+            let (total, tail) = zstd(&fixture.open(), &pushed, start as u64).unwrap();
+            assert!(start == 0 || total == Some(whole.len() as u64), "from {start}");
+            assert!(tail == whole[start..], "from {start}");
+        }
+        border += zstd::zstd_safe::find_frame_compressed_size(&whole[border..]).unwrap();
+        piece = piece.following();
     }
+    assert_eq!(piece.number(), 4);
+}
+
+#[test]
+fn the_zstd_form_of_a_small_nar_comes_whole_with_its_length() {
+    let engine = Fixture::new().open();
+    let around = noise(1, 8).len() - 8;
+    for (nar_bytes, frames) in [(1 << 10, 1), (64 << 10, 1), ((64 << 10) + 8, 2), (256 << 10, 2)] {
+        let pushed = push(&engine, &noise(nar_bytes as u64, nar_bytes - around)).unwrap();
+        assert_eq!(pushed.bytes.len(), nar_bytes);
+        let (mut encoder, mut expected, mut count) = (TransportEncoder::new().unwrap(), Vec::new(), 0);
+        for piece in TransportPiece::cut(&pushed.bytes) {
+            encoder.encode(piece, &mut expected).unwrap();
+            count += 1;
+        }
+        let mut form = engine.restore_zstd(&pushed.nar_hash, &pushed.recipe, &pushed.slots, 0).unwrap();
+        assert_eq!((form.total(), count), (Some(expected.len() as u64), frames), "{nar_bytes}");
+        assert!(form.next().unwrap().unwrap() == expected, "{nar_bytes}");
+        assert_eq!(form.next().unwrap(), None, "{nar_bytes}");
+        // What was measured on the way is right.
+        for start in [1, 64 << 10, 65 << 10, expected.len() - 1].map(|start| start.min(expected.len())) {
+            let (total, tail) = zstd(&engine, &pushed, start as u64).unwrap();
+            assert!(total == Some(expected.len() as u64) && tail == expected[start..], "{nar_bytes} from {start}");
+        }
+    }
+    // One that is longer comes frame by frame.
+    let pushed = push(&engine, &noise(1, (256 << 10) + 8 - around)).unwrap();
+    let mut form = engine.restore_zstd(&pushed.nar_hash, &pushed.recipe, &pushed.slots, 0).unwrap();
+    assert_eq!(form.total(), None);
+    let first = form.next().unwrap().unwrap();
+    assert!(zstd::bulk::decompress(&first, 1 << 20).unwrap() == pushed.bytes[..64 << 10]);
 }
 
 #[test]
@@ -245,11 +290,11 @@ fn the_zstd_form_is_the_one_that_was_always_served() {
     let goldens = [
         (
             package_with(7, 2_000_000, &[path("glibc"), path("bash")]),
-            "6c5bf7c314c31d3e5601803fd3236b68ab76bd317782a6cb71e55a6c7a91ca0a",
-            1_698_284,
+            "ce2d713ff8fc2fd134f8d8e457c85644f021b137160393e7f977b926fea8a89d",
+            1_698_303,
         ),
-        (compressible(), "53f819ecfe76ddcf4a4097c2941a74b33ad3f4d88b402364ddb6d2596fd1e267", 566),
-        (noise(9, 300_000), "0224bbfdfdbea91b11db182403fb5cdcbc10414e529cc801067dfe6f5fc2a9d4", 300_137),
+        (compressible(), "dc47c5d8f97304f0052469828a2fe5aab75a0d5ee4e934742a6a9b9d9ad5bda8", 557),
+        (noise(9, 300_000), "4537b7894d05a29acd2b1e278279687ceeab5a0f187f1a6ba076dcb266af131d", 300_137),
     ];
     for (nar, hash, len) in goldens {
         let pushed = push(&engine, &nar).unwrap();
@@ -263,7 +308,7 @@ fn every_zstd_frame_stands_alone_and_names_its_size() {
     let engine = Fixture::new().open();
     let pushed = push(&engine, &package(7, 900_000)).unwrap();
     let mut form = engine.restore_zstd(&pushed.nar_hash, &pushed.recipe, &pushed.slots, 0).unwrap();
-    for expected in pushed.bytes.chunks(TRANSPORT_FRAME_BYTES) {
+    for expected in TransportPiece::cut(&pushed.bytes) {
         let frame = form.next().unwrap().unwrap();
         assert_eq!(zstd::zstd_safe::get_frame_content_size(&frame).unwrap(), Some(expected.len() as u64));
         assert!(zstd::bulk::decompress(&frame, expected.len()).unwrap() == expected);
@@ -285,7 +330,8 @@ fn several_zstd_frames_at_once_are_the_same_bytes() {
             calls += 1;
         }
         assert!(bytes == whole[start..], "from {start}");
-        assert!(start > 1 || calls == pushed.bytes.len().div_ceil(3 * TRANSPORT_FRAME_BYTES), "{calls} calls");
+        let count = TransportPiece::count(pushed.bytes.len() as u64);
+        assert!(start > 1 || calls == count.div_ceil(3), "{calls} calls");
     }
 }
 

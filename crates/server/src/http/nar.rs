@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_engine::{Restore, TRANSPORT_FRAME_BYTES, ZstdRestore, spans};
+use firn_engine::{Restore, TransportPiece, ZstdRestore, spans};
 use firn_index::NarRow;
 use firn_nix::Sha256;
 use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
@@ -29,6 +29,8 @@ use crate::caches::Cache;
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 /// How much is restored at a time after that: a client holds two such pieces. Each costs two changes of threads.
 const LATER_BYTES: usize = 1 << 20;
+/// The same in frames of the zstd form.
+const LATER_FRAMES: usize = LATER_BYTES / TransportPiece::MAX_BYTES;
 pub(super) const CONTENT_TYPE: &str = "application/x-nix-nar";
 
 /// A NAR, and the form in which a name wants it.
@@ -132,9 +134,10 @@ fn zstd(app: &Arc<App>, found: &Found, want: Want) -> Result<Response<Body>, Pro
     let Some(asked) = want.asked else {
         let mut restore = open(0)?;
         let total = restore.total();
+        // Its own, not the next few: nobody waits for more before the first byte.
         let first = if want.head_only { None } else { restore.next().map_err(fail)? };
-        let mut response =
-            Response::new(Body::pull(first, Box::new(Zstd { app: Arc::clone(app), restore, left: u64::MAX }), total));
+        let source = Zstd { app: Arc::clone(app), restore, left: u64::MAX };
+        let mut response = Response::new(source.after(first, total));
         response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         return Ok(response);
     };
@@ -153,8 +156,9 @@ fn zstd(app: &Arc<App>, found: &Found, want: Want) -> Result<Response<Body>, Pro
         restore = open(range.start)?;
     }
     let length = range.end - range.start;
-    let source = Zstd { app: Arc::clone(app), restore, left: length };
-    Ok(resumable(Body::pull(None, Box::new(source), Some(length)), Some(range), total))
+    let mut source = Zstd { app: Arc::clone(app), restore, left: length };
+    let first = source.take(1).map_err(fail)?;
+    Ok(resumable(source.after(first, Some(length)), Some(range), total))
 }
 
 fn encoded(app: &Arc<App>, found: &Found) -> Result<Body, Problem> {
@@ -209,19 +213,33 @@ struct Zstd {
     left: u64,
 }
 
-impl Source for Zstd {
-    fn next(&mut self) -> Result<VecDeque<Bytes>, Broken> {
+impl Zstd {
+    /// Takes the next frames, or what is wanted of them.
+    fn take(&mut self, frames: usize) -> firn_engine::Result<Option<Bytes>> {
         if self.left == 0 {
-            return Ok(VecDeque::new());
+            return Ok(None);
         }
-        // As much of the NAR as the pieces of the other form, unless one frame may be all that is asked for.
-        let frames = if self.left > TRANSPORT_FRAME_BYTES as u64 { LATER_BYTES / TRANSPORT_FRAME_BYTES } else { 1 };
-        let Some(mut piece) = self.restore.next_few(frames).map_err(|error| broken(&self.app, error))? else {
-            return Ok(VecDeque::new());
-        };
+        let Some(mut piece) = self.restore.next_few(frames)? else { return Ok(None) };
         piece.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.left -= piece.len() as u64;
-        Ok(Some(piece).filter(|piece| !piece.is_empty()).into_iter().collect())
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
+    }
+
+    /// Returns the body that begins with `first`, of `length` bytes if that is known.
+    fn after(self, first: Option<Bytes>, length: Option<u64>) -> Body {
+        match first {
+            Some(all) if length == Some(all.len() as u64) => Body::full(all),
+            first => Body::pull(first, Box::new(self), length),
+        }
+    }
+}
+
+impl Source for Zstd {
+    fn next(&mut self) -> Result<VecDeque<Bytes>, Broken> {
+        // As much of the NAR as the pieces of the other form, unless one frame may be all that is asked for.
+        let frames = if self.left > TransportPiece::MAX_BYTES as u64 { LATER_FRAMES } else { 1 };
+        let pieces = self.take(frames).map_err(|error| broken(&self.app, error))?;
+        Ok(pieces.into_iter().collect())
     }
 }
 

@@ -124,7 +124,7 @@ fn resumes_large_bodies_where_pieces_and_frames_meet() {
         let late = world.send(Request::get(&target).header("Range", "bytes=300000-"));
         let whole = world.get(&target).body;
         assert!(late.body == whole[300_000..], "{target}");
-        for edge in [256 << 10, 512 << 10, 1 << 20] {
+        for edge in edges(&target, &whole) {
             for first in [edge - 1, edge, edge + 1] {
                 if first >= whole.len() {
                     continue;
@@ -137,6 +137,56 @@ fn resumes_large_bodies_where_pieces_and_frames_meet() {
             }
         }
     }
+}
+
+/// Where pieces of a body meet; frames too, if it has some.
+fn edges(target: &str, whole: &[u8]) -> Vec<usize> {
+    let mut edges = vec![64 << 10, 256 << 10, 320 << 10, 512 << 10, 1 << 20];
+    if target.ends_with(".zst") {
+        let mut edge = 0;
+        while edge < whole.len() {
+            edge += zstd::zstd_safe::find_frame_compressed_size(&whole[edge..]).unwrap();
+            edges.push(edge);
+        }
+        assert_eq!(edges.len(), 5 + 7, "a short frame and six others");
+    }
+    edges
+}
+
+#[test]
+fn tells_the_length_of_what_is_small() {
+    let world = World::new();
+    for (seed, bytes) in [(20, 10_000), (21, 100_000), (22, 250_000)] {
+        let package = Package::new(seed, bytes);
+        assert!(package.nar.len() <= 256 << 10);
+        world.put_path("pub", &package);
+        let target = format!("/pub/nar/{}.nar.zst", package.nar_hash().to_nix32());
+        let head = world.head(&target);
+        let get = world.get(&target);
+        assert!(decode(Codec::Zstd, &get.body) == package.nar, "{bytes}");
+        for answer in [&head, &get] {
+            assert_eq!(answer.header("content-length"), Some(get.body.len().to_string().as_str()), "{bytes}");
+        }
+        assert!(world.first_piece(&target, None) == get.body, "it is sent at once");
+    }
+}
+
+#[test]
+fn the_first_byte_waits_for_no_more_than_the_first_frame() {
+    let world = World::new();
+    let package = Package::new(23, 1_500_000);
+    world.put_path("pub", &package);
+    let target = format!("/pub/nar/{}.nar.zst", package.nar_hash().to_nix32());
+    for range in [None, Some("bytes=0-")] {
+        let first = world.first_piece(&target, range);
+        assert!(zstd::bulk::decompress(&first, 2 << 20).unwrap() == package.nar[..64 << 10], "{range:?}");
+    }
+    let whole = world.get(&target).body;
+    assert!(world.first_piece(&target, Some("bytes=5-9")) == whole[5..10]);
+    // From the middle too it is one frame, or what is left of it.
+    let border = zstd::zstd_safe::find_frame_compressed_size(&whole).unwrap();
+    let next = border + zstd::zstd_safe::find_frame_compressed_size(&whole[border..]).unwrap();
+    assert!(world.first_piece(&target, Some(&format!("bytes={}-", border + 1))) == whole[border + 1..next]);
 }
 
 #[test]

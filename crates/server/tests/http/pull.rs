@@ -198,6 +198,27 @@ fn metrics_tell_how_each_upstream_does() {
 }
 
 #[test]
+fn the_first_frame_is_passed_on_while_the_next_is_coming() {
+    let pulled = Pulled::new(Settings::default());
+    let package = Package::new(1, 1_000_000);
+    pulled.provide(&package, Codec::Identity);
+    pulled.server.set_trouble("nar/", Trouble::Hold(100_000));
+    let target = pulled.nar_target(&package).replace(".nar?", ".nar.zst?");
+    let first = pulled.world.first_piece(&target, None);
+    assert!(zstd::bulk::decompress(&first, 2 << 20).unwrap() == package.nar[..64 << 10]);
+    let plain = pulled.world.first_piece(&pulled.nar_target(&package), None);
+    assert!(plain == package.nar[..64 << 10]);
+    pulled.server.set_trouble("", Trouble::None);
+    let whole = pulled.world.send(Request::get(&target));
+    assert!(whole.whole && whole.body.starts_with(&first) && decode(Codec::Zstd, &whole.body) == package.nar);
+    // What was passed on and what is stored are the same bytes.
+    while pulled.world.meta.path(&"pub".parse().unwrap(), &package.path.hash()).unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    assert!(pulled.world.send(Request::get(&target)).body == whole.body);
+}
+
+#[test]
 fn a_download_that_breaks_off_is_broken_off_for_the_client_and_begun_anew() {
     let pulled = Pulled::new(Settings::default());
     let package = Package::new(1, 3_000_000);

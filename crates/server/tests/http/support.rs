@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use firn_engine::{Clock, Engine, Entropy, Options};
 use firn_index::memory::{MemoryChunkIndex, MemoryMeta};
 use firn_index::{CacheRow, Grant, Meta as _, TokenId, TokenRow, Transport, UnixSeconds, Verb};
@@ -16,6 +17,7 @@ use firn_server::http::codec::{Codec, Encoder};
 use firn_storage::Memory;
 use firn_testkit::http::{Answer, Request};
 use firn_testkit::nar::Node;
+use http_body_util::{BodyExt as _, Empty};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
@@ -71,7 +73,7 @@ pub(crate) struct World {
     /// May push to and pull from every cache.
     pub(crate) token: String,
     clock: Arc<Standing>,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 pub(crate) fn cache_row() -> CacheRow {
@@ -116,7 +118,7 @@ impl World {
         let squeezer = firn_server::squeeze::Squeezer::start(engine.clone(), &config.squeeze).unwrap();
         let app = Arc::new(App::new(engine, config, Arc::clone(&clock) as _, squeezer).unwrap());
         let address = runtime.block_on(listen(Arc::clone(&app)));
-        let mut world = Self { app, storage, meta, address, token: String::new(), clock, _runtime: runtime };
+        let mut world = Self { app, storage, meta, address, token: String::new(), clock, runtime };
         world.token = world.make_token(1, "*", &[Verb::Push, Verb::Pull], |_| {});
         world
     }
@@ -173,6 +175,20 @@ impl World {
 
     pub(crate) fn head(&self, target: &str) -> Answer {
         self.send(Request::new("HEAD", target).token(&self.token))
+    }
+
+    /// Begins to GET something, and returns the first piece of its body as the connection is given it. What comes after that is
+    /// not waited for.
+    pub(crate) fn first_piece(&self, target: &str, range: Option<&str>) -> Bytes {
+        let mut request = http::Request::get(target);
+        if let Some(range) = range {
+            request = request.header("Range", range);
+        }
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        self.runtime.block_on(async {
+            let mut body = firn_server::http::handle(Arc::clone(&self.app), request).await.into_body();
+            body.frame().await.unwrap().unwrap().into_data().unwrap()
+        })
     }
 
     pub(crate) fn put(&self, target: &str, body: impl Into<Vec<u8>>) -> Answer {

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
 use firn_chunk::Input;
-use firn_engine::{Ingest, Ingested, PathOutcome, PathUpload, TRANSPORT_FRAME_BYTES, TransportEncoder};
+use firn_engine::{Ingest, Ingested, PathOutcome, PathUpload, TransportEncoder, TransportPiece};
 use firn_index::{CacheName, Uploader};
 use firn_nix::{NarInfo, Sha256};
 use http::HeaderMap;
@@ -214,12 +214,13 @@ fn take(app: &App, offer: &Offer, fetch: &Fetch, codec: Codec, mut reader: Reade
     let mut ingest = app.engine.ingest(Input::Nar).map_err(fail)?;
     let mut encoder = TransportEncoder::new().map_err(fail)?;
     let mut decoded = decoder(codec, &mut reader).map_err(explain)?;
-    let (mut piece, mut frame, mut raw_bytes) = (Vec::with_capacity(TRANSPORT_FRAME_BYTES), Vec::new(), 0u64);
+    let (mut piece, mut frame, mut raw_bytes) = (Vec::with_capacity(TransportPiece::MAX_BYTES), Vec::new(), 0u64);
+    let mut cut = TransportPiece::FIRST;
     loop {
         piece.clear();
-        fill(&mut decoded, &mut piece, fetch).map_err(explain)?;
+        fill(&mut decoded, &mut piece, cut.bytes(), fetch).map_err(explain)?;
         raw_bytes += piece.len() as u64;
-        if raw_bytes > fetch.nar_size || (piece.len() < TRANSPORT_FRAME_BYTES && raw_bytes < fetch.nar_size) {
+        if raw_bytes > fetch.nar_size || (piece.len() < cut.bytes() && raw_bytes < fetch.nar_size) {
             return Err(Problem::NarMismatch(format!("its NAR has not {} bytes", fetch.nar_size)));
         }
         frame.clear();
@@ -227,6 +228,7 @@ fn take(app: &App, offer: &Offer, fetch: &Fetch, codec: Codec, mut reader: Reade
         if raw_bytes < fetch.nar_size {
             fetch.publish(&frame, raw_bytes, State::Running)?;
             ingest.write(&piece).map_err(fail)?;
+            cut = cut.following();
             continue;
         }
         ingest.write(&piece).map_err(fail)?;
@@ -241,11 +243,11 @@ fn take(app: &App, offer: &Offer, fetch: &Fetch, codec: Codec, mut reader: Reade
     ingest.finish().map_err(fail)
 }
 
-/// Reads a piece of a NAR, shorter only at its end. Clients get their answers as soon as what comes begins as a NAR does.
-fn fill(decoded: &mut impl Read, piece: &mut Vec<u8>, fetch: &Fetch) -> std::io::Result<()> {
+/// Reads a piece of a NAR of `bytes` bytes, shorter only at its end. Clients get their answers as soon as what comes begins as a NAR does.
+fn fill(decoded: &mut impl Read, piece: &mut Vec<u8>, bytes: usize, fetch: &Fetch) -> std::io::Result<()> {
     let mut buffer = [0; 64 << 10];
-    while piece.len() < TRANSPORT_FRAME_BYTES {
-        let room = buffer.len().min(TRANSPORT_FRAME_BYTES - piece.len());
+    while piece.len() < bytes {
+        let room = buffer.len().min(bytes - piece.len());
         let len = decoded.read(&mut buffer[..room])?;
         if len == 0 {
             return Ok(());

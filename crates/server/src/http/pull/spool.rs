@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use firn_engine::TRANSPORT_FRAME_BYTES;
+use firn_engine::TransportPiece;
 
 /// The form in which a client wants a NAR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,8 @@ impl Spool {
 
     /// Decodes the frame that holds byte `at` of the NAR.
     fn decode(&self, at: u64, end: u64) -> io::Result<Bytes> {
-        let frame = usize::try_from(at / TRANSPORT_FRAME_BYTES as u64).unwrap_or(usize::MAX);
+        let piece = TransportPiece::holding(at);
+        let frame = usize::try_from(piece.number()).unwrap_or(usize::MAX);
         let (from, to) = {
             let ends = self.ends();
             let from = if frame == 0 { Some(&0) } else { ends.get(frame - 1) };
@@ -71,10 +72,9 @@ impl Spool {
         };
         let mut encoded = vec![0; usize::try_from(to - from).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut encoded, from)?;
-        let decoded = Bytes::from(zstd::bulk::decompress(&encoded, TRANSPORT_FRAME_BYTES)?);
-        let begin = frame as u64 * TRANSPORT_FRAME_BYTES as u64;
-        let first = usize::try_from(at - begin).map_err(io::Error::other)?;
-        let last = usize::try_from(end - begin).unwrap_or(usize::MAX).min(decoded.len());
+        let decoded = Bytes::from(zstd::bulk::decompress(&encoded, piece.bytes())?);
+        let first = usize::try_from(at - piece.start()).map_err(io::Error::other)?;
+        let last = usize::try_from(end - piece.start()).unwrap_or(usize::MAX).min(decoded.len());
         if first >= last {
             return Err(io::Error::other("a frame is shorter than it was"));
         }
@@ -94,7 +94,7 @@ mod tests {
         let spool = Spool::new(&folder.path().join("spool")).unwrap();
         let nar: Vec<u8> = (0..700_000u32).map(|n| (n / 3 % 251) as u8).collect();
         let (mut encoder, mut form, mut end) = (TransportEncoder::new().unwrap(), Vec::new(), 0);
-        for piece in nar.chunks(TRANSPORT_FRAME_BYTES) {
+        for piece in TransportPiece::cut(&nar) {
             let mut frame = Vec::new();
             encoder.encode(piece, &mut frame).unwrap();
             end = spool.append(&frame).unwrap();
@@ -102,7 +102,10 @@ mod tests {
         }
         assert_eq!(end, form.len() as u64);
         for (kind, whole) in [(Form::Identity, &nar), (Form::Zstd, &form)] {
-            for (start, stop) in [(0, whole.len()), (1, whole.len() - 1), (whole.len() - 1, whole.len()), (500, 501)] {
+            let (len, border) = (whole.len(), 64 << 10);
+            let parts =
+                [(0, len), (1, len - 1), (len - 1, len), (500, 501), (border - 1, border + 1), (border, 5 * border)];
+            for (start, stop) in parts.into_iter().filter(|(_, stop)| *stop <= len) {
                 let (mut at, mut got) = (start as u64, Vec::new());
                 while at < stop as u64 {
                     let piece = spool.read(kind, at, stop as u64, 100_000).unwrap();
