@@ -39,6 +39,10 @@ const OWN_TABLES_LEVEL: i32 = 9;
 /// bytes of delta frames; 20 bits save nothing more, and cost twice the time.
 const DELTA_TABLE_LOG: u32 = 18;
 
+/// How much the table of long matches holds of items without bases at level 3, in bits of entries: zstd's own 17 bits don't
+/// stay in the cache beside the items. It takes 12 % less CPU for 0.3 % more bytes; 15 bits cost 1.4 % more.
+const PLAIN_TABLE_LOG: u32 = 16;
+
 impl FrameEncoder {
     /// Returns an encoder.
     ///
@@ -46,7 +50,9 @@ impl FrameEncoder {
     /// [`Error::Zstd`] when there is no memory for zstd's context.
     pub fn new() -> Result<Self> {
         let level = zstd::DEFAULT_COMPRESSION_LEVEL;
-        Ok(Self { zstd: Compressor::new(level).map_err(Error::Zstd)?, level })
+        let mut zstd = Compressor::new(level).map_err(Error::Zstd)?;
+        set_plain_level(&mut zstd, level)?;
+        Ok(Self { zstd, level })
     }
 
     /// Compresses items that lie one behind the other in `data`, of the lengths `lens`, with their `ids`,
@@ -133,7 +139,7 @@ impl FrameEncoder {
 
     fn set_level(&mut self, level: i32) -> Result<()> {
         if level != self.level {
-            self.zstd.set_parameter(CParameter::CompressionLevel(level)).map_err(Error::Zstd)?;
+            set_plain_level(&mut self.zstd, level)?;
             self.level = level;
         }
         Ok(())
@@ -206,6 +212,13 @@ fn compress_delta(data: &[u8], prefix: &[u8], head: usize, limit: usize, level: 
         // It did not fit; whatever else stopped zstd, the chunks can be stored without bases.
         Ok(_) | Err(_) => Ok(None),
     }
+}
+
+fn set_plain_level(zstd: &mut Compressor<'_>, level: i32) -> Result<()> {
+    zstd.set_parameter(CParameter::CompressionLevel(level)).map_err(Error::Zstd)?;
+    // 0 is what zstd has for the level.
+    let table = if level == zstd::DEFAULT_COMPRESSION_LEVEL { PLAIN_TABLE_LOG } else { 0 };
+    zstd.set_parameter(CParameter::HashLog(table)).map_err(Error::Zstd)
 }
 
 fn checked(result: SafeResult) -> Result<usize> {
