@@ -26,6 +26,8 @@ const QUEUE_BYTES: u32 = 1 << 20;
 const QUEUE_BATCHES: usize = 16;
 /// How much is gathered before it is passed on; a quarter of the queue, so that both sides can work at once.
 const BATCH_BYTES: usize = 256 << 10;
+/// The same at a body's beginning: what is passed on to others begins with as much, and must not wait for more.
+const FIRST_BATCH_BYTES: usize = 64 << 10;
 /// How much of a refused upload is read and thrown away. A connection that is closed on a client that still sends takes
 /// the answer with it, and Nix would try again.
 const DRAIN_BYTES: u64 = 64 << 20;
@@ -194,6 +196,7 @@ where
 
     /// Passes the body on in batches: each wakes a thread, and connections give bytes in small pieces.
     async fn pump(&mut self, sender: &mpsc::Sender<Message>, room: &Semaphore) {
+        let mut enough = FIRST_BATCH_BYTES;
         loop {
             let (mut batch, mut batch_bytes) = (Vec::new(), 0);
             let end = loop {
@@ -201,7 +204,7 @@ where
                     Ok(Some(piece)) => {
                         batch_bytes += piece.len();
                         batch.push(piece);
-                        if batch_bytes >= BATCH_BYTES {
+                        if batch_bytes >= enough {
                             break None;
                         }
                     }
@@ -209,6 +212,7 @@ where
                     Err(failure) => break Some(Message::Failure(failure)),
                 }
             };
+            enough = BATCH_BYTES;
             if !batch.is_empty() {
                 let weight = weight(batch_bytes);
                 let Ok(permits) = room.acquire_many(weight).await else { return };
