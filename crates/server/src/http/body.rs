@@ -49,6 +49,8 @@ pub struct Body {
     permit: Option<OwnedSemaphorePermit>,
     /// What making it is a part of.
     span: Span,
+    /// Why nothing more comes. The connection is told one turn later than it is known.
+    broken: Option<Broken>,
 }
 
 enum Kind {
@@ -62,6 +64,8 @@ enum Kind {
 struct Driven {
     /// `None` once it came to its end.
     work: Option<Work>,
+    /// Why it came to no good one; told once all that it sent is taken.
+    failed: Option<Broken>,
     pieces: mpsc::Receiver<Bytes>,
     life: Option<Life>,
 }
@@ -91,7 +95,7 @@ enum State {
 
 impl Body {
     fn of(kind: Kind, left: Option<u64>) -> Self {
-        Self { kind, left, permit: None, span: Span::none() }
+        Self { kind, left, permit: None, span: Span::none(), broken: None }
     }
 
     /// Returns a body without bytes.
@@ -128,7 +132,7 @@ impl Body {
         every: Duration,
     ) -> Self {
         let life = Life { sign, every, next: Box::pin(tokio::time::sleep(every)) };
-        let driven = Driven { work: Some(Box::pin(work)), pieces, life: Some(life) };
+        let driven = Driven { work: Some(Box::pin(work)), failed: None, pieces, life: Some(life) };
         Self::of(Kind::Driven(driven), None)
     }
 
@@ -139,7 +143,7 @@ impl Body {
         pieces: mpsc::Receiver<Bytes>,
         length: Option<u64>,
     ) -> Self {
-        let driven = Driven { work: Some(Box::pin(work)), pieces, life: None };
+        let driven = Driven { work: Some(Box::pin(work)), failed: None, pieces, life: None };
         Self::of(Kind::Driven(driven), length)
     }
 
@@ -198,7 +202,7 @@ impl Driven {
             && let Poll::Ready(result) = work.as_mut().poll(context)
         {
             self.work = None;
-            result?;
+            self.failed = result.err();
         }
         match self.pieces.poll_recv(context) {
             Poll::Ready(Some(piece)) => {
@@ -206,7 +210,7 @@ impl Driven {
                 return Poll::Ready(Ok(Some(piece)));
             }
             // The end only if the work came to its own.
-            Poll::Ready(None) if self.work.is_none() => return Poll::Ready(Ok(None)),
+            Poll::Ready(None) if self.work.is_none() => return Poll::Ready(self.failed.take().map_or(Ok(None), Err)),
             Poll::Pending if self.work.is_none() => return Poll::Ready(Err(Broken::Panicked)),
             Poll::Ready(None) | Poll::Pending => {}
         }
@@ -261,6 +265,9 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let body = &mut *self;
+        if let Some(error) = body.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let piece = ready!(body.poll_piece(context)).and_then(|piece| {
             match &piece {
                 Some(piece) => body.count(piece)?,
@@ -268,11 +275,18 @@ impl http_body::Body for Body {
             }
             Ok(piece)
         });
-        if let Err(error) = &piece {
-            body.kind = Kind::Empty;
-            tracing::warn!(error = error as &dyn std::error::Error, "a body was broken off");
+        match piece {
+            Ok(piece) => Poll::Ready(piece.map(|piece| Ok(Frame::data(piece)))),
+            Err(error) => {
+                body.kind = Kind::Empty;
+                tracing::warn!(error = &error as &dyn std::error::Error, "a body was broken off");
+                // A connection that is told of an error drops what it has not sent yet, even the answer's head. One
+                // that has to wait sends it first.
+                body.broken = Some(error);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
         }
-        Poll::Ready(piece.transpose().map(|piece| piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -292,10 +306,12 @@ impl fmt::Debug for Body {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use http_body_util::BodyExt as _;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -331,6 +347,32 @@ mod tests {
         let mut body = Body::pull(None, source, Some(4));
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
         assert!(matches!(body.frame().await, Some(Err(Broken::Source(_)))));
+    }
+
+    #[tokio::test]
+    async fn what_was_made_before_it_broke_reaches_the_client() {
+        let work = |sender: mpsc::Sender<Bytes>| async move {
+            sender.send(Bytes::from_static(b"ab")).await.unwrap();
+            Err(Broken::Panicked)
+        };
+        let (sender, pieces) = mpsc::channel(1);
+        let never_begun = Body::followed(std::future::ready(Err(Broken::Panicked)), mpsc::channel(1).1, Some(4));
+        let begun = Body::followed(work(sender), pieces, Some(4));
+        let at_its_end = Body::pull(Some(Bytes::from_static(b"ab")), script(Vec::new()).0, Some(4));
+        for (body, sent) in [(never_begun, ""), (begun, "ab"), (at_its_end, "ab")] {
+            let (mut client, server) = tokio::io::duplex(4096);
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let body = Mutex::new(Some(body));
+            let answer = hyper::service::service_fn(move |_: http::Request<hyper::body::Incoming>| {
+                let body = body.lock().unwrap().take().expect("one request");
+                std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(body)))
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), answer);
+            assert!(connection.await.is_err());
+            let mut got = String::new();
+            client.read_to_string(&mut got).await.unwrap();
+            assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with(&format!("\r\n\r\n{sent}")), "{got:?}");
+        }
     }
 
     #[tokio::test]
