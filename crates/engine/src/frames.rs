@@ -126,6 +126,29 @@ impl quick_cache::Weighter<(FrameLoc,), Arc<CheckedFrame>> for Weight {
     }
 }
 
+/// Where bases are looked for that the chunk index does not know.
+#[derive(Debug, Clone, Copy)]
+struct Elsewhere<'a> {
+    /// Frames that may hold them.
+    hints: &'a [FrameLoc],
+    /// How many steps are left to a frame without bases.
+    steps: u8,
+    /// Whether packs that are condemned may hold them too.
+    condemned: bool,
+}
+
+impl<'a> Elsewhere<'a> {
+    /// Nothing but these frames.
+    fn only(hints: &'a [FrameLoc]) -> Self {
+        Self { hints, steps: BASE_STEPS, condemned: false }
+    }
+
+    /// The same, with so many steps left.
+    fn after(self, steps: u8) -> Self {
+        Self { steps, ..self }
+    }
+}
+
 /// Reads frames from storage through a memory of the most used ones.
 pub(crate) struct Frames {
     packs: Arc<Packs>,
@@ -325,7 +348,7 @@ impl Frames {
     fn decode_behind(&self, loc: &FrameLoc, head: &FrameHead, bytes: &[u8], chain: &Chain) -> Result<DecodedFrame> {
         let ids = frame_bases(bytes).map_err(|error| Error::damaged(describe(loc), error))?;
         let ids: Vec<ChunkId> = ids.into_iter().map(ChunkId).collect();
-        let (prefix, _) = self.prefix(loc, &ids, &[], BASE_STEPS)?;
+        let (prefix, _) = self.prefix(loc, &ids, Elsewhere::only(&[]))?;
         let prefix = if ids.is_empty() { chain.prefix_of(head.codec) } else { &prefix };
         self.decode(loc, bytes, prefix, ALL)
     }
@@ -335,7 +358,7 @@ impl Frames {
     /// # Errors
     /// Those of the storage and the index.
     pub(crate) fn lacks_bases(&self, loc: FrameLoc) -> Result<bool> {
-        let found = self.bases_of(loc).map(|ids| self.prefix(&loc, &ids, &[], BASE_STEPS).map(drop));
+        let found = self.bases_of(loc).map(|ids| self.prefix(&loc, &ids, Elsewhere::only(&[])).map(drop));
         match found {
             Ok(Ok(())) => Ok(false),
             Ok(Err(error)) if error.is_damage() => Ok(true),
@@ -351,7 +374,7 @@ impl Frames {
     /// Those of the storage and the index.
     pub(crate) fn is_whole(&self, loc: FrameLoc, entry: Option<&FrameEntry>, bases: &[FrameLoc]) -> Result<bool> {
         let bytes = self.read(loc, u64::from(loc.len));
-        match bytes.and_then(|bytes| self.decode_with_bases(&loc, &bytes, ALL, bases, BASE_STEPS)) {
+        match bytes.and_then(|bytes| self.decode_with_bases(&loc, &bytes, ALL, Elsewhere::only(bases))) {
             Ok(frame) => {
                 Ok(entry.is_none_or(|entry| entry.locations(loc).all(|(id, _)| frame.find(&ChunkId(id)).is_some())))
             }
@@ -406,7 +429,9 @@ impl Frames {
             let start = usize::try_from(at.offset - loc.offset).unwrap_or(usize::MAX);
             let part = bytes.get(start..).and_then(|rest| rest.get(..at.len as usize)).unwrap_or_default();
             let items = if fetched.is_empty() { items } else { ALL };
-            match self.decode_with_bases(&at, part, items, bases, BASE_STEPS) {
+            // Condemned packs as well: an upload may have been told of the frame before its bases were, and brings them back.
+            let elsewhere = Elsewhere { hints: bases, steps: BASE_STEPS, condemned: true };
+            match self.decode_with_bases(&at, part, items, elsewhere) {
                 Ok(frame) => fetched.push((at, Arc::new(frame))),
                 Err(error) if fetched.is_empty() => return Err(error),
                 Err(_) => break,
@@ -423,40 +448,40 @@ impl Frames {
         loc: &FrameLoc,
         bytes: &[u8],
         items: usize,
-        hints: &[FrameLoc],
-        steps: u8,
+        elsewhere: Elsewhere<'_>,
     ) -> Result<CheckedFrame> {
         let damaged = |error: firn_pack::Error| Error::damaged(describe(loc), error);
         let ids: Vec<ChunkId> = frame_bases(bytes).map_err(damaged)?.into_iter().map(ChunkId).collect();
         if ids.is_empty() {
             return Ok(CheckedFrame::new(self.decode(loc, bytes, &[], items)?, Vec::new()));
         }
-        let (prefix, frames) = self.prefix(loc, &ids, hints, steps)?;
+        let (prefix, frames) = self.prefix(loc, &ids, elsewhere)?;
         Ok(CheckedFrame::new(self.decode(loc, bytes, &prefix, items)?, frames))
     }
 
     /// Returns the bytes of a frame's bases, one behind the other, and the frames that hold them and theirs, sorted; takes as
     /// many steps as are left.
-    fn prefix(
-        &self,
-        loc: &FrameLoc,
-        ids: &[ChunkId],
-        hints: &[FrameLoc],
-        steps: u8,
-    ) -> Result<(Vec<u8>, Vec<FrameLoc>)> {
-        let Some(steps) = steps.checked_sub(1) else {
+    fn prefix(&self, loc: &FrameLoc, ids: &[ChunkId], elsewhere: Elsewhere<'_>) -> Result<(Vec<u8>, Vec<FrameLoc>)> {
+        let Some(steps) = elsewhere.steps.checked_sub(1) else {
             return Err(Error::damaged(describe(loc), "its bases have bases without end"));
         };
-        let (mut prefix, mut frames) = (Vec::new(), Vec::new());
+        let (mut prefix, mut frames, mut condemned) = (Vec::new(), Vec::new(), None);
         let places = self.packs.find_all(ids)?;
         for (id, place) in ids.iter().zip(&places) {
             let of_frame =
                 places.iter().flatten().filter(|other| place.is_some_and(|place| place.frame == other.frame));
             let items = of_frame.map(|other| usize::from(other.index) + 1).max().unwrap_or(ALL);
             let place = place.map(|place| (place, items));
-            let mut found = self.add_base(id, place, hints, &mut prefix, 0)?;
+            let mut found = self.add_base(id, place, elsewhere.after(0), &mut prefix)?;
             if found.is_none() && steps > 0 {
-                found = self.add_base(id, place, hints, &mut prefix, steps)?;
+                found = self.add_base(id, place, elsewhere.after(steps), &mut prefix)?;
+            }
+            if found.is_none() && elsewhere.condemned {
+                let hints = match &condemned {
+                    Some(frames) => frames,
+                    None => condemned.insert(self.packs.condemned_frames_with(ids)?),
+                };
+                found = self.add_base(id, None, Elsewhere { hints, steps, condemned: true }, &mut prefix)?;
             }
             let (at, frame) =
                 found.ok_or_else(|| Error::damaged(describe(loc), format!("its base {id} is gone or wrong")))?;
@@ -474,13 +499,12 @@ impl Frames {
         &self,
         id: &ChunkId,
         place: Option<(ChunkLoc, usize)>,
-        hints: &[FrameLoc],
+        elsewhere: Elsewhere<'_>,
         prefix: &mut Vec<u8>,
-        steps: u8,
     ) -> Result<Option<(FrameLoc, Arc<CheckedFrame>)>> {
         let place = place.map(|(place, items)| (place.frame, items, Some(place.index)));
-        for (loc, items, index) in place.into_iter().chain(hints.iter().map(|hint| (*hint, ALL, None))) {
-            let frame = match self.of_base(loc, items, hints, steps) {
+        for (loc, items, index) in place.into_iter().chain(elsewhere.hints.iter().map(|hint| (*hint, ALL, None))) {
+            let frame = match self.of_base(loc, items, elsewhere) {
                 Ok(frame) => frame,
                 Err(error) if error.is_damage() => continue,
                 Err(error) => return Err(error),
@@ -500,10 +524,10 @@ impl Frames {
 
     /// Returns the first chunks of a frame that must not have bases but for the steps that are left. It waits for nobody:
     /// whoever calls may hold up others already.
-    fn of_base(&self, loc: FrameLoc, items: usize, hints: &[FrameLoc], steps: u8) -> Result<Arc<CheckedFrame>> {
+    fn of_base(&self, loc: FrameLoc, items: usize, elsewhere: Elsewhere<'_>) -> Result<Arc<CheckedFrame>> {
         let known = self.memory.get(&(loc,));
         if let Some(frame) = known.as_ref().filter(|frame| frame.has(items)) {
-            let may_be = frame.bases.is_empty() || steps > 0;
+            let may_be = frame.bases.is_empty() || elsewhere.steps > 0;
             return if may_be {
                 Ok(Arc::clone(frame))
             } else {
@@ -512,7 +536,7 @@ impl Frames {
         }
         let bytes = self.read(loc, u64::from(loc.len))?;
         let items = if known.is_some() { ALL } else { items };
-        let frame = Arc::new(self.decode_with_bases(&loc, &bytes, items, hints, steps)?);
+        let frame = Arc::new(self.decode_with_bases(&loc, &bytes, items, elsewhere)?);
         self.memory.insert((loc,), Arc::clone(&frame));
         Ok(frame)
     }

@@ -177,6 +177,34 @@ impl Packs {
         Ok(())
     }
 
+    /// Returns frames of condemned packs that hold these chunks, as far as there are any. The chunk index does not know of
+    /// them any more; a commit that names them brings their packs back. Reads footers of condemned packs until all chunks are found.
+    ///
+    /// # Errors
+    /// Those of the index, and of the storage, but for damage.
+    pub(crate) fn condemned_frames_with(&self, ids: &[ChunkId]) -> Result<Vec<FrameLoc>> {
+        let mut wanted: HashSet<[u8; 32]> = ids.iter().map(|id| id.0).collect();
+        let (mut frames, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.meta.packs(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(frames) };
+            after = Some(*last);
+            for (pack, _) in page.iter().filter(|(_, row)| row.state == PackState::Condemned) {
+                let footer = self.footer_if_whole(*pack)?;
+                for (offset, entry) in footer.iter().flat_map(chunk_frames) {
+                    let before = wanted.len();
+                    entry.items.iter().for_each(|item| drop(wanted.remove(&item.id)));
+                    if wanted.len() < before {
+                        frames.push(FrameLoc { pack: *pack, offset, len: entry.len });
+                    }
+                }
+                if wanted.is_empty() {
+                    return Ok(frames);
+                }
+            }
+        }
+    }
+
     /// Returns the footer of a pack; `None` for one that has none, or none that can be read: nothing of it is offered after
     /// the next start either (see `recovery`).
     ///

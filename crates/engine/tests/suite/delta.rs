@@ -370,6 +370,29 @@ fn an_upload_brings_back_the_bases_that_were_condemned_meanwhile() {
 }
 
 #[test]
+fn an_upload_that_was_told_of_a_frame_before_its_bases_were_condemned_brings_them_back() {
+    let (_, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let (kept, rebuilt) = leave_a_rebuild(&fixture, &engine);
+    let (most, rest) = rebuilt.split_at(rebuilt.len() - 1000);
+    let mut upload = engine.ingest(Input::Nar).unwrap();
+    upload.write(most).unwrap();
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
+    assert!(report.condemned.packs > 0 && report.doomed.packs == 0, "the upload is under way: {report:?}");
+    upload.write(rest).unwrap();
+    let ingested = upload.finish().unwrap();
+    let pushed = Pushed::of(&ingested, &rebuilt);
+    engine.commit_nar(&cache(), ingested, None).unwrap();
+    engine.commit_path(&cache(), pushed.as_path("rebuilt")).unwrap();
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
+    assert!(report.revived.packs > 0, "{report:?}");
+    engine.close().unwrap();
+    let engine = fixture.open();
+    pushed.check(&engine).unwrap();
+    kept.check(&engine).unwrap();
+}
+
+#[test]
 fn what_an_upload_that_ended_wrote_on_condemned_bases_goes_with_them() {
     for is_reopened in [false, true] {
         let (memory, fixture) = store(Delta::Inline);
