@@ -193,7 +193,9 @@ impl Packs {
                 let footer = self.footer_if_whole(*pack)?;
                 for (offset, entry) in footer.iter().flat_map(chunk_frames) {
                     let before = wanted.len();
-                    entry.items.iter().for_each(|item| drop(wanted.remove(&item.id)));
+                    for item in &entry.items {
+                        wanted.remove(&item.id);
+                    }
                     if wanted.len() < before {
                         frames.push(FrameLoc { pack: *pack, offset, len: entry.len });
                     }
