@@ -219,6 +219,27 @@ fn the_first_frame_is_passed_on_while_the_next_is_coming() {
 }
 
 #[test]
+fn a_short_nar_is_checked_before_its_first_byte() {
+    let pulled = Pulled::new(Settings::default());
+    let package = Package::new(1, 200_000);
+    let zstd = pulled.nar_target(&package).replace(".nar?", ".nar.zst?");
+    let mut wrong = package.nar.clone();
+    wrong[150_000] ^= 1;
+    for target in [&pulled.nar_target(&package), &zstd] {
+        pulled.provide(&package, Codec::Identity);
+        fs::write(pulled.folder.path().join(format!("nar/{}.nar", package.hash())), &wrong).unwrap();
+        let answer = pulled.world.send(Request::get(target));
+        assert_eq!((answer.status, answer.whole), (404, true), "{target}");
+        // What was wrong is asked for again later.
+        pulled.world.pass(600);
+    }
+    pulled.provide(&package, Codec::Identity);
+    let answer = pulled.world.send(Request::get(&zstd));
+    assert!(answer.whole && decode(Codec::Zstd, &answer.body) == package.nar, "{}", answer.status);
+    assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
+}
+
+#[test]
 fn a_download_that_breaks_off_is_broken_off_for_the_client_and_begun_anew() {
     let pulled = Pulled::new(Settings::default());
     let package = Package::new(1, 3_000_000);

@@ -38,6 +38,9 @@ use spool::Form;
 
 /// How long a client waits at most until a NAR begins to come. Each step on the way has a limit of its own.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
+/// NARs up to this long are given to nobody before all of them is here: one that is wrong is a 404, and the client tries its next cache at once, where
+/// it would begin a broken one anew again and again. The zstd form of these has a length.
+const SHORT_NAR_BYTES: u64 = 256 << 10;
 /// How much a client is sent at a time.
 const PIECE_BYTES: usize = 512 << 10;
 /// The unit in which room for spools is counted.
@@ -194,7 +197,12 @@ pub(super) async fn nar(
             begin(app, cache, offer, asker)?
         }
     };
-    let progress = wait(&fetch, |progress| progress.state != State::Begun).await?;
+    let is_enough = |progress: &Progress| match progress.state {
+        State::Begun => false,
+        State::Running => fetch.nar_size > SHORT_NAR_BYTES,
+        State::Whole | State::Here | State::Crowded | State::Failed => true,
+    };
+    let progress = wait(&fetch, is_enough).await?;
     match progress.state {
         State::Failed | State::Begun => Err(ABSENT),
         State::Crowded => Err(Problem::Busy(After::Headers)),
