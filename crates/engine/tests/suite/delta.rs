@@ -334,19 +334,34 @@ fn what_a_crash_has_the_index_offer_again_goes_with_its_bases() {
     kept.check(&engine).unwrap();
 }
 
-/// Stores a build that nothing needs, and uploads a rebuild of it: bases for its first chunks are chosen, then they are
-/// condemned, then what leans on them is written. Returns the rebuild.
-fn upload_over_a_condemnation(fixture: &Fixture, engine: &Engine) -> (Ingested, Vec<u8>) {
-    push(engine, &build(1, 1)).unwrap();
-    fixture.clock.advance(48 * 3600);
-    let rebuilt = build(1, 2);
-    let (most, rest) = rebuilt.split_at(rebuilt.len() - 1000);
+/// Uploads a NAR, in the midst of which bases that its first chunks need are condemned.
+fn upload_over_a_condemnation(engine: &Engine, nar: &[u8]) -> Ingested {
+    let (most, rest) = nar.split_at(nar.len() - 1000);
     let mut upload = engine.ingest(Input::Nar).unwrap();
     upload.write(most).unwrap();
     let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
     assert!(report.condemned.packs > 0 && report.doomed.packs == 0, "the upload is under way: {report:?}");
     upload.write(rest).unwrap();
-    (upload.finish().unwrap(), rebuilt)
+    upload.finish().unwrap()
+}
+
+/// Stores a build that nothing needs, and uploads a rebuild of it: bases for its first chunks are chosen, then they are
+/// condemned, then what leans on them is written. Returns the rebuild.
+fn rebuild_over_a_condemnation(fixture: &Fixture, engine: &Engine) -> (Ingested, Vec<u8>) {
+    push(engine, &build(1, 1)).unwrap();
+    fixture.clock.advance(48 * 3600);
+    let rebuilt = build(1, 2);
+    (upload_over_a_condemnation(engine, &rebuilt), rebuilt)
+}
+
+/// Commits what was uploaded over a condemnation, as a path, and sees to it that this brings packs back.
+fn commit_and_revive(engine: &Engine, ingested: Ingested, nar: &[u8]) -> Pushed {
+    let pushed = Pushed::of(&ingested, nar);
+    engine.commit_nar(&cache(), ingested, None).unwrap();
+    engine.commit_path(&cache(), pushed.as_path("rebuilt")).unwrap();
+    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
+    assert!(report.revived.packs > 0, "{report:?}");
+    pushed
 }
 
 fn has_delta_frames(storage: &dyn Storage) -> bool {
@@ -357,12 +372,8 @@ fn has_delta_frames(storage: &dyn Storage) -> bool {
 fn an_upload_brings_back_the_bases_that_were_condemned_meanwhile() {
     let (memory, fixture) = store(Delta::Inline);
     let engine = fixture.open();
-    let (ingested, rebuilt) = upload_over_a_condemnation(&fixture, &engine);
-    let pushed = Pushed::of(&ingested, &rebuilt);
-    engine.commit_nar(&cache(), ingested, None).unwrap();
-    engine.commit_path(&cache(), pushed.as_path("rebuilt")).unwrap();
-    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
-    assert!(report.revived.packs > 0, "{report:?}");
+    let (ingested, rebuilt) = rebuild_over_a_condemnation(&fixture, &engine);
+    let pushed = commit_and_revive(&engine, ingested, &rebuilt);
     pushed.check(&engine).unwrap();
     engine.close().unwrap();
     assert!(has_delta_frames(&memory));
@@ -374,18 +385,8 @@ fn an_upload_that_was_told_of_a_frame_before_its_bases_were_condemned_brings_the
     let (_, fixture) = store(Delta::Inline);
     let engine = fixture.open();
     let (kept, rebuilt) = leave_a_rebuild(&fixture, &engine);
-    let (most, rest) = rebuilt.split_at(rebuilt.len() - 1000);
-    let mut upload = engine.ingest(Input::Nar).unwrap();
-    upload.write(most).unwrap();
-    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
-    assert!(report.condemned.packs > 0 && report.doomed.packs == 0, "the upload is under way: {report:?}");
-    upload.write(rest).unwrap();
-    let ingested = upload.finish().unwrap();
-    let pushed = Pushed::of(&ingested, &rebuilt);
-    engine.commit_nar(&cache(), ingested, None).unwrap();
-    engine.commit_path(&cache(), pushed.as_path("rebuilt")).unwrap();
-    let report = engine.collect(&at_once(), &|_, _| {}).unwrap().unwrap();
-    assert!(report.revived.packs > 0, "{report:?}");
+    let ingested = upload_over_a_condemnation(&engine, &rebuilt);
+    let pushed = commit_and_revive(&engine, ingested, &rebuilt);
     engine.close().unwrap();
     let engine = fixture.open();
     pushed.check(&engine).unwrap();
@@ -397,7 +398,7 @@ fn what_an_upload_that_ended_wrote_on_condemned_bases_goes_with_them() {
     for is_reopened in [false, true] {
         let (memory, fixture) = store(Delta::Inline);
         let mut engine = fixture.open();
-        let (ingested, rebuilt) = upload_over_a_condemnation(&fixture, &engine);
+        let (ingested, rebuilt) = rebuild_over_a_condemnation(&fixture, &engine);
         drop(ingested);
         let kept = push(&engine, &noise(2, 30_000)).unwrap();
         engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
@@ -420,7 +421,7 @@ fn what_leans_on_doomed_bases_is_looked_for_again_after_a_failure() {
     let meta = Arc::new(BrokenMeta::new(Arc::clone(&fixture.meta)));
     fixture.meta = Arc::clone(&meta) as Arc<dyn Meta>;
     let engine = fixture.open();
-    let (ingested, rebuilt) = upload_over_a_condemnation(&fixture, &engine);
+    let (ingested, rebuilt) = rebuild_over_a_condemnation(&fixture, &engine);
     drop(ingested);
     let kept = push(&engine, &noise(2, 30_000)).unwrap();
     engine.commit_path(&cache(), kept.as_path("kept")).unwrap();
