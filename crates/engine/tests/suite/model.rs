@@ -243,22 +243,31 @@ const STEP_KINDS: [&str; 26] = [
     "rebuild",
 ];
 
+/// Pushes as a client does, and returns why that was refused because something that it leaned on went.
+pub(crate) fn push_if_taken(engine: &Engine, name: &str, nar: &[u8]) -> std::result::Result<Pushed, Error> {
+    let pushed = push(engine, nar)
+        .and_then(|pushed| engine.commit_path(&cache(), pushed.as_path(name)).map(|outcome| (pushed, outcome)));
+    match pushed {
+        Ok((pushed, outcome)) => {
+            assert!(matches!(outcome, PathOutcome::Created | PathOutcome::Merged), "{name}: {outcome:?}");
+            Ok(pushed)
+        }
+        // Also damaged: a chunk was found in a pack that was deleted meanwhile, as its session had ended long ago.
+        Err(error @ (Error::Refused(_) | Error::WrongNar { .. } | Error::Damaged { .. })) => Err(error),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
 /// Pushes as clients do: what was refused because something that it leaned on went comes again.
 pub(crate) fn push_until_taken(engine: &Engine, name: &str, nar: &[u8]) -> Pushed {
+    let mut refusals = Vec::new();
     for _ in 0..200 {
-        let pushed = push(engine, nar)
-            .and_then(|pushed| engine.commit_path(&cache(), pushed.as_path(name)).map(|outcome| (pushed, outcome)));
-        match pushed {
-            Ok((pushed, outcome)) => {
-                assert!(matches!(outcome, PathOutcome::Created | PathOutcome::Merged), "{name}: {outcome:?}");
-                return pushed;
-            }
-            // Also damaged: a chunk was found in a pack that was deleted meanwhile, as its session had ended long ago.
-            Err(Error::Refused(_) | Error::WrongNar { .. } | Error::Damaged { .. }) => {}
-            Err(error) => panic!("{error:?}"),
+        match push_if_taken(engine, name, nar) {
+            Ok(pushed) => return pushed,
+            Err(error) => refusals.push(error),
         }
     }
-    panic!("200 uploads of {name} were refused");
+    panic!("200 uploads of {name} were refused, at last: {:?}", &refusals[190..]);
 }
 
 pub(crate) fn collect(engine: &Engine) {

@@ -2,8 +2,8 @@
 //! every order are in `gc_protocol`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::thread;
 
 use firn_engine::{Engine, PathDeletion};
@@ -13,7 +13,7 @@ use firn_testkit::random::Random;
 
 use crate::fixture::{Fixture, Pushed, cache, path, push_path, restore};
 use crate::invariants::{check, check_places, factor};
-use crate::model::{collect, push_until_taken, repack, squeeze};
+use crate::model::{collect, push_if_taken, push_until_taken, repack, squeeze};
 
 const ROUNDS: u64 = 12;
 const PUSHERS: u64 = 3;
@@ -33,15 +33,25 @@ fn overlapping(random: &mut Random) -> Vec<u8> {
     Node::directory([file("a"), file("b")]).encode()
 }
 
+/// Sets a flag when it goes, by a panic too: whoever waits for it would wait for ever.
+struct Sets<'a>(&'a AtomicBool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Pushes and deletes paths from several threads while `pass` runs again and again; everything that was acknowledged and
 /// not deleted is there at each moment and in the end.
 fn push_against(pass: impl Fn(&Engine) + Sync) {
     let (_, fixture) = store();
     let engine = fixture.open();
-    let is_done = AtomicBool::new(false);
+    let (is_done, passes) = (AtomicBool::new(false), RwLock::new(()));
     let all: BTreeMap<String, Pushed> = thread::scope(|scope| {
         let passing = scope.spawn(|| {
             while !is_done.load(Ordering::SeqCst) {
+                let _pass = passes.read().unwrap();
                 // Every session ends, and so do the leases of NARs without a path.
                 fixture.clock.advance(24 * 3600 + 1);
                 pass(&engine);
@@ -49,7 +59,7 @@ fn push_against(pass: impl Fn(&Engine) + Sync) {
         });
         let pushers: Vec<_> = (0..PUSHERS)
             .map(|pusher| {
-                let engine = &engine;
+                let (engine, passes) = (&engine, &passes);
                 scope.spawn(move || {
                     let mut random = Random::new(pusher);
                     let mut mine = BTreeMap::new();
@@ -59,7 +69,7 @@ fn push_against(pass: impl Fn(&Engine) + Sync) {
                         if mine.remove(&name).is_some() {
                             delete_until_gone(engine, &name);
                         }
-                        let pushed = push_until_taken(engine, &name, &overlapping(&mut random));
+                        let pushed = push_against_passes(engine, passes, &name, &overlapping(&mut random));
                         pushed.check(engine).unwrap();
                         mine.insert(name, pushed);
                         for pushed in mine.values() {
@@ -70,8 +80,9 @@ fn push_against(pass: impl Fn(&Engine) + Sync) {
                 })
             })
             .collect();
+        let ended = Sets(&is_done);
         let all = pushers.into_iter().flat_map(|pusher| pusher.join().unwrap()).collect();
-        is_done.store(true, Ordering::SeqCst);
+        drop(ended);
         passing.join().unwrap();
         all
     });
@@ -80,6 +91,16 @@ fn push_against(pass: impl Fn(&Engine) + Sync) {
     let engine = fixture.without_chunk_index().open();
     check(&fixture, &engine, &all, &|| "opened again".to_owned());
     check_places(&engine, &|| "opened again".to_owned());
+}
+
+/// Pushes until it is taken. A pass takes sessions and leases with it, and threads that get the processor seldom may be refused
+/// again and again: after 100 times no pass begins until it is taken, and what is refused even then is wrong.
+fn push_against_passes(engine: &Engine, passes: &RwLock<()>, name: &str, nar: &[u8]) -> Pushed {
+    if let Some(pushed) = (0..100).find_map(|_| push_if_taken(engine, name, nar).ok()) {
+        return pushed;
+    }
+    let _calm = passes.write().unwrap();
+    push_until_taken(engine, name, nar)
 }
 
 /// Deletes a path; one that was named in the middle of it stays, and goes at the next try.
