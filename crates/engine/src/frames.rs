@@ -471,15 +471,18 @@ impl Frames {
             let of_frame =
                 places.iter().flatten().filter(|other| place.is_some_and(|place| place.frame == other.frame));
             let items = of_frame.map(|other| usize::from(other.index) + 1).max().unwrap_or(ALL);
-            let place = place.map(|place| (place, items));
+            let (is_known, place) = (place.is_some(), place.map(|place| (place, items)));
             let mut found = self.add_base(id, place, elsewhere.after(0), &mut prefix)?;
             if found.is_none() && steps > 0 {
                 found = self.add_base(id, place, elsewhere.after(steps), &mut prefix)?;
             }
-            if found.is_none() && elsewhere.condemned {
+            if found.is_none() && !is_known && elsewhere.condemned {
                 let hints = match &condemned {
                     Some(frames) => frames,
-                    None => condemned.insert(self.packs.condemned_frames_with(ids)?),
+                    None => {
+                        let unknown = ids.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(id, _)| *id);
+                        condemned.insert(self.packs.condemned_frames_with(unknown)?)
+                    }
                 };
                 found = self.add_base(id, None, Elsewhere { hints, steps, condemned: true }, &mut prefix)?;
             }

@@ -182,8 +182,8 @@ impl Packs {
     ///
     /// # Errors
     /// Those of the index, and of the storage, but for damage.
-    pub(crate) fn condemned_frames_with(&self, ids: &[ChunkId]) -> Result<Vec<FrameLoc>> {
-        let mut wanted: HashSet<[u8; 32]> = ids.iter().map(|id| id.0).collect();
+    pub(crate) fn condemned_frames_with(&self, ids: impl Iterator<Item = ChunkId>) -> Result<Vec<FrameLoc>> {
+        let mut wanted: HashSet<[u8; 32]> = ids.map(|id| id.0).collect();
         let (mut frames, mut after) = (Vec::new(), None);
         loop {
             let page = self.meta.packs(after, PAGE)?;
