@@ -81,5 +81,5 @@ pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;
 pub use rewrite::{Pace, PackUse, RepackOptions, Rewritten, SqueezeOptions, StuckPack};
 pub use scrub::Scrub;
-pub use transport::{TransportEncoder, TransportPiece, ZstdRestore};
+pub use transport::{SMALL_NAR_BYTES, TransportEncoder, TransportPiece, ZstdRestore};
 pub use usage::{Dimension, Usage, day_name};

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 pub use piece::TransportPiece;
 
 /// NARs up to this long are encoded at once: the length of their form is known before its first byte is sent.
-const SMALL_NAR_BYTES: u64 = 256 << 10;
+pub const SMALL_NAR_BYTES: u64 = 256 << 10;
 
 /// The zstd level: serving must cost less than what it saves on the wire.
 const LEVEL: i32 = 1;

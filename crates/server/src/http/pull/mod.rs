@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_engine::spans;
+use firn_engine::{SMALL_NAR_BYTES, spans};
 use firn_index::{CacheName, UnixSeconds};
 use firn_nix::{NarInfo, Sha256, StoreHash, StorePath};
 use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
@@ -38,9 +38,6 @@ use spool::Form;
 
 /// How long a client waits at most until a NAR begins to come. Each step on the way has a limit of its own.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
-/// NARs up to this long are given to nobody before all of them is here: one that is wrong is a 404, and the client tries its next cache at once, where
-/// it would begin a broken one anew again and again. The zstd form of these has a length.
-const SHORT_NAR_BYTES: u64 = 256 << 10;
 /// How much a client is sent at a time.
 const PIECE_BYTES: usize = 512 << 10;
 /// The unit in which room for spools is counted.
@@ -197,9 +194,11 @@ pub(super) async fn nar(
             begin(app, cache, offer, asker)?
         }
     };
+    // A small NAR is given to nobody before all of it is here. One that is wrong is a 404 then, and the client tries its next cache
+    // at once, where it would begin a broken one anew again and again; and as when it is stored, its zstd form has a length.
     let is_enough = |progress: &Progress| match progress.state {
         State::Begun => false,
-        State::Running => fetch.nar_size > SHORT_NAR_BYTES,
+        State::Running => fetch.nar_size > SMALL_NAR_BYTES,
         State::Whole | State::Here | State::Crowded | State::Failed => true,
     };
     let progress = wait(&fetch, is_enough).await?;
