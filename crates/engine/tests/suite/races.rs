@@ -177,6 +177,7 @@ fn squeeze_against_restore() {
                 })
             })
             .collect();
+        let ended = Sets(&is_done);
         for level in 1..2 + 3 * factor().min(5) {
             let options = firn_engine::SqueezeOptions {
                 level: u8::try_from(level).unwrap(),
@@ -188,7 +189,7 @@ fn squeeze_against_restore() {
             fixture.clock.advance(24 * 3600);
             collect(&engine);
         }
-        is_done.store(true, Ordering::SeqCst);
+        drop(ended);
         for reader in readers {
             assert!(reader.join().unwrap() > 0);
         }
