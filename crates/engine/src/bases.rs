@@ -237,7 +237,7 @@ impl BaseFinder {
         }
         let row = shared.packs.meta.recipe(id)?.filter(|row| row.damaged_at.is_none());
         let stored = match row.map(|row| shared.recipes.get(&shared.frames, id, &row)).transpose() {
-            Err(error) if error.is_damage() => None,
+            Err(error) if error.is_of_pack() => None,
             other => other?,
         };
         if self.recipes.len() >= RECIPES {
@@ -260,6 +260,7 @@ pub(crate) fn fetch(shared: &Shared, id: &ChunkId) -> Result<Option<Base>> {
     let frame = match shared.frames.get(loc.frame, &[], &mut std::iter::empty()) {
         Ok(fetched) => fetched.into_iter().next().map(|(_, frame)| frame),
         Err(error) if error.is_damage() => None,
+        Err(error) if error.is_of_pack() => return Ok(None),
         Err(error) => return Err(error),
     };
     match frame {

@@ -5,11 +5,11 @@
 //! more. Records keep the numbers of their frames: a copy never outranks what was written after the first.
 
 use firn_index::{CacheName, PackState};
-use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PackId};
+use firn_pack::{Chain, FrameKind, FrameLoc, PackId};
 
 use crate::committer::Change;
 use crate::engine::Shared;
-use crate::packs::{Packs, object_name};
+use crate::packs::Packs;
 use crate::records::{Record, records_of};
 use crate::{Error, Result};
 
@@ -86,7 +86,7 @@ impl Shared {
         for (offset, entry) in footer.frames.iter().filter(|(_, entry)| entry.kind == FrameKind::Record) {
             let loc = FrameLoc { pack, offset: *offset, len: entry.len };
             let frame = match self.frames.read_anew(loc, &mut chain) {
-                Err(error) if error.is_damage() => continue,
+                Err(error) if error.is_of_pack() => continue,
                 other => other?.1,
             };
             all += frame.data.len();
@@ -113,24 +113,6 @@ impl Shared {
 }
 
 impl Packs {
-    /// Returns a pack's footer, or `None` if it has no object.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] when there is no footer or it does not decode.
-    pub(crate) fn footer(&self, pack: PackId) -> Result<Option<Footer>> {
-        let name = object_name(pack);
-        let len = match self.storage.len(&name) {
-            Ok(len) => len,
-            Err(firn_storage::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let read = |offset, len| self.storage.read(&name, offset, len).map_err(std::io::Error::other);
-        Footer::open(read, len).map(Some).map_err(|error| match error {
-            firn_pack::Error::Read { .. } => Error::Internal(format!("read the footer of pack {pack}: {error}")),
-            other => Error::damaged(format!("the footer of pack {pack}"), other),
-        })
-    }
-
     /// Returns whether a record says what the index does. One of something that is gone does while nothing is there again,
     /// and while there may be older records of it: `keep_gone`.
     pub(crate) fn is_current(&self, record: &Record, keep_gone: bool) -> Result<bool> {

@@ -76,6 +76,11 @@ pub(crate) enum Change {
         recipe: RecipeId,
         record: FrameLoc,
     },
+    /// Takes the mark of a recipe back that can be restored after all.
+    Whole {
+        recipe: RecipeId,
+        record: FrameLoc,
+    },
     Move(Box<MovedRecipe>),
     /// What a sweep found; see [`removal`].
     Remove(Arc<Removals>),
@@ -96,7 +101,12 @@ impl Change {
             | Self::Path { cache, .. }
             | Self::Pushed { cache, .. }
             | Self::Document { cache, .. } => Some(cache),
-            Self::Damaged { .. } | Self::Move(_) | Self::Remove(_) | Self::Carry { .. } | Self::CacheGone(_) => None,
+            Self::Damaged { .. }
+            | Self::Whole { .. }
+            | Self::Move(_)
+            | Self::Remove(_)
+            | Self::Carry { .. }
+            | Self::CacheGone(_) => None,
         }
     }
 
@@ -109,6 +119,7 @@ impl Change {
             | Self::Pushed { .. }
             | Self::Document { .. }
             | Self::Damaged { .. }
+            | Self::Whole { .. }
             | Self::Move(_) => false,
         }
     }
@@ -344,14 +355,11 @@ impl<'a> Group<'a> {
             Change::Pushed { cache, upload, nar } => inner(self.add_pushed(&mut commit, cache, upload, nar))?,
             Change::Move(moved) => inner(self.move_recipe(&mut commit, moved))?,
             Change::Damaged { recipe, record } => {
-                if let Some(mut row) = self.packs.meta.recipe(recipe)?
-                    && row.damaged_at.is_none()
-                    && row.record == *record
-                    && !self.recipes.contains_key(recipe)
-                {
-                    row.damaged_at = Some(self.now);
-                    commit.ops.push(Op::Recipe(*recipe, row));
-                }
+                self.mark(&mut commit, recipe, *record, Some(self.now))?;
+                Ok(PathOutcome::Created)
+            }
+            Change::Whole { recipe, record } => {
+                self.mark(&mut commit, recipe, *record, None)?;
                 Ok(PathOutcome::Created)
             }
             Change::Remove(removals) => self.add_removals(&mut commit, removals).map(|()| Ok(PathOutcome::Created))?,
@@ -370,6 +378,25 @@ impl<'a> Group<'a> {
             self.commits.push(commit);
         }
         Ok(outcome)
+    }
+
+    /// Marks a recipe as damaged, or takes its mark back, if it still has this record.
+    fn mark(
+        &self,
+        commit: &mut Commit,
+        id: &RecipeId,
+        record: FrameLoc,
+        at: Option<firn_index::UnixSeconds>,
+    ) -> Result<()> {
+        if let Some(mut row) = self.packs.meta.recipe(id)?
+            && row.damaged_at.is_some() != at.is_some()
+            && row.record == record
+            && !self.recipes.contains_key(id)
+        {
+            row.damaged_at = at;
+            commit.ops.push(Op::Recipe(*id, row));
+        }
+        Ok(())
     }
 
     fn add_stored(&mut self, commit: &mut Commit, id: RecipeId, stored: &Stored) -> Result<Result<()>> {

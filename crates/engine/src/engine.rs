@@ -156,6 +156,7 @@ impl Engine {
             uses: Default::default(),
             in_use: Default::default(),
             unreadable: Default::default(),
+            is_named: Default::default(),
             interrupted: Default::default(),
             opened_at: clock.now(),
             withdrawals: Mutex::default(),

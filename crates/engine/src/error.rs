@@ -149,4 +149,17 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
     }
+
+    /// Returns the error as damage.
+    pub(crate) fn into_damage(self) -> Self {
+        match self {
+            Self::Damaged { .. } => self,
+            other => Self::damaged("what was stored before", chain(&other)),
+        }
+    }
+
+    /// Returns whether the error may concern one pack alone: what it holds is wrong, gone, or can't be read now.
+    pub(crate) fn is_of_pack(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Storage(_))
+    }
 }

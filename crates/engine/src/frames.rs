@@ -418,7 +418,7 @@ impl Frames {
         }
         let bytes = match self.read(loc, end - loc.offset) {
             // The frames behind are a guess; only the wanted one's absence says something.
-            Err(Error::Damaged { .. }) if wanted.len() > 1 => {
+            Err(error) if error.is_of_pack() && wanted.len() > 1 => {
                 wanted.truncate(1);
                 self.read(loc, u64::from(loc.len))?
             }
@@ -545,13 +545,9 @@ impl Frames {
     }
 
     fn read(&self, loc: FrameLoc, len: u64) -> Result<Bytes> {
-        use firn_storage::Error as Fault;
         let name = object_name(loc.pack);
         let len = usize::try_from(len).map_err(|_| Error::Internal("read more than memory holds".to_owned()))?;
-        self.packs.storage.read(&name, loc.offset, len).map_err(|error| match error {
-            Fault::NotFound { .. } | Fault::Short { .. } => Error::damaged(describe(&loc), error),
-            other => other.into(),
-        })
+        self.packs.storage.read(&name, loc.offset, len).map_err(|error| self.packs.fault(describe(&loc), error))
     }
 
     fn decode(&self, loc: &FrameLoc, bytes: &[u8], prefix: &[u8], items: usize) -> Result<DecodedFrame> {

@@ -41,6 +41,7 @@ mod pack_chunks;
 mod packs;
 mod placement;
 mod pool;
+mod presence;
 mod push;
 mod rebuild;
 mod recipes;

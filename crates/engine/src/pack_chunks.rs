@@ -59,7 +59,7 @@ impl ListedChunks {
     /// read whole.
     ///
     /// # Errors
-    /// Those of the storage, but for damage.
+    /// Those of the index.
     pub(crate) fn with_frame(&self, packs: &Packs, pack: PackId, offset: u64) -> Result<Option<Arc<PackChunks>>> {
         let has_frame = |chunks: &Arc<PackChunks>| chunks.frame(offset).is_some();
         if let Some(known) = self.0.get(&pack).filter(has_frame) {
@@ -69,8 +69,8 @@ impl ListedChunks {
         let footer = match read(packs, pack) {
             Ok(Some(footer)) => footer,
             Ok(None) => return Ok(None),
-            Err(error) if error.is_damage() => {
-                tracing::warn!(%pack, %error, "a pack's footer can't be read: its frames are, to know their chunks");
+            Err(error) if error.is_of_pack() => {
+                tracing::warn!(%pack, error = crate::error::chain(&error), "a pack's footer can't be read: its frames are, to know their chunks");
                 return Ok(None);
             }
             Err(error) => return Err(error),

@@ -32,10 +32,13 @@ const MAX_UNREADABLE: usize = 4096;
 /// What one call of the chunk index takes at most.
 pub(crate) const LOOKUP_IDS: usize = 4096;
 
+/// Where packs lie in a storage.
+pub(crate) const FOLDER: &str = "packs/";
+
 /// Returns the name of the object that holds a pack.
 pub(crate) fn object_name(pack: PackId) -> String {
     let hex = pack.to_string();
-    format!("packs/{}/{hex}", &hex[..2])
+    format!("{FOLDER}{}/{hex}", &hex[..2])
 }
 
 /// Which open pack a frame goes to.
@@ -68,6 +71,8 @@ pub(crate) struct Packs {
     /// Frames that can't be read, and of which nobody knows what they hold: whoever asks for a chunk of theirs by its id
     /// makes it forgotten. At most [`MAX_UNREADABLE`].
     pub(crate) unreadable: Mutex<BTreeSet<FrameLoc>>,
+    /// Whether the storage says which store's it is; see [`crate::presence`].
+    pub(crate) is_named: AtomicBool,
     /// Whether collections of this process are to end.
     pub(crate) interrupted: AtomicBool,
     /// When this process opened the store.

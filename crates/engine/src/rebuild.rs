@@ -86,7 +86,11 @@ pub struct Parts {
 /// # Errors
 /// Those of storage and index, and [`Error::Unusable`] for packs or an earlier index of a newer format: the new index is good for nothing then.
 pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) -> Result<Rebuilt> {
-    let old = parts.old;
+    // One that was just made beside the packs, by who did not know that it was gone, knows nothing.
+    let old = match parts.old {
+        Some(old) if old.store_info()?.is_some() => Some(old),
+        Some(_) | None => None,
+    };
     let packs = Arc::new(Packs {
         storage: parts.storage,
         meta: parts.meta,
@@ -96,6 +100,7 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
         uses: Default::default(),
         in_use: Default::default(),
         unreadable: Default::default(),
+        is_named: Default::default(),
         interrupted: Default::default(),
         opened_at: parts.clock.now(),
         withdrawals: Mutex::default(),
@@ -147,18 +152,21 @@ impl Rebuild {
             Some(old) => old.store_info()?,
             None => None,
         };
+        let named = self.packs.storage_id()?;
         let info = match known {
             Some(info) => {
                 recovery::check_identity(&info)?;
+                self.packs.check_storage(&info)?;
                 info
             }
             None => StoreInfo {
                 format_version: recovery::FORMAT_VERSION,
                 chunker: ChunkerId::CURRENT.to_string(),
                 created_at: self.packs.clock.now(),
-                store_id: self.packs.entropy.draw(),
+                store_id: named.unwrap_or_else(|| self.packs.entropy.draw()),
             },
         };
+        self.packs.name_storage(info.store_id)?;
         Ok(self.packs.meta.set_store_info(&info)?)
     }
 

@@ -17,14 +17,26 @@ const PAGE: usize = 256;
 
 /// Checks that the store is one that this program can use, or makes it one if it is new.
 pub(crate) fn identify(packs: &Packs) -> Result<()> {
-    let chunker = ChunkerId::CURRENT.to_string();
-    let Some(info) = packs.meta.store_info()? else {
-        let created_at = packs.clock.now();
-        let store_id = packs.entropy.draw();
-        let info = StoreInfo { format_version: FORMAT_VERSION, chunker, created_at, store_id };
-        return Ok(packs.meta.set_store_info(&info)?);
+    if let Some(info) = packs.meta.store_info()? {
+        check_identity(&info)?;
+        return packs.check_storage(&info);
+    }
+    if packs.meta.packs(None, 1)?.is_empty() && packs.has_objects()? {
+        return Err(Error::Unusable(
+            "there are packs, and its index is missing or empty: put the index back, or have it made from the packs \
+             (`firnd rebuild-index`)"
+                .to_owned(),
+        ));
+    }
+    // A crash may have come between the two below.
+    let store_id = match packs.storage_id()? {
+        Some(id) => id,
+        None => packs.entropy.draw(),
     };
-    check_identity(&info)
+    packs.name_storage(store_id)?;
+    let (chunker, created_at) = (ChunkerId::CURRENT.to_string(), packs.clock.now());
+    let info = StoreInfo { format_version: FORMAT_VERSION, chunker, created_at, store_id };
+    Ok(packs.meta.set_store_info(&info)?)
 }
 
 /// Checks that this program can use a store that was made like this.
@@ -86,11 +98,7 @@ pub(crate) fn seal_torn_packs(packs: &Packs) -> Result<()> {
 
 fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
     let name = object_name(pack);
-    let len = match packs.storage.len(&name) {
-        Ok(len) => len,
-        Err(firn_storage::Error::NotFound { .. }) => return forget(packs, pack, row),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(len) = packs.len_of(pack)? else { return forget(packs, pack, row) };
     let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
     if let Ok(footer) = Footer::open(read, len) {
         tracing::info!(%pack, "sealed a pack that was closed and not yet in the index");
@@ -142,8 +150,10 @@ pub(crate) fn base(packs: &Packs, id: &ChunkId, steps: u8) -> Result<Option<Vec<
     let name = object_name(loc.frame.pack);
     let bytes = match packs.storage.read(&name, loc.frame.offset, loc.frame.len as usize) {
         Ok(bytes) => bytes,
-        Err(firn_storage::Error::NotFound { .. } | firn_storage::Error::Short { .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error) => match packs.fault("a base", error) {
+            error if error.is_damage() => return Ok(None),
+            error => return Err(error),
+        },
     };
     let internal = |error: firn_pack::Error| Error::Internal(error.to_string());
     let mut prefix = Vec::new();
@@ -214,7 +224,7 @@ fn apply_footer(packs: &Packs, pack: PackId) -> Result<bool> {
             Ok(false)
         }
         // The index is a view: chunks that it does not know are stored again, and restores have their own hints.
-        Err(error @ (Error::Damaged { .. } | Error::Internal(_))) => {
+        Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
             skip(pack, &error);
             Ok(false)
         }

@@ -12,7 +12,6 @@ use firn_pack::{ChunkLoc, FrameLoc};
 use crate::engine::Shared;
 use crate::frames::CheckedFrame;
 use crate::in_use::Uses;
-use crate::packs::object_name;
 use crate::placement::Run;
 use crate::recipes::StoredRecipe;
 use crate::{Error, Result};
@@ -233,7 +232,8 @@ impl Restore {
         let run = self.run_at()?;
         let frame = match self.frame(run.frame) {
             Ok(frame) => frame,
-            Err(error) if error.is_damage() => return Ok(None),
+            // Reading it chunk by chunk looks elsewhere.
+            Err(error) if error.is_of_pack() => return Ok(None),
             Err(error) => return Err(error),
         };
         let offset = usize::try_from(self.position - self.at.start).unwrap_or(usize::MAX);
@@ -330,32 +330,58 @@ impl Restore {
     fn read_chunk(&mut self, chunk: &ChunkRef, out: &mut Vec<u8>, part: Range<usize>) -> Result<()> {
         let run = self.run_at()?;
         let index = run.first + u16::try_from(self.at.in_run).unwrap_or(u16::MAX);
-        let found = self.frame(run.frame).and_then(|frame| {
-            let range = self.find(&frame, index, chunk);
-            let range =
-                range.ok_or_else(|| Error::damaged(format!("the chunk {}", chunk.id), "its bytes are wrong"))?;
-            out.extend_from_slice(&frame.data()[range][part.clone()]);
-            Ok(())
-        });
+        let mut found = self.copy_chunk(&run, index, chunk, out, &part);
+        if matches!(found, Err(Error::Storage(_))) {
+            found = self.copy_chunk(&run, index, chunk, out, &part);
+        }
         match found {
-            Err(error) if error.is_damage() => {
+            Err(error) if self.is_lost(&error) => {
                 let bad = ChunkLoc { frame: run.frame, index };
+                self.shared.packs.forget_chunks(&[(chunk.id, bad)])?;
                 if self.read_elsewhere(chunk, bad, out, part)? {
                     return Ok(());
                 }
+                let error = error.into_damage();
                 self.found_damage(&error);
                 Err(error)
+            }
+            // Whether it is damaged, a scrub finds out.
+            Err(error) if error.is_of_pack() => {
+                let bad = ChunkLoc { frame: run.frame, index };
+                if self.read_elsewhere(chunk, bad, out, part)? { Ok(()) } else { Err(error) }
             }
             other => other,
         }
     }
 
-    /// Takes a chunk from another place that the chunk index knows, after the first was found damaged; returns whether
-    /// there was a good one.
+    /// Takes a chunk from where it should be.
+    fn copy_chunk(
+        &mut self,
+        run: &Run,
+        index: u16,
+        chunk: &ChunkRef,
+        out: &mut Vec<u8>,
+        part: &Range<usize>,
+    ) -> Result<()> {
+        let frame = self.frame(run.frame)?;
+        let range = self.find(&frame, index, chunk);
+        let range = range.ok_or_else(|| Error::damaged(format!("the chunk {}", chunk.id), "its bytes are wrong"))?;
+        out.extend_from_slice(&frame.data()[range][part.clone()]);
+        Ok(())
+    }
+
+    /// Returns whether a chunk's bytes are not to be had from where it is. An upload need not wait until it is known why they
+    /// can't be read: it stores its own.
+    fn is_lost(&self, error: &Error) -> bool {
+        let is_unreadable = || self.id.is_none() && error.is_of_pack() && self.shared.packs.check_there().is_ok();
+        error.is_damage() || is_unreadable()
+    }
+
+    /// Takes a chunk from another place that the chunk index knows, after it was not to be had from the first; returns
+    /// whether there was a good one.
     fn read_elsewhere(&self, chunk: &ChunkRef, bad: ChunkLoc, out: &mut Vec<u8>, part: Range<usize>) -> Result<bool> {
         let packs = &self.shared.packs;
-        packs.forget_chunks(&[(chunk.id, bad)])?;
-        let Some(other) = packs.lookup(&chunk.id)? else { return Ok(false) };
+        let Some(other) = packs.lookup(&chunk.id)?.filter(|other| *other != bad) else { return Ok(false) };
         match self.shared.frames.get(other.frame, &self.stored.placement.bases, &mut std::iter::empty()) {
             Ok(fetched) => {
                 let data = fetched.first().and_then(|(_, frame)| frame.chunk(other.index, &chunk.id));
@@ -393,11 +419,7 @@ impl Restore {
     /// Checks that every pack is as long as its last frame wants; what is not there must be somewhere else.
     fn check_present(&self) -> Result<()> {
         for &(pack, end) in &self.stored.needs {
-            let len = match self.shared.packs.storage.len(&object_name(pack)) {
-                Ok(len) => len,
-                Err(firn_storage::Error::NotFound { .. }) => 0,
-                Err(error) => return Err(error.into()),
-            };
+            let len = self.shared.packs.len_of(pack)?.unwrap_or(0);
             if len >= end {
                 continue;
             }
@@ -453,7 +475,7 @@ impl Restore {
         for run in &self.stored.placement.runs {
             let frame = match self.shared.frames.get(run.frame, &self.stored.placement.bases, &mut std::iter::empty()) {
                 Ok(fetched) => fetched.into_iter().next().map(|(_, frame)| frame),
-                Err(error) if error.is_damage() => None,
+                Err(error) if self.is_lost(&error) => None,
                 Err(error) => return Err(error),
             };
             let is_bad = |(chunk, index): &(&ChunkRef, u16)| {

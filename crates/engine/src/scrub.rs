@@ -4,8 +4,9 @@
 //! may stop after any step. What was found is in the index after each pack: a pass that was interrupted goes on behind
 //! the last pack that it checked. Damage is located through the recipes of the pack: of each that needs a bad frame, the
 //! chunks are looked for as a restore would, and what can't be had is marked, so that it answers as missing and the next
-//! upload repairs it.
+//! upload repairs it. At the end, what is marked and can be restored after all is [taken back](marked).
 
+mod marked;
 mod pack;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use firn_chunk::RecipeId;
 use firn_index::{CacheName, Content, DamagedPath, DocumentKey, DocumentKind, PackState, ScrubPass, ScrubRow};
 use firn_pack::PackId;
 
+use self::marked::Marked;
 use self::pack::{Checked, PackCheck};
 use crate::engine::{Engine, Shared};
 use crate::restore::Restore;
@@ -34,6 +36,8 @@ pub struct Scrub {
     pack: Option<PackCheck>,
     /// Recipes found damaged so far, so that their paths are named once.
     damaged: BTreeSet<RecipeId>,
+    /// Once all packs were checked.
+    marked: Marked,
 }
 
 impl Engine {
@@ -45,7 +49,14 @@ impl Engine {
         let ScrubRow { current, last } = self.meta().scrub()?;
         let now = self.shared.packs.clock.now();
         let pass = current.unwrap_or_else(|| ScrubPass { started_at: now, ..ScrubPass::default() });
-        Ok(Scrub { shared: Arc::clone(&self.shared), pass, last, pack: None, damaged: BTreeSet::new() })
+        Ok(Scrub {
+            shared: Arc::clone(&self.shared),
+            pass,
+            last,
+            pack: None,
+            damaged: BTreeSet::new(),
+            marked: Marked::default(),
+        })
     }
 
     /// Returns what scrubs have found.
@@ -71,10 +82,7 @@ impl Scrub {
     /// Those of the index, and [`Error::Internal`]. The step may be tried again.
     pub fn step(&mut self) -> Result<Option<u64>> {
         if self.pack.is_none() {
-            let Some(pack) = self.next_pack()? else {
-                self.finish()?;
-                return Ok(None);
-            };
+            let Some(pack) = self.next_pack()? else { return self.end() };
             self.pack = Some(PackCheck::new(pack));
         }
         let Some(check) = self.pack.as_mut() else { return Ok(Some(0)) };
@@ -86,8 +94,8 @@ impl Scrub {
             Ok(Checked::Opened { bytes }) => (bytes, false),
             Ok(Checked::End) => (0, true),
             Err(error @ Error::Storage(_)) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tracing::error!(pack = %check.id(), error = %source, "scrub: a pack can't be read: it was left out");
+                let error = crate::error::chain(&error);
+                tracing::error!(pack = %check.id(), error, "scrub: a pack can't be read: it was left out");
                 self.pass.unreadable_packs += 1;
                 (0, true)
             }
@@ -196,7 +204,7 @@ impl Scrub {
         }
         let stored = match self.shared.recipes.get(&self.shared.frames, id, &row) {
             Ok(stored) => stored,
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_of_pack() => {
                 self.shared.mark_damaged(*id, row.record);
                 return Ok(true);
             }
@@ -206,7 +214,10 @@ impl Scrub {
         let is_wanted = |frame: &_| needs_base || check.is_bad(frame);
         match Restore::check(&self.shared, (*id, row.record), stored, &is_wanted) {
             Ok(()) => Ok(false),
-            Err(error) if error.is_damage() => Ok(true),
+            Err(error) if error.is_of_pack() => {
+                self.shared.mark_damaged(*id, row.record);
+                Ok(true)
+            }
             Err(error) => Err(error),
         }
     }
@@ -257,13 +268,23 @@ impl Scrub {
         }
     }
 
-    fn finish(&mut self) -> Result<()> {
-        if self.pass.finished_at.is_none() {
-            self.pass.finished_at = Some(self.shared.packs.clock.now());
-            self.last = Some(self.pass.clone());
-            self.save()?;
+    /// Goes through what is marked, one recipe a step, and ends the pass. Which paths can't be had is known then.
+    fn end(&mut self) -> Result<Option<u64>> {
+        if self.pass.finished_at.is_some() {
+            return Ok(None);
         }
-        Ok(())
+        if let Some(bytes) = self.marked.step(&self.shared)? {
+            self.pass.read_bytes += bytes;
+            return Ok(Some(bytes));
+        }
+        let mut found = self.locate(&self.marked.damaged)?;
+        self.pass.damaged_paths = found.len() as u64;
+        found.truncate(MAX_NAMED);
+        self.pass.paths = found;
+        self.pass.finished_at = Some(self.shared.packs.clock.now());
+        self.last = Some(self.pass.clone());
+        self.save()?;
+        Ok(None)
     }
 
     fn save(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A storage that fails when it is told to.
 
 use std::io;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -104,6 +105,8 @@ struct State {
     fired: bool,
     crashed: bool,
     calls: u64,
+    /// What can't be read, as on a disk with a bad sector.
+    unreadable: Option<(String, Range<u64>)>,
 }
 
 struct Plan {
@@ -128,6 +131,11 @@ impl Fault {
         state.fired = false;
     }
 
+    /// Has every read of an object fail that touches these bytes, until [`Fault::heal`].
+    pub fn refuse(&self, name: &str, bytes: Range<u64>) {
+        self.state().unreadable = Some((name.to_owned(), bytes));
+    }
+
     /// Returns whether the planned failure has happened.
     #[must_use]
     pub fn fired(&self) -> bool {
@@ -140,10 +148,11 @@ impl Fault {
         self.state().calls
     }
 
-    /// Forgets the plan and ends a crash. Writers that were poisoned stay so.
+    /// Forgets the plan, gives everything again and ends a crash. Writers that were poisoned stay so.
     pub fn heal(&self) {
         let mut state = self.state();
         state.plan = None;
+        state.unreadable = None;
         state.crashed = false;
     }
 
@@ -222,6 +231,12 @@ impl Storage for Fault {
     }
 
     fn read(&self, name: &str, offset: u64, len: usize) -> Result<Bytes> {
+        let end = offset.saturating_add(len as u64);
+        let is_refused =
+            |(object, bytes): &(String, Range<u64>)| object == name && bytes.start < end && offset < bytes.end;
+        if self.state().unreadable.as_ref().is_some_and(is_refused) {
+            return Err(injected(name));
+        }
         self.run(Operation::Read, name, || self.inner.read(name, offset, len))
     }
 
@@ -312,6 +327,20 @@ mod tests {
         assert!(fault.fired());
         fault.put("b", b"b").unwrap();
         assert_eq!(fault.calls(), 4);
+    }
+
+    #[test]
+    fn what_is_refused_can_not_be_read_until_it_is_healed() {
+        let (_, fault) = setup();
+        fault.put("a", b"abcdef").unwrap();
+        fault.put("b", b"abcdef").unwrap();
+        fault.refuse("a", 2..4);
+        for (offset, len, is_given) in [(0, 2, true), (0, 3, false), (3, 1, false), (4, 2, true)] {
+            assert_eq!(fault.read("a", offset, len).is_ok(), is_given, "{offset} {len}");
+        }
+        fault.read("b", 0, 6).unwrap();
+        fault.heal();
+        fault.read("a", 0, 6).unwrap();
     }
 
     #[test]

@@ -173,8 +173,8 @@ impl Collection<'_> {
             after = Some(*last);
             for (pack, row) in &page {
                 match step(self, *pack, row) {
-                    Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
-                        tracing::error!(%pack, %error, "a pack stays that nobody needs");
+                    Err(error) if error.is_of_pack() => {
+                        tracing::error!(%pack, error = crate::error::chain(&error), "a pack stays that nobody needs");
                         self.report.failed.add(row.stored_bytes);
                         self.note_stuck(*pack, row.stored_bytes, &error);
                     }

@@ -140,6 +140,7 @@ impl Shared {
         now: UnixSeconds,
         pace: &mut Pace<'_>,
     ) -> Result<GcReport> {
+        self.packs.check_there()?;
         let dry_run = options.dry_run;
         let _span = tracing::info_span!(target: spans::TARGET, "collect", firn.dry_run = dry_run).entered();
         self.packs.uses.flush(self.packs.meta.as_ref(), now)?;

@@ -13,8 +13,8 @@ use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 
 use super::lifecycle::{PAGE, chunks_of};
 use super::{Collection, ShortId, short};
+use crate::Result;
 use crate::packs::Packs;
-use crate::{Error, Result};
 
 /// Chunks that are forgotten together, but for those of the last pack: some 110 MiB with what looks them up.
 const MAX_CHUNKS: usize = 1 << 20;
@@ -144,8 +144,8 @@ impl Collection<'_> {
     /// Forgets the chunks of a pack's frames that `may_lean` on what is gone. What can't be listed stays on offer.
     fn forget_leaning(&self, pack: PackId, may_lean: impl Fn(&FrameEntry) -> bool) -> Result<()> {
         match self.shared.packs.forget_baseless(pack, may_lean) {
-            Err(error @ (Error::Damaged { .. } | Error::Storage(_))) => {
-                tracing::warn!(%pack, %error, "a pack's frames can't be listed: they stay on offer, also those whose bases go");
+            Err(error) if error.is_of_pack() => {
+                tracing::warn!(%pack, error = crate::error::chain(&error), "a pack's frames can't be listed: they stay on offer, also those whose bases go");
                 Ok(())
             }
             other => other,
@@ -181,7 +181,7 @@ impl Packs {
     /// them any more; a commit that names them brings their packs back. Reads footers of condemned packs until all chunks are found.
     ///
     /// # Errors
-    /// Those of the index, and of the storage, but for damage.
+    /// Those of the index.
     pub(crate) fn condemned_frames_with(&self, ids: impl Iterator<Item = ChunkId>) -> Result<Vec<FrameLoc>> {
         let mut wanted: HashSet<[u8; 32]> = ids.map(|id| id.0).collect();
         let (mut frames, mut after) = (Vec::new(), None);
@@ -211,10 +211,10 @@ impl Packs {
     /// the next start either (see `recovery`).
     ///
     /// # Errors
-    /// Those of the storage, but for damage.
+    /// Those of the index.
     pub(super) fn footer_if_whole(&self, pack: PackId) -> Result<Option<Footer>> {
         match self.footer(pack) {
-            Err(Error::Damaged { .. }) => Ok(None),
+            Err(error) if error.is_of_pack() => Ok(None),
             other => other,
         }
     }

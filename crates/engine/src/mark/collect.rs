@@ -10,10 +10,9 @@ use super::holders::{Holder, HolderKind, NO_RECIPE, Names, Numbering};
 use super::{ChunkTable, MAX_CONFLICTS, Mark, MarkedConflict, MarkedRecipe, Span};
 use crate::engine::Shared;
 use crate::gc::short;
-use crate::packs::object_name;
 use crate::placement::Placement;
 use crate::recipes::recipe_of;
-use crate::{Error, Result, spans};
+use crate::{Result, spans};
 
 /// Rows read at a time.
 const PAGE: usize = 1024;
@@ -295,24 +294,15 @@ fn footer(shared: &Shared, pack: PackId, state: PackState) -> Result<Listed> {
     {
         return Ok(Listed::Frames(open.list()?, open.len));
     }
-    let name = object_name(pack);
-    let len = match shared.packs.storage.len(&name) {
-        Ok(len) => len,
-        Err(firn_storage::Error::NotFound { .. }) => return Ok(Listed::Gone),
-        Err(error) => return Err(error.into()),
-    };
-    let read = |offset, len| shared.packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
-    match Footer::open(read, len) {
-        Ok(footer) => Ok(Listed::Frames(footer, len)),
-        Err(firn_pack::Error::Read { source, .. }) => match source.downcast::<firn_storage::Error>() {
-            Ok(firn_storage::Error::NotFound { .. }) => Ok(Listed::Gone),
-            Ok(error) => Err(error.into()),
-            Err(error) => Err(Error::Internal(format!("read the footer of pack {pack}: {error}"))),
-        },
-        Err(error) => {
-            tracing::warn!(%pack, %error, "a pack's footer can't be read; its chunks are not counted");
+    let Some(len) = shared.packs.len_of(pack)? else { return Ok(Listed::Gone) };
+    match shared.packs.footer(pack) {
+        Ok(Some(footer)) => Ok(Listed::Frames(footer, len)),
+        Ok(None) => Ok(Listed::Gone),
+        Err(error) if error.is_of_pack() => {
+            tracing::warn!(%pack, error = crate::error::chain(&error), "a pack's footer can't be read; its chunks are not counted");
             Ok(Listed::Unread(len))
         }
+        Err(error) => Err(error),
     }
 }
 
@@ -368,8 +358,8 @@ impl Spans<'_> {
     fn read(&mut self, row: &Row, out: &mut Vec<Span>) -> Result<u32> {
         let frame = match self.shared.frames.read_record(row.record) {
             Ok(frame) => frame,
-            Err(error) if error.is_damage() => {
-                tracing::warn!(recipe = %row.id, %error, "a recipe can't be read; its chunks are not counted");
+            Err(error) if error.is_of_pack() => {
+                tracing::warn!(recipe = %row.id, error = crate::error::chain(&error), "a recipe can't be read; its chunks are not counted");
                 self.missing_recipes += 1;
                 return Ok(0);
             }
@@ -424,7 +414,7 @@ impl Spans<'_> {
     ) -> Result<()> {
         let recipe = match recipe_of(&self.shared.frames, frame, placement) {
             Ok(recipe) => recipe,
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_of_pack() => {
                 self.missing_recipes += 1;
                 return Ok(());
             }

@@ -4,12 +4,9 @@ use firn_chunk::ChunkId;
 use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PackId};
 
 use super::{PAGE, Rebuild};
-use crate::packs::object_name;
+use crate::packs::{FOLDER, object_name};
 use crate::recipes::id_of;
 use crate::{Error, Result, recovery};
-
-/// Where packs lie in a storage.
-const FOLDER: &str = "packs/";
 
 /// A pack that the index is to know.
 pub(super) struct FoundPack {

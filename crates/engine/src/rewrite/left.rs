@@ -77,7 +77,7 @@ pub(super) fn report(writer: &mut Writer<'_, '_>, pack: PackId, stored_bytes: u6
     Ok(())
 }
 
-/// Returns whether a recipe is marked as damaged, or turns out to be.
+/// Returns whether a recipe is marked as damaged, turns out to be, or can't be read.
 fn is_damaged(writer: &Writer<'_, '_>, id: &RecipeId, left: &Left) -> Result<bool> {
     let shared = writer.shared;
     let Some(row) = shared.packs.meta.recipe(id)? else { return Ok(false) };
@@ -90,13 +90,14 @@ fn is_damaged(writer: &Writer<'_, '_>, id: &RecipeId, left: &Left) -> Result<boo
             shared.mark_damaged(*id, row.record);
             return Ok(true);
         }
+        Err(error) if error.is_of_pack() => return Ok(true),
         Err(error) => return Err(error),
     };
     let needs_base = stored.placement.bases.iter().any(|base| left.unreadable.contains(base));
     let is_wanted = |frame: &FrameLoc| needs_base || left.unreadable.contains(frame);
     match Restore::check(shared, (*id, row.record), stored, &is_wanted) {
         Ok(()) => Ok(false),
-        Err(error) if error.is_damage() => Ok(true),
+        Err(error) if error.is_of_pack() => Ok(true),
         Err(error) => Err(error),
     }
 }

@@ -172,7 +172,7 @@ impl Movers<'_, '_, '_> {
         let ids = match self.window.entry(&frame) {
             Some(entry) => entry.bases.iter().copied().map(ChunkId).collect(),
             None => match self.writer.shared.frames.bases_of(frame) {
-                Err(error) if error.is_damage() => return Ok(None),
+                Err(error) if error.is_of_pack() => return Ok(None),
                 other => other?,
             },
         };

@@ -147,7 +147,7 @@ impl<'a, 'b, 'p, 'r> Walk<'a, 'b, 'p, 'r> {
     fn read(&mut self, loc: FrameLoc) -> Result<Option<Arc<CheckedFrame>>> {
         match self.writer.shared.frames.get(loc, &self.stored.placement.bases, &mut std::iter::empty()) {
             Ok(fetched) => Ok(fetched.into_iter().next().map(|(_, frame)| frame)),
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_of_pack() => {
                 self.writer.leave(loc, &error);
                 Ok(None)
             }

@@ -53,7 +53,7 @@ fn bases(writer: &mut Writer<'_, '_>, window: &Window, entry: &FrameEntry) -> Re
 fn copy(writer: &mut Writer<'_, '_>, loc: FrameLoc, entry: &FrameEntry, bases: &[Candidate]) -> Result<()> {
     let bytes = match writer.shared.frames.stored(loc) {
         Ok(bytes) => bytes,
-        Err(error) if error.is_damage() => {
+        Err(error) if error.is_of_pack() => {
             writer.leave(loc, &error);
             return Ok(());
         }
@@ -90,7 +90,7 @@ fn regroup(
 fn chunks(writer: &mut Writer<'_, '_>, loc: FrameLoc, entry: &FrameEntry) -> Result<Option<Vec<(ChunkId, Bytes)>>> {
     let fetched = match writer.shared.frames.get(loc, &[], &mut std::iter::empty()) {
         Ok(fetched) => fetched,
-        Err(error) if error.is_damage() => {
+        Err(error) if error.is_of_pack() => {
             writer.leave(loc, &error);
             return Ok(None);
         }

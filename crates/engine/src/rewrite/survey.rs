@@ -90,7 +90,7 @@ impl Survey {
                 Some(entry) => entry.bases.iter().copied().map(ChunkId).collect(),
                 None => match shared.frames.bases_of(run.frame) {
                     // A restore will notice it.
-                    Err(error) if error.is_damage() => Vec::new(),
+                    Err(error) if error.is_of_pack() => Vec::new(),
                     other => other?,
                 },
             };
@@ -128,7 +128,7 @@ impl Window {
     }
 }
 
-/// Returns a recipe that is whole, with the place of its record.
+/// Returns a recipe that is whole and can be read, with the place of its record.
 pub(super) fn stored(shared: &Shared, id: &RecipeId) -> Result<Option<(FrameLoc, std::sync::Arc<StoredRecipe>)>> {
     let Some(row) = shared.packs.meta.recipe(id)?.filter(|row| row.damaged_at.is_none()) else { return Ok(None) };
     match shared.recipes.get(&shared.frames, id, &row) {
@@ -137,6 +137,8 @@ pub(super) fn stored(shared: &Shared, id: &RecipeId) -> Result<Option<(FrameLoc,
             shared.mark_damaged(*id, row.record);
             Ok(None)
         }
+        // It stays where it is.
+        Err(error) if error.is_of_pack() => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -3,13 +3,12 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use firn_chunk::{ChunkId, RecipeId};
-use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
+use firn_pack::{ChunkLoc, FrameEntry, FrameKind, FrameLoc, PackId};
 
 use super::WINDOW_CHUNKS;
 use super::choose::Candidate;
 use super::survey::Survey;
 use crate::engine::Shared;
-use crate::packs::object_name;
 use crate::{Error, Result};
 
 /// A chunk of a window.
@@ -57,8 +56,9 @@ impl Window {
             }
             window.taken += 1;
             match window.add(shared, candidate) {
-                Err(error) if error.is_damage() => {
-                    tracing::error!(pack = %candidate.pack, %error, "a pack can't be rewritten: its footer is damaged");
+                Err(error) if error.is_of_pack() => {
+                    let error = crate::error::chain(&error);
+                    tracing::error!(pack = %candidate.pack, error, "a pack can't be rewritten: its footer can't be read");
                 }
                 other => other?,
             }
@@ -102,7 +102,8 @@ impl Window {
 
     fn add(&mut self, shared: &Shared, candidate: &Candidate) -> Result<()> {
         let pack = candidate.pack;
-        let footer = read_footer(shared, pack)?;
+        let gone = || Error::damaged(format!("pack {pack}"), "it is gone");
+        let footer = shared.packs.footer(pack)?.ok_or_else(gone)?;
         self.packs.push((pack, candidate.stored_bytes));
         self.ids.insert(pack);
         for (offset, entry) in footer.frames {
@@ -121,30 +122,5 @@ impl Window {
             self.frames.push((frame, entry));
         }
         Ok(())
-    }
-}
-
-fn read_footer(shared: &Shared, pack: PackId) -> Result<Footer> {
-    let name = object_name(pack);
-    let damaged = |detail: String| Error::damaged(format!("pack {pack}"), detail);
-    let storage = &shared.packs.storage;
-    let len = match storage.len(&name) {
-        Ok(len) => len,
-        Err(error @ firn_storage::Error::NotFound { .. }) => return Err(damaged(error.to_string())),
-        Err(error) => return Err(error.into()),
-    };
-    let failed = std::cell::RefCell::new(None);
-    let read = |offset, len| {
-        storage.read(&name, offset, len).map_err(|error| {
-            let told = std::io::Error::other(error.to_string());
-            *failed.borrow_mut() = Some(error);
-            told
-        })
-    };
-    let footer = Footer::open(read, len);
-    match (footer, failed.into_inner()) {
-        (Ok(footer), _) => Ok(footer),
-        (Err(_), Some(error)) => Err(error.into()),
-        (Err(error), None) => Err(damaged(error.to_string())),
     }
 }

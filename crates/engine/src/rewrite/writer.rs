@@ -246,7 +246,7 @@ impl<'a, 'p> Writer<'a, 'p> {
     fn read(&self, id: &ChunkId, loc: ChunkLoc) -> Result<Option<Base>> {
         match self.shared.frames.get(loc.frame, &[], &mut std::iter::empty()) {
             Ok(fetched) => Ok(fetched.first().and_then(|(_, frame)| bases::base_in(frame, id, loc))),
-            Err(error) if error.is_damage() => Ok(None),
+            Err(error) if error.is_of_pack() => Ok(None),
             Err(error) => Err(error),
         }
     }

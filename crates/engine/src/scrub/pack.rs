@@ -29,6 +29,10 @@ pub(super) struct PackCheck {
     /// Frames whose bases the index does not have. A recipe may know where these are; of what no recipe needs they may be
     /// gone.
     baseless: Vec<Baseless>,
+    /// Frames that the storage did not give while it gave others.
+    refused: Vec<Refused>,
+    /// Frames that it gave.
+    given: u64,
     /// Frames may be hidden behind what is damaged: whoever needs any of them is to be looked at.
     is_hiding: bool,
     is_pack_damaged: bool,
@@ -43,6 +47,13 @@ pub(super) struct Baseless {
     pub(super) entry: Option<FrameEntry>,
     /// Whether a recipe needs it.
     pub(super) is_needed: bool,
+}
+
+/// A frame that the storage did not give.
+struct Refused {
+    loc: FrameLoc,
+    entry: Option<FrameEntry>,
+    error: Error,
 }
 
 /// How the next frame is found.
@@ -60,6 +71,8 @@ impl PackCheck {
             frames: None,
             bad: BTreeSet::new(),
             baseless: Vec::new(),
+            refused: Vec::new(),
+            given: 0,
             is_hiding: false,
             is_pack_damaged: false,
             was_there: false,
@@ -103,7 +116,7 @@ impl PackCheck {
         let (loc, listed) = match frames {
             Frames::Listed(listed) => match listed.pop_front() {
                 Some((offset, entry)) => (FrameLoc { pack: self.pack, offset, len: entry.len }, Some(entry)),
-                None => return Ok(Checked::End),
+                None => return self.settle_refused(shared),
             },
             Frames::Walked(offset, end) if *offset < *end => {
                 let (from, until) = (*offset, *end);
@@ -119,10 +132,17 @@ impl PackCheck {
                     }
                 }
             }
-            Frames::Walked(..) => return Ok(Checked::End),
+            Frames::Walked(..) => return self.settle_refused(shared),
         };
-        if let Err(error) = check_frame(shared, loc, listed.as_ref(), &mut self.chain) {
+        let checked = check_frame(shared, loc, listed.as_ref(), &mut self.chain);
+        self.given += u64::from(checked.is_ok());
+        if let Err(error) = checked {
             match error {
+                Error::Storage(_) => self.refused.push(Refused { loc, entry: listed, error }),
+                // Records may be linked to those before them, of which some were not given.
+                Error::Damaged { .. } if !self.refused.is_empty() && is_record(listed.as_ref()) => {
+                    self.refused.push(Refused { loc, entry: listed, error });
+                }
                 Error::Damaged { .. } if shared.frames.lacks_bases(loc)? => {
                     self.baseless.push(Baseless { loc, entry: listed, is_needed: false });
                 }
@@ -131,6 +151,29 @@ impl PackCheck {
             }
         }
         Ok(Checked::Frame { bytes: u64::from(loc.len) })
+    }
+
+    /// Asks once more for what the storage did not give. Where it gave other frames of the pack, the medium has lost what it
+    /// still does not give: whoever needs that can't be helped but by an upload.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when it gave none, or gives now what it did not: the pack is to be read another time.
+    fn settle_refused(&mut self, shared: &Shared) -> Result<Checked> {
+        let mut unsettled = None;
+        for Refused { loc, entry, error } in std::mem::take(&mut self.refused) {
+            shared.packs.check_there()?;
+            match shared.frames.stored(loc) {
+                Err(again) if self.given > 0 => {
+                    self.lose(shared, loc, entry.as_ref(), &crate::error::chain(&again))?;
+                }
+                Ok(_) | Err(_) => _ = unsettled.get_or_insert(error),
+            }
+        }
+        match unsettled {
+            // What follows a frame of records that was not given can't be decoded; it was asked for in vain as well.
+            Some(error @ Error::Storage(_)) => Err(error),
+            Some(_) | None => Ok(Checked::End),
+        }
     }
 
     /// Takes the frames whose bases the index does not have.
@@ -154,11 +197,7 @@ impl PackCheck {
         if row.state == PackState::Doomed {
             return Ok(Checked::End);
         }
-        let len = match shared.packs.storage.len(&object_name(self.pack)) {
-            Ok(len) => len,
-            Err(firn_storage::Error::NotFound { .. }) => return self.gone(shared, &row),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(len) = shared.packs.len_of(self.pack)? else { return self.gone(shared, &row) };
         self.was_there = true;
         let read = reader(shared, self.pack);
         match firn_pack::read_header(&read, len) {
@@ -227,6 +266,11 @@ impl PackCheck {
         self.bad.insert(loc);
         forget(shared, loc, entry)
     }
+}
+
+/// Returns whether a frame holds records, or may.
+fn is_record(entry: Option<&FrameEntry>) -> bool {
+    entry.is_none_or(|entry| entry.kind == FrameKind::Record)
 }
 
 /// Sees to it that nobody leans on what a frame holds from now on.

@@ -19,6 +19,7 @@ mod invariants;
 mod model;
 mod passes;
 mod paths;
+mod presence;
 mod push;
 mod races;
 mod rebuild;

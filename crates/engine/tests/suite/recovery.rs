@@ -123,8 +123,8 @@ fn a_frame_torn_anywhere_is_cut_off() {
         let pushed: Vec<_> = (1..4).map(|seed| push(&engine, &package(seed, 30_000)).unwrap()).collect();
         let (_, durable) = objects(&memory)[0];
         let ingested = ingest(&engine, &noise(9, 20_000)).unwrap();
-        let left = memory.after_torn_power_loss(&mut |_, unsynced| {
-            assert!(unsynced > 20_000, "the upload that was not committed is not synced");
+        let left = memory.after_torn_power_loss(&mut |name, unsynced| {
+            assert!(unsynced > 20_000 || name == "store", "the upload that was not committed is not synced");
             unsynced.min(torn)
         });
         drop(ingested);
@@ -153,11 +153,11 @@ fn a_lost_chunk_index_is_rebuilt_from_footers() {
     // What is up to date is not read again.
     let meter = Meter::new(Arc::new(memory.clone()));
     lost.over(meter.clone()).open();
-    assert_eq!(meter.counts().reads, 0);
+    assert_eq!(meter.counts().reads, 1, "whose packs these are");
     // One pack behind, one footer.
     lost.chunks.set_watermark(sealed as u64 - 1).unwrap();
     lost.over(meter.clone()).open();
-    assert_eq!(meter.counts().reads, 1);
+    assert_eq!(meter.counts().reads, 3);
 }
 
 #[test]

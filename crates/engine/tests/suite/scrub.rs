@@ -208,6 +208,60 @@ fn a_disk_that_fails_to_read_marks_nothing() {
     }
 }
 
+/// Of a bad sector one frame is lost; the paths that need it are named, and the next upload repairs them.
+#[test]
+fn what_the_disk_does_not_give_beside_what_it_gives_is_damage() {
+    let store = Store::new();
+    let bad = push_path(&store.engine, "bad", &noise(1, 2_000_000)).unwrap();
+    let good = push_path(&store.engine, "good", &noise(2, 3_000_000)).unwrap();
+    let store = store.reopened();
+    let fault = Fault::new(Arc::new(store.memory.clone()));
+    let engine = store.fixture.over(fault.clone()).open();
+    let (name, len) = &store.packs()[0];
+    fault.refuse(name, len / 5..len / 5 + 1);
+    assert!(matches!(bad.check(&engine), Err(Error::Storage(_))), "nothing is known yet");
+    let pass = scrub(&engine);
+    assert_eq!((pass.damaged_frames, pass.damaged_packs, pass.unreadable_packs), (1, 0, 0), "{pass:?}");
+    assert_eq!(names(&pass), [path("bad").base_name()]);
+    good.check(&engine).unwrap();
+    assert_eq!(upload_again(&engine, &bad.bytes), 1);
+    bad.check(&engine).unwrap();
+}
+
+/// Nothing of the pack is given: it may be whole.
+#[test]
+fn a_pack_that_is_not_given_at_all_marks_nothing() {
+    let store = Store::new();
+    let pushed = push_path(&store.engine, "whole", &noise(1, 900_000)).unwrap();
+    let store = store.reopened();
+    let fault = Fault::new(Arc::new(store.memory.clone()));
+    let engine = store.fixture.over(fault.clone()).open();
+    let (name, len) = &store.packs()[0];
+    fault.refuse(name, 0..*len);
+    let pass = scrub(&engine);
+    assert_eq!((pass.unreadable_packs, pass.damaged_paths), (1, 0), "{pass:?}");
+    fault.heal();
+    pushed.check(&engine).unwrap();
+}
+
+/// A pack that was away for a while and found so answers again once a scrub has seen it.
+#[test]
+fn marks_are_taken_back_when_the_bytes_are_there_again() {
+    let store = Store::new();
+    let pushed = push_path(&store.engine, "back", &noise(1, 900_000)).unwrap();
+    let store = store.reopened();
+    let (name, len) = store.packs()[0].clone();
+    let bytes = store.memory.read(&name, 0, len as usize).unwrap();
+    store.memory.delete(&name).unwrap();
+    assert!(matches!(pushed.check(&store.engine), Err(Error::Damaged { .. })));
+    assert_eq!(scrub(&store.engine).damaged_paths, 1);
+    store.memory.put(&name, &bytes).unwrap();
+    assert!(matches!(pushed.check(&store.engine), Err(Error::Damaged { .. })), "it is marked");
+    let pass = scrub(&store.engine);
+    assert!(is_clean(&pass), "{pass:?}");
+    pushed.check(&store.engine).unwrap();
+}
+
 #[test]
 fn an_interrupted_pass_goes_on_where_it_was() {
     let store = Store::with_packs_of(1 << 20);

@@ -82,7 +82,7 @@ fn damaged(permille: u64) -> (World, Package) {
     let package = Package::of(5, &Node::file(Random::new(5).noise(5_000_000)));
     world.put_path("pub", &package);
     assert_eq!(world.get(&format!("/pub/{}.narinfo", package.hash())).status, 200);
-    let objects = world.storage.list("", None, 100).unwrap();
+    let objects = world.storage.list("packs/", None, 100).unwrap();
     let pack = objects.iter().max_by_key(|object| object.len).unwrap();
     world.storage.damage(&pack.name, (pack.len * permille / 1000) as usize, 0x10).unwrap();
     (world, package)

@@ -213,7 +213,7 @@ impl World {
 
     pub(crate) fn stored_bytes(&self) -> u64 {
         use firn_storage::Storage as _;
-        self.storage.list("", None, 1000).unwrap().iter().map(|object| object.len).sum()
+        self.storage.list("packs/", None, 1000).unwrap().iter().map(|object| object.len).sum()
     }
 
     /// Waits until all turns were given back; a leak makes the test hang, and fail by its runner's time limit.

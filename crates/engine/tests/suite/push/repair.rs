@@ -124,8 +124,24 @@ fn an_error_of_the_disk_is_not_damage() {
     let session = engine.begin_session().unwrap();
     local.send(&engine, session, &cache()).unwrap();
     fault.plan(Some(Operation::Read), 0, Failure::Io);
+    engine.assemble(session, &Scope::Store, &cache(), local.claim()).map(drop).unwrap();
+    assert!(fault.fired(), "what fails once is asked for once more");
+}
+
+/// A bad sector must not keep a path out for ever: what can't be read is asked for and stored anew.
+#[test]
+fn what_the_disk_does_not_give_is_asked_for() {
+    let (memory, fixture) = store();
+    let fault = firn_storage::Fault::new(Arc::new(memory.clone()));
+    let engine = fixture.over(fault.clone()).open();
+    let local = Local::of(&file(1).encode());
+    let session = engine.begin_session().unwrap();
+    local.send(&engine, session, &cache()).unwrap();
+    let (name, len) = &objects(&memory)[0];
+    fault.refuse(name, 0..*len);
     let error = error_of(engine.assemble(session, &Scope::Store, &cache(), local.claim()));
-    assert!(matches!(error, Error::Storage(_)), "{error:?}");
+    assert!(matches!(error, Error::MissingChunks(_)), "{error:?}");
+    local.send(&engine, session, &cache()).unwrap();
     engine.assemble(session, &Scope::Store, &cache(), local.claim()).map(drop).unwrap();
 }
 

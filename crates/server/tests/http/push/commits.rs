@@ -221,7 +221,7 @@ fn what_is_gone_or_damaged_is_asked_for_again() {
     let parcel = Parcel::new(50, 500_000);
     assert_eq!(client.push(&[&parcel]), ["created"]);
     let hash = parcel.package.path.hash().0.to_vec();
-    let objects = world.storage.list("", None, 100).unwrap();
+    let objects = world.storage.list("packs/", None, 100).unwrap();
     let pack = objects.iter().max_by_key(|object| object.len).unwrap();
     world.storage.damage(&pack.name, (pack.len / 2) as usize, 0x10).unwrap();
     // A reader finds the damage.
