@@ -6,6 +6,7 @@
   ...
 }:
 let
+  hardening = import ./hardening.nix;
   cfg = config.services.firn-watch-store;
 
   # What systemd would take for its own: specifiers and variables.
@@ -79,12 +80,15 @@ in
       ];
       # A new version takes up the queue where the old one left it.
       stopIfChanged = false;
-      serviceConfig = import ./hardening.nix // {
+      serviceConfig = hardening // {
         Type = "notify";
         ExecStart = "${cfg.package}/bin/firn watch-store --token-file %d/token ${arguments}";
         LoadCredential = [ "token:${cfg.tokenFile}" ];
         # Root without any capability: the database of Nix is root's, and reading it needs its lock files.
         ReadWritePaths = [ "-/nix/var/nix/db" ];
+        # As root SQLite gives its log files the owner that they have, whenever it opens a database. Without CAP_CHOWN that is
+        # all that these calls can do; to answer every denied call with an error instead would hide what else is missing.
+        SystemCallFilter = hardening.SystemCallFilter ++ [ "@chown" ];
         RuntimeDirectory = "firn";
         RuntimeDirectoryMode = "0755";
         # Other agents of this machine have their sockets there too.

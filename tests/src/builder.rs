@@ -1,6 +1,6 @@
 //! A builder: a machine with real Nix, real `firn` and an agent that can be killed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ pub struct Builder {
     pub token: String,
     /// The agent, while it runs.
     pub agent: Option<Child>,
+    /// A program with arguments that starts the agent, if that doesn't start by itself.
+    pub starter: Vec<OsString>,
 }
 
 impl Builder {
@@ -43,12 +45,15 @@ impl Builder {
         let store = nix.store()?;
         // A store has a database from its first use on.
         store.check("nix-store", ["--init"])?.done()?;
-        Ok(Self { store, state, url: cache.url.clone(), token: cache.token.clone(), agent: None })
+        Ok(Self { store, state, url: cache.url.clone(), token: cache.token.clone(), agent: None, starter: vec![] })
     }
 
     /// Returns a command of firn on this machine.
     pub fn firn(&self) -> Result<Command> {
-        let mut command = Command::new(firn_testkit::firn::binary()?);
+        Ok(self.prepared(Command::new(firn_testkit::firn::binary()?)))
+    }
+
+    fn prepared(&self, mut command: Command) -> Command {
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.state.path());
         command
             .env("NIX_REMOTE", self.store.root())
@@ -56,7 +61,7 @@ impl Builder {
             .env("FIRN_TOKEN", &self.token)
             .env("FIRN_AGENT_SOCKET", self.socket())
             .env("FIRN_AGENT_STATE", self.state.path().join("agent"));
-        Ok(command)
+        command
     }
 
     /// Returns a command that pushes paths with what they refer to, and says on standard output what happens.
@@ -80,6 +85,11 @@ impl Builder {
     pub fn start_with(&mut self, change: impl FnOnce(&mut Command) -> &mut Command) -> Result<()> {
         let log = fs::OpenOptions::new().append(true).create(true).open(self.state.path().join("log"))?;
         let mut command = self.firn()?;
+        if let [program, arguments @ ..] = self.starter.as_slice() {
+            let mut starter = Command::new(program);
+            starter.args(arguments).arg(command.get_program());
+            command = self.prepared(starter);
+        }
         command
             .args(["watch-store", "--backfill", "--with-sources", &self.url])
             .stdin(Stdio::null())

@@ -2,6 +2,7 @@
 //! for, as far as this machine has it; what could not be tried is said.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,6 +13,8 @@ use std::thread;
 use firn_testkit::firnd::{self, Firnd};
 use firn_testkit::nix::{Nix, Version};
 use firn_testkit::{Result, firn};
+use firn_tests::builder::{Builder, assert_cached};
+use firn_tests::closure;
 use firn_tests::shipped::{files_below, read, workspace};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -257,6 +260,45 @@ fn systemd_takes_the_units_and_finds_them_closed() -> Result<()> {
             .output()
             .expect("runs");
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+    }
+    Ok(())
+}
+
+/// Returns what starts a program under the filter of system calls and the capabilities of a plain unit; `None` if this machine
+/// can't do that.
+fn under_unit(name: &str) -> Option<Vec<OsString>> {
+    let script = workspace().join("tests/src/in_unit.py");
+    let unit = workspace().join(format!("contrib/systemd/{name}.service"));
+    let starter = vec!["python3".into(), script.into_os_string(), unit.into_os_string()];
+    let tried = Command::new(&starter[0]).args(&starter[1..]).arg("/bin/true").env("PATH", "/usr/bin:/bin").output();
+    match tried {
+        Ok(ran) if ran.status.success() => return Some(starter),
+        Ok(ran) if ran.status.code() == Some(77) => skip(&String::from_utf8_lossy(&ran.stderr)),
+        Ok(ran) => panic!("{name}: {}", String::from_utf8_lossy(&ran.stderr)),
+        Err(error) => skip(&format!("start python3: {error}")),
+    }
+    None
+}
+
+#[test]
+fn the_agent_does_all_that_it_has_to_under_the_filter_of_its_unit() -> Result<()> {
+    let Some(starter) = under_unit("firn-watch-store") else { return Ok(()) };
+    for nix in Nix::require_all() {
+        let firnd = Firnd::start()?;
+        let cache = firnd.cache("main", &["--public"])?;
+        let mut builder = Builder::new(&nix, &cache).expect("a builder");
+        builder.starter.clone_from(&starter);
+        let _daemon = builder.store.daemon()?;
+        builder.start().expect("the agent starts");
+        // The files of the database's log are there or not, depending on who else has it open.
+        let path = builder.store.build_one(&closure(1))?;
+        builder.flush().expect("all is pushed");
+        assert_cached(&nix, &cache, &builder, &path).expect("it is there");
+        builder.signal("HUP").expect("told");
+        builder.until(|status| status["activity"] == "running").expect("it goes on");
+        builder.signal("TERM").expect("told");
+        let status = builder.agent.take().expect("an agent").wait().expect("it ends");
+        assert!(status.success(), "{status}: {}", builder.log());
     }
     Ok(())
 }
