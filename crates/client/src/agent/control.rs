@@ -87,7 +87,7 @@ pub struct Flushed {
     pub waiting: u64,
     /// Those of them that were asked for, or dead letters of now, that can't be pushed.
     pub dead: Vec<DeadLetter>,
-    /// Those that were asked for and are not valid in this store, or not any more.
+    /// Those that were asked for, or any if none were, that are not valid in this store or were lost since the flush began.
     pub gone: Vec<StorePath>,
     /// Why the agent pushes nothing at the moment, if so.
     pub trouble: Option<String>,

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,14 +8,15 @@ use tokio::time::{Instant, timeout_at};
 use super::control::{Answer, Flushed, Request};
 use super::desk::Desk;
 use super::error::{Result, chain};
+use super::intake::Start;
 use super::metrics::metrics;
 use super::round::blocking;
 use super::service::{Hints, Settings};
 use super::status::{DeadLetter, Status};
 use super::store::Store;
-use crate::queue::{Requeue, Source, State};
+use crate::queue::{Entry, Requeue, Source, State};
 
-/// How many dead letters an answer names.
+/// How many dead letters, and how many paths that are gone, an answer names where none were asked for.
 const NAMED: usize = 100;
 
 /// The longest that anybody may wait for a flush.
@@ -100,75 +102,86 @@ impl<S: Store> Handle<S> {
     async fn flush(&self, paths: Vec<StorePath>, patience: Duration) -> Result<Flushed> {
         let deadline = Instant::now() + patience;
         let mut rounds = self.hints.rounds.subscribe();
-        let (start, asked) = (self.settings.start, paths.clone());
-        let mark = blocking(&self.desk, move |desk| {
-            desk.drain_spool()?;
-            desk.scan(start)?;
-            desk.take_named(&asked, Source::Asked)?;
-            desk.queue().hurry(desk.now())?;
-            Ok(desk.queue().read().last_sequence()?)
-        });
-        let mark = mark.await?;
-        // Those that aren't valid are not in the queue now.
-        let known = self.in_queue(paths.clone()).await?;
-        let gone: Vec<_> = paths.iter().filter(|path| !known.contains(path)).cloned().collect();
+        let start = self.settings.start;
+        let asked = blocking(&self.desk, move |desk| desk.take_asked(paths, start)).await?;
+        let asked = Arc::new(asked);
         self.hints.hurry();
         self.resume();
         loop {
             rounds.mark_unchanged();
-            let mut flushed = self.flushed(paths.clone(), mark).await?;
+            let asked = asked.clone();
+            let flushed = blocking(&self.desk, move |desk| desk.flushed(&asked)).await?;
             if flushed.waiting == 0 || timeout_at(deadline, rounds.changed()).await.is_err() {
-                flushed.gone.extend(gone);
                 return Ok(flushed);
             }
         }
-    }
-
-    async fn in_queue(&self, paths: Vec<StorePath>) -> Result<Vec<StorePath>> {
-        blocking(&self.desk, move |desk| {
-            let queue = desk.queue();
-            let mut known = Vec::new();
-            for path in paths {
-                if queue.read().entry(&path)?.is_some() {
-                    known.push(path);
-                }
-            }
-            Ok(known)
-        })
-        .await
-    }
-
-    /// Says what became of `paths`, or of all up to a place in the queue if there are none.
-    async fn flushed(&self, paths: Vec<StorePath>, mark: i64) -> Result<Flushed> {
-        blocking(&self.desk, move |desk| {
-            let mut flushed = Flushed::default();
-            let queue = desk.queue();
-            let mut dead = Vec::new();
-            if paths.is_empty() {
-                flushed.waiting = queue.read().waiting_until(mark)?;
-                dead = queue.read().dead(0, NAMED)?;
-            }
-            for path in &paths {
-                match queue.read().entry(path)? {
-                    Some(entry) if entry.state == State::Dead => dead.push(entry),
-                    Some(_) => flushed.waiting += 1,
-                    None => {}
-                }
-            }
-            flushed.dead = dead
-                .into_iter()
-                .map(|entry| DeadLetter { path: entry.path, error: entry.error.unwrap_or_default() })
-                .collect();
-            drop(queue);
-            flushed.trouble = desk.state().halt().map(|halt| halt.message.clone());
-            Ok(flushed)
-        })
-        .await
     }
 
     /// Lets the queue grow to so many pages, as a disk does that is nearly full.
     #[cfg(test)]
     pub(super) fn limit_queue_pages(&self, pages: Option<i64>) {
         self.desk.queue().limit_pages(pages.unwrap_or(1 << 30));
+    }
+}
+
+/// What a flush is about.
+struct Asked {
+    /// All that waits.
+    everything: bool,
+    /// Only these, else.
+    paths: BTreeSet<StorePath>,
+    /// Those of them that were not valid when it began.
+    absent: BTreeSet<StorePath>,
+    /// The last place in the queue when it began.
+    last_sequence: i64,
+    /// The last loss when it began.
+    last_lost: i64,
+}
+
+impl<S: Store> Desk<S> {
+    fn take_asked(&self, paths: Vec<StorePath>, start: Start) -> Result<Asked> {
+        // Before anything is taken in: some of it may be lost already.
+        let last_lost = self.queue().read().last_lost()?;
+        self.drain_spool()?;
+        self.scan(start)?;
+        self.take_named(&paths, Source::Asked)?;
+        // Not what the queue lacks: it may have been pushed already. Without a readable database all were taken in unseen.
+        let mut absent: BTreeSet<_> = paths.iter().cloned().collect();
+        match self.store.infos(&paths) {
+            Ok(found) => found.paths.iter().for_each(|info| _ = absent.remove(&info.path)),
+            Err(_) => absent.clear(),
+        }
+        let (everything, paths) = (paths.is_empty(), BTreeSet::from_iter(paths));
+        let mut queue = self.queue();
+        queue.hurry(self.now())?;
+        Ok(Asked { everything, absent, paths, last_sequence: queue.read().last_sequence()?, last_lost })
+    }
+
+    /// Says what became of what was asked for, or of all up to a place in the queue.
+    fn flushed(&self, asked: &Asked) -> Result<Flushed> {
+        let mut flushed = Flushed::default();
+        let queue = self.queue();
+        let mut lost = queue.read().lost_since(asked.last_lost)?;
+        let mut dead = Vec::new();
+        if asked.everything {
+            flushed.waiting = queue.read().waiting_until(asked.last_sequence)?;
+            dead = queue.read().dead(0, NAMED)?;
+            lost.truncate(NAMED);
+        } else {
+            lost.retain(|path| asked.paths.contains(path) && !asked.absent.contains(path));
+        }
+        for path in &asked.paths {
+            match queue.read().entry(path)? {
+                Some(entry) if entry.state == State::Dead => dead.push(entry),
+                Some(_) => flushed.waiting += 1,
+                None => {}
+            }
+        }
+        flushed.gone = asked.absent.iter().cloned().chain(lost).collect();
+        let letter = |entry: Entry| DeadLetter { path: entry.path, error: entry.error.unwrap_or_default() };
+        flushed.dead = dead.into_iter().map(letter).collect();
+        drop(queue);
+        flushed.trouble = self.state().halt().map(|halt| halt.message.clone());
+        Ok(flushed)
     }
 }

@@ -465,3 +465,21 @@ fn two_agents_do_not_share_a_queue() {
     assert_eq!(Status::of_queue(bench.directory.path()).unwrap().activity, Activity::Stopped);
     assert!(Status::of_queue(Path::new("/nowhere")).is_err());
 }
+
+#[test]
+fn a_flush_names_what_is_gone_when_it_ends() {
+    for (asked, gone) in [(vec![1, 2], vec![path(2)]), (vec![], vec![path(2), path(4)])] {
+        let bench = Bench::new(FakeStore::with(1..6));
+        bench.server.mood().trouble = Some(Trouble::Unreachable { message: String::new(), retry_after: None });
+        bench.run(async |handle, _| {
+            until(&handle, |status| status.waiting == 5).await;
+            [2, 4].iter().for_each(|number| bench.store.delete(*number));
+            bench.server.mood().trouble = None;
+            let flushed = flush(&handle, &asked).await;
+            assert_eq!((flushed.waiting, flushed.gone), (0, gone));
+            until_empty(&handle).await;
+            assert_eq!(flush(&handle, &[]).await.gone, [], "that was another flush's");
+            assert_eq!(flush(&handle, &[4]).await.gone, [path(4)]);
+        });
+    }
+}

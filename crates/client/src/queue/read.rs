@@ -130,6 +130,21 @@ impl Reader {
         Ok(found.optional().map_err(|source| self.failed("read the last place", source))?.unwrap_or(0))
     }
 
+    /// Returns the place of the path that was lost last, 0 if none ever was.
+    pub fn last_lost(&self) -> Result<i64> {
+        let found = self.connection.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'lost'", [], |r| r.get(0));
+        Ok(found.optional().map_err(|source| self.failed("read the last loss", source))?.unwrap_or(0))
+    }
+
+    /// Returns the paths that were lost behind a place, in their order: at most [`MAX_LOST`](super::MAX_LOST), the latest.
+    pub fn lost_since(&self, after: i64) -> Result<Vec<StorePath>> {
+        let fail = |source| self.failed("list what was lost", source);
+        let sql = "SELECT path FROM lost WHERE sequence > ?1 ORDER BY sequence";
+        let mut statement = self.connection.prepare_cached(sql).map_err(fail)?;
+        let rows = statement.query_map([after], |row| row.get::<_, String>(0)).map_err(fail)?;
+        rows.map(|row| self.path(&row.map_err(fail)?)).collect()
+    }
+
     /// Returns at most `limit` lost paths, the latest first.
     pub fn lost(&self, limit: usize) -> Result<Vec<Lost>> {
         let fail = |source| self.failed("list what was lost", source);

@@ -125,7 +125,7 @@ fn show_flushed(flushed: &Flushed, wait: bool, context: &Context) -> Result<u8, 
             context.output.warn(&format!("{} can't be pushed: {}", letter.path, letter.error));
         }
         for path in &flushed.gone {
-            context.output.warn(&format!("{path} is not in the store"));
+            context.output.warn(&format!("{path} is not in the store, or not any more"));
         }
         if let Some(trouble) = &flushed.trouble {
             context.output.warn(&format!("nothing is pushed at the moment: {trouble}"));
