@@ -217,6 +217,53 @@ fn a_watched_command_keeps_its_status_and_its_builds_are_pushed() -> Result<()> 
     Ok(())
 }
 
+/// Returns a command of `firn watch-exec` around a line for the shell that may build.
+fn watched(builder: &Builder, nix: &Nix, options: &[&str], line: &str) -> Result<Command> {
+    let mut command = builder.firn()?;
+    let nix_store = builder.store.command("nix-store");
+    for (name, value) in nix_store.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        command.env(name, value);
+    }
+    command.arg("watch-exec").arg(&builder.url).args(options);
+    command.args(["--", "sh", "-c"]).arg(format!("PATH={}:$PATH; {line}", nix.programs().display()));
+    Ok(command)
+}
+
+#[test]
+fn a_watched_command_may_make_the_store() -> Result<()> {
+    for nix in Nix::require_all() {
+        let firnd = Firnd::start()?;
+        let cache = firnd.cache("main", &["--public"])?;
+        let builder = Builder::new(&nix, &cache)?;
+        builder.store.instantiate(&closure(1))?;
+        fs::remove_dir_all(builder.store.root().join("nix"))?;
+        let line = "nix-build --no-out-link $HOME/expression.nix";
+        let output = watched(&builder, &nix, &["--fail-on-upload-error"], line)?.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("3 paths built"), "{output:?}");
+        assert_cached(&nix, &cache, &builder, String::from_utf8_lossy(&output.stdout).trim())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_watched_command_whose_builds_nobody_can_tell_has_a_failed_upload() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let builder = Builder::new(&nix, &cache)?;
+    // No database to read, and no store of which this user would have a hook.
+    fs::remove_dir_all(builder.store.root().join("nix/store"))?;
+    fs::write(builder.store.root().join("nix/var/nix/db/db.sqlite"), "nonsense".repeat(1000))?;
+    for (options, code, expected) in [(&[][..], 0, 0), (&["--fail-on-upload-error"], 0, 1), (&[], 7, 7)] {
+        let output = watched(&builder, &nix, options, &format!("exit {code}"))?.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(expected), "{said}");
+        assert!(said.contains("the upload failed") && !said.contains("nothing was built"), "{said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
     let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };

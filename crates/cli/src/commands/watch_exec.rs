@@ -81,9 +81,10 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         None => Upstreams::Server,
     };
     let store = Arc::new(NixStore::new(location.clone()));
-    let (mut built, unreadable) = Built::since_now(store.clone(), filter);
+    let mut built = Built::since_now(store.clone(), filter);
     let hook = PrivateHook::install(&location, context);
-    if let (Some(error), None) = (&unreadable, &hook) {
+    let blind = if hook.is_none() { built.unreadable.take() } else { None };
+    if let Some(error) = &blind {
         context.output.warn(&format!("nothing will be pushed: {}", error.chain()));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -104,6 +105,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
     );
     let upload = Upload { store, pusher, retry_for: Duration::from_secs(arguments.retry_for) };
     let uploaded = runtime.block_on(async {
+        if let Some(error) = blind {
+            return Err(error);
+        }
         let paths = built.paths(&named)?;
         upload.run(paths, context).await
     });

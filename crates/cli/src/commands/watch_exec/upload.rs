@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use firn_client::agent::{Filter, NixStore, Outcome, Pusher as _, RemotePusher, Store as _, Trouble};
 use firn_nix::StorePath;
-use firn_nix_store::PathInfo;
+use firn_nix_store::{Error, PathInfo};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -27,15 +27,20 @@ pub(super) struct Built {
     filter: Filter,
     /// Where its database ended; none if it can't be read, then only the hook tells.
     last_id: Option<i64>,
+    /// Why it can't be read.
+    pub(super) unreadable: Option<Failure>,
 }
 
 impl Built {
-    /// Begins to count, and says why the database can't be read if so.
-    pub(super) fn since_now(store: Arc<NixStore>, filter: Filter) -> (Self, Option<Failure>) {
-        match store.page(i64::MAX - 1, 1) {
-            Ok(page) => (Self { store, filter, last_id: Some(page.max_id) }, None),
-            Err(error) => (Self { store, filter, last_id: None }, Some(store_failure(error))),
-        }
+    /// Begins to count.
+    pub(super) fn since_now(store: Arc<NixStore>, filter: Filter) -> Self {
+        let (last_id, unreadable) = match store.page(i64::MAX - 1, 1) {
+            Ok(page) => (Some(page.max_id), None),
+            // The first build makes it.
+            Err(Error::NoDatabase { .. }) => (Some(0), None),
+            Err(error) => (None, Some(store_failure(error))),
+        };
+        Self { store, filter, last_id, unreadable }
     }
 
     /// Returns what was built since then, and what the hook named.
@@ -45,7 +50,11 @@ impl Built {
             self.take(self.store.infos(named).map_err(store_failure)?.paths, &mut paths);
         }
         while let Some(last_id) = self.last_id {
-            let page = self.store.page(last_id, PAGE).map_err(store_failure)?;
+            let page = match self.store.page(last_id, PAGE) {
+                // There was none before the command either.
+                Err(Error::NoDatabase { .. }) if last_id == 0 => break,
+                page => page.map_err(store_failure)?,
+            };
             let Some(last_id) = page.rows.last_id() else { break };
             self.last_id = Some(last_id);
             self.take(page.rows.paths.into_iter().filter(was_built).collect(), &mut paths);
@@ -178,6 +187,6 @@ fn report(tally: &Tally, built: usize, context: &Context) -> Result<(), Failure>
     }
 }
 
-fn store_failure(error: firn_nix_store::Error) -> Failure {
+fn store_failure(error: Error) -> Failure {
     Failure::of(Kind::Store, error)
 }
