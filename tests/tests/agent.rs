@@ -1,10 +1,11 @@
 //! The agent, the hook and `firn watch-exec` with real Nix, a real server, and deaths in between.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -260,6 +261,36 @@ fn a_watched_command_whose_builds_nobody_can_tell_has_a_failed_upload() -> Resul
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(expected), "{said}");
         assert!(said.contains("the upload failed") && !said.contains("nothing was built"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn signals_end_the_upload_of_a_watched_command_and_not_its_status() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let mut firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let builder = Builder::new(&nix, &cache)?;
+    builder.store.instantiate(&closure(1))?;
+    firnd.kill()?;
+    for (name, seed) in [("INT", 1), ("TERM", 2), ("HUP", 3)] {
+        builder.store.instantiate(&closure(seed))?;
+        let line = "nix-build --no-out-link $HOME/expression.nix; exit 7";
+        let mut child = watched(&builder, &nix, &["--retry-for", "3600"], line)?.stderr(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
+        assert!(lines.any(|line| line.is_ok_and(|line| line.contains("trying again"))), "the upload is tried");
+        assert!(Command::new("kill").args(["-s", name, &child.id().to_string()]).status()?.success());
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if begun.elapsed() > PATIENCE / 4 {
+                child.kill()?;
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(status.code(), Some(7), "{name}: {status}");
     }
     Ok(())
 }

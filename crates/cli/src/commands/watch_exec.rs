@@ -2,6 +2,7 @@
 
 mod child;
 mod private_hook;
+mod signals;
 mod upload;
 
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ use crate::failure::{Failure, Kind};
 use crate::push_target::{Effort, give_target, upstream_keys};
 
 use private_hook::PrivateHook;
+use signals::Signals;
 use upload::{Built, Upload};
 
 /// The command's arguments.
@@ -62,7 +64,7 @@ A user whom the Nix daemon trusts gets a post-build-hook for the command, unless
 
 Ends with the command's status (128 and the signal, if one ended it); 127 if there is no such command.
 An upload that failed is told of on standard error, and by status 1 only with --fail-on-upload-error.
-Ctrl-C goes to the command; during the upload it ends the upload.";
+Ctrl-C, SIGTERM and SIGHUP go to the command; during the upload they end the upload, the second one at once.";
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failure> {
@@ -89,7 +91,11 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::doing(Kind::Failed, "start threads", error))?;
-    let code = runtime.block_on(child::run(&arguments.command, hook.as_ref().map(PrivateHook::environment)))?;
+    let (code, mut signals) = runtime.block_on(async {
+        let code = child::run(&arguments.command, hook.as_ref().map(PrivateHook::environment)).await?;
+        // Those that came before were the command's.
+        Ok::<_, Failure>((code, Signals::listen()?))
+    })?;
     let named = hook.as_ref().map(|hook| hook.paths(context)).unwrap_or_default();
     let pusher = RemotePusher::new(
         give_target(context, arguments.cache.clone(), arguments.token_file.clone()),
@@ -109,7 +115,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
             return Err(error);
         }
         let paths = built.paths(&named)?;
-        upload.run(paths, context).await
+        upload.run(paths, &mut signals, context).await
     });
     runtime.shutdown_background();
     let Err(failure) = uploaded else { return Ok(code) };

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::signals::Signals;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 
@@ -95,30 +96,48 @@ struct Tally {
 
 impl Upload {
     /// Pushes paths with all that they refer to, and says what came of it.
-    pub(super) async fn run(&self, paths: Vec<StorePath>, context: &Context) -> Result<(), Failure> {
+    ///
+    /// The first signal stops it in order, the second one at once.
+    pub(super) async fn run(
+        &self,
+        paths: Vec<StorePath>,
+        signals: &mut Signals,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let stop = CancellationToken::new();
+        let stopped = async {
+            signals.next().await;
+            stop.cancel();
+            signals.next().await;
+        };
+        tokio::select! {
+            ended = self.push_all(paths, &stop, context) => ended,
+            () = stopped => Err(interrupted()),
+        }
+    }
+
+    async fn push_all(
+        &self,
+        paths: Vec<StorePath>,
+        stop: &CancellationToken,
+        context: &Context,
+    ) -> Result<(), Failure> {
         if paths.is_empty() {
             context.output.note("nothing was built, nothing is pushed");
             return Ok(());
         }
         let _pins = self.pin(&paths);
         let closure = self.store.closure(&paths).map_err(store_failure)?.paths;
-        let stop = CancellationToken::new();
-        let interrupted = stop.clone();
-        tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                interrupted.cancel();
-            }
-        });
         let (deadline, mut wait) = (Instant::now() + self.retry_for, FIRST_WAIT);
         loop {
-            let (trouble, tally) = self.push(&closure, &stop).await;
+            let (trouble, tally) = self.push(&closure, stop).await;
             let message = match trouble {
                 None => return report(&tally, paths.len(), context),
                 Some(Trouble::Unreachable { message, .. }) => message,
                 Some(Trouble::Denied { message } | Trouble::Batch { message }) => {
                     return Err(Failure::new(Kind::Server, message));
                 }
-                Some(Trouble::Stopped) => return Err(Failure::new(Kind::Interrupted, "push: it was interrupted")),
+                Some(Trouble::Stopped) => return Err(interrupted()),
             };
             if Instant::now() + wait > deadline {
                 return Err(Failure::new(Kind::Server, message));
@@ -126,7 +145,7 @@ impl Upload {
             context.output.note(&format!("{message}; trying again in {} s", wait.as_secs()));
             tokio::select! {
                 () = sleep(wait) => {}
-                () = stop.cancelled() => return Err(Failure::new(Kind::Interrupted, "push: it was interrupted")),
+                () = stop.cancelled() => return Err(interrupted()),
             }
             wait = (wait * 2).min(LONGEST_WAIT);
         }
@@ -185,6 +204,10 @@ fn report(tally: &Tally, built: usize, context: &Context) -> Result<(), Failure>
         0 => Ok(()),
         failed => Err(Failure::new(Kind::Failed, format!("push {failed} paths, named above"))),
     }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Kind::Interrupted, "push: it was interrupted")
 }
 
 fn store_failure(error: Error) -> Failure {
