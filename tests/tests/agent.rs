@@ -296,6 +296,33 @@ fn signals_end_the_upload_of_a_watched_command_and_not_its_status() -> Result<()
 }
 
 #[test]
+fn what_only_the_configuration_calls_an_upstreams_is_pushed() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_34) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    let (secret, public) = nix.generate_key("elsewhere-1")?;
+    let config = format!("[caches.main]\nurl = \"{}\"\nupstream-keys = [\"{public}\"]\n", cache.url);
+    fs::write(builder.state.path().join("config.toml"), config)?;
+    let secret = builder.store.write("home/secret", &secret)?;
+    let extra = vec![format!("secret-key-files = {}", secret.display())];
+    builder.store.configure(&Settings { extra, ..Settings::default() })?;
+    builder.store.instantiate(&closure(1))?;
+    let line = "nix-build --no-out-link $HOME/expression.nix";
+    let output = watched(&builder, &nix, &[], line)?.output()?;
+    assert!(output.status.success(), "{output:?}");
+    assert_cached(&nix, &cache, &builder, String::from_utf8_lossy(&output.stdout).trim())?;
+    builder.store.instantiate(&closure(2))?;
+    let output = watched(&builder, &nix, &["--exclude", "*"], line)?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("3 paths built, none wanted: 3 by their names"), "{said}");
+    builder.start()?;
+    let path = builder.store.build_one(&closure(3))?;
+    builder.flush()?;
+    assert_cached(&nix, &cache, &builder, &path)
+}
+
+#[test]
 fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
     let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
     let firnd = Firnd::start()?;

@@ -4,10 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
-use firn_client::agent::{GiveTarget, NIXOS_KEY};
+use firn_client::agent::GiveTarget;
 use firn_client::push::PushOptions;
 use firn_client::remote::{Target, Token};
-use firn_nix::PublicKey;
 
 use crate::cache_ref::CacheRef;
 use crate::context::Context;
@@ -27,14 +26,6 @@ pub(crate) fn target(cache: &CacheRef) -> Result<Target, Failure> {
     let token = cache.token.as_ref().map(|token| Token::parse(token.expose())).transpose();
     let token = token.map_err(|error| Failure::of(Kind::Config, error))?;
     Target::parse(cache.url.as_str(), token).map_err(|error| Failure::of(Kind::Usage, error))
-}
-
-/// Returns the upstreams whose paths are not taken notice of.
-pub(crate) fn upstream_keys(cache: &CacheRef) -> Vec<PublicKey> {
-    match &cache.upstream_keys {
-        Some(keys) => keys.clone(),
-        None => NIXOS_KEY.parse().into_iter().collect(),
-    }
 }
 
 /// How much of the machine a push takes.

@@ -19,7 +19,7 @@ use firn_nix_store::Location;
 use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
-use crate::push_target::{Effort, give_target, upstream_keys};
+use crate::push_target::{Effort, give_target};
 
 use private_hook::PrivateHook;
 use signals::Signals;
@@ -71,12 +71,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
     // What is wrong with the arguments is told before the command runs for an hour.
     let cache = context.cache(arguments.cache.as_deref(), arguments.token_file.as_deref())?;
     let location = Location::from_env().map_err(|error| Failure::of(Kind::Store, error))?;
-    let filter = Filter {
-        upstream_keys: if arguments.no_upstream_skip { Vec::new() } else { upstream_keys(&cache) },
-        include: arguments.include.clone(),
-        exclude: arguments.exclude.clone(),
-        ..Filter::default()
-    };
+    // What upstreams have the server knows, which is asked later.
+    let filter = Filter { include: arguments.include.clone(), exclude: arguments.exclude.clone(), ..Filter::default() };
     let upstreams = match cache.upstream_keys {
         _ if arguments.no_upstream_skip => Upstreams::Only(Vec::new()),
         Some(keys) => Upstreams::Only(keys),
@@ -114,8 +110,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         if let Some(error) = blind {
             return Err(error);
         }
-        let paths = built.paths(&named)?;
-        upload.run(paths, &mut signals, context).await
+        built.look(&named)?;
+        upload.run(&built, &mut signals, context).await
     });
     runtime.shutdown_background();
     let Err(failure) = uploaded else { return Ok(code) };

@@ -1,18 +1,34 @@
+use std::sync::{Arc, PoisonError, RwLock};
+
 use firn_nix::PublicKey;
 use firn_nix_store::PathInfo;
 
 use crate::plan::{Pattern, proof};
 use crate::queue::Counter;
 
-/// The key of cache.nixos.org, the upstream that everybody has unless told otherwise.
-pub const NIXOS_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+/// The keys of upstreams, which a cache knows and tells. Clones share them; before anybody told them there are none.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamKeys(Arc<RwLock<Vec<PublicKey>>>);
+
+impl UpstreamKeys {
+    /// Replaces them, for all clones.
+    pub fn set(&self, keys: Vec<PublicKey>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    fn has_signed(&self, info: &PathInfo, store_dir: &str) -> bool {
+        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        proof(info, &keys, store_dir).is_some()
+    }
+}
 
 /// What an agent takes notice of. It decides about the paths that come in; what those refer to is pushed with them whatever
 /// it says, because the cache must be closed, except what an upstream signed.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Paths signed by one of these are the upstream's: the signature is verified.
-    pub upstream_keys: Vec<PublicKey>,
+    /// Paths signed by one of these are the upstream's: the signature is verified. Only those that the cache knows belong
+    /// here, as nobody would have the others' paths. What comes in before they are known is asked for like everything else.
+    pub upstream_keys: UpstreamKeys,
     /// If there are any, a name has to match one.
     pub include: Vec<Pattern>,
     /// A name may match none.
@@ -44,11 +60,7 @@ impl Filter {
         if !self.include.is_empty() && !matches(&self.include) || matches(&self.exclude) {
             return Some(Counter::SkippedName);
         }
-        self.is_upstreams(info, store_dir).then_some(Counter::SkippedUpstream)
-    }
-
-    fn is_upstreams(&self, info: &PathInfo, store_dir: &str) -> bool {
-        proof(info, &self.upstream_keys, store_dir).is_some()
+        self.upstream_keys.has_signed(info, store_dir).then_some(Counter::SkippedUpstream)
     }
 }
 
@@ -85,7 +97,8 @@ mod tests {
     fn only_genuine_signatures_of_an_upstream_count() {
         let key = SecretKey::generate("up-1", [1; 32]).unwrap();
         let impostor = SecretKey::generate("up-1", [2; 32]).unwrap();
-        let filter = Filter { upstream_keys: vec![key.public()], ..Filter::default() };
+        let filter = Filter::default();
+        filter.upstream_keys.clone().set(vec![key.public()]);
         let text = format!(
             "1;/nix/store/{};{};100;/nix/store/{},/nix/store/{}",
             path("x"),

@@ -34,7 +34,7 @@ mod tests;
 
 pub use control::{Answer, CallError, Flushed, MAX_LINE_BYTES, Request, call};
 pub use error::{Error, Result};
-pub use filter::{Filter, NIXOS_KEY};
+pub use filter::{Filter, UpstreamKeys};
 pub use handle::Handle;
 pub use intake::Start;
 pub use listener::ControlSocket;

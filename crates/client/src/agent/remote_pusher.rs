@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::chain;
+use super::filter::UpstreamKeys;
 use super::pusher::{Outcome, Pusher, Trouble};
 use crate::plan::{PlanOptions, Skip, plan};
 use crate::push::{self, Event, Memory, PathFailure, PushOptions, Source, push_within};
@@ -25,6 +26,8 @@ pub struct RemotePusher {
     http: HttpOptions,
     source: Arc<dyn Source>,
     upstreams: Upstreams,
+    /// Those that count, as the server last told.
+    upstream_keys: UpstreamKeys,
     store_dir: String,
     options: PushOptions,
     /// One for all pushes at a time.
@@ -65,7 +68,14 @@ impl RemotePusher {
         patience: Duration,
     ) -> Self {
         let memory = Memory::new(options.memory_bytes);
-        Self { target, http, source, upstreams, store_dir, options, memory, patience, connected: Mutex::new(None) }
+        let (upstream_keys, connected) = (UpstreamKeys::default(), Mutex::new(None));
+        Self { target, http, source, upstreams, upstream_keys, store_dir, options, memory, patience, connected }
+    }
+
+    /// Returns the upstreams whose paths are not pushed, which change when the server tells others.
+    #[must_use]
+    pub fn upstream_keys(&self) -> UpstreamKeys {
+        self.upstream_keys.clone()
     }
 
     /// Forgets the connection: the next question reads URL and token again.
@@ -92,6 +102,7 @@ impl RemotePusher {
         if let Upstreams::Only(ours) = &self.upstreams {
             upstream_keys.retain(|key| ours.contains(key));
         }
+        self.upstream_keys.set(upstream_keys.clone());
         let retry = RetryPolicy { give_up_after: self.patience, ..RetryPolicy::default() };
         let options = RemoteOptions { retry, ..RemoteOptions::default() };
         let remote = Remote::connect(target, &self.http, options).await.map_err(|error| trouble(&error))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_client::agent::{Filter, NixStore, Outcome, Pusher as _, RemotePusher, Store as _, Trouble};
+use firn_client::queue::Counter;
 use firn_nix::StorePath;
 use firn_nix_store::{Error, PathInfo};
 use tokio::sync::mpsc;
@@ -30,6 +31,10 @@ pub(super) struct Built {
     last_id: Option<i64>,
     /// Why it can't be read.
     pub(super) unreadable: Option<Failure>,
+    seen: HashSet<StorePath>,
+    wanted: Vec<StorePath>,
+    /// How many were built and are not wanted; there are only filters for names here.
+    unwanted: u64,
 }
 
 impl Built {
@@ -41,14 +46,14 @@ impl Built {
             Err(Error::NoDatabase { .. }) => (Some(0), None),
             Err(error) => (None, Some(store_failure(error))),
         };
-        Self { store, filter, last_id, unreadable }
+        Self { store, filter, last_id, unreadable, seen: HashSet::new(), wanted: Vec::new(), unwanted: 0 }
     }
 
-    /// Returns what was built since then, and what the hook named.
-    pub(super) fn paths(&mut self, named: &[StorePath]) -> Result<Vec<StorePath>, Failure> {
-        let mut paths = Vec::new();
+    /// Takes notice of what was built since then, and of what the hook named.
+    pub(super) fn look(&mut self, named: &[StorePath]) -> Result<(), Failure> {
         if !named.is_empty() {
-            self.take(self.store.infos(named).map_err(store_failure)?.paths, &mut paths);
+            let found = self.store.infos(named).map_err(store_failure)?.paths;
+            self.take(found);
         }
         while let Some(last_id) = self.last_id {
             let page = match self.store.page(last_id, PAGE) {
@@ -58,16 +63,31 @@ impl Built {
             };
             let Some(last_id) = page.rows.last_id() else { break };
             self.last_id = Some(last_id);
-            self.take(page.rows.paths.into_iter().filter(was_built).collect(), &mut paths);
+            self.take(page.rows.paths.into_iter().filter(was_built).collect());
         }
-        let mut seen = HashSet::new();
-        paths.retain(|path| seen.insert(path.clone()));
-        Ok(paths)
+        Ok(())
     }
 
-    fn take(&self, found: Vec<PathInfo>, paths: &mut Vec<StorePath>) {
-        let is_wanted = |info: &PathInfo| self.filter.refuses(info, self.store.store_dir()).is_none();
-        paths.extend(found.into_iter().filter(is_wanted).map(|info| info.path));
+    fn take(&mut self, found: Vec<PathInfo>) {
+        for info in found {
+            if !self.seen.insert(info.path.clone()) {
+                continue;
+            }
+            match self.filter.refuses(&info, self.store.store_dir()) {
+                None => self.wanted.push(info.path),
+                // Those were added, and not built.
+                Some(Counter::SkippedDerivation | Counter::SkippedSource) => {}
+                Some(_) => self.unwanted += 1,
+            }
+        }
+    }
+
+    /// Says why there is nothing to push.
+    fn nothing(&self) -> String {
+        match self.unwanted {
+            0 => "nothing was built, nothing is pushed".to_owned(),
+            unwanted => format!("{unwanted} paths built, none wanted: {unwanted} by their names"),
+        }
     }
 }
 
@@ -98,12 +118,7 @@ impl Upload {
     /// Pushes paths with all that they refer to, and says what came of it.
     ///
     /// The first signal stops it in order, the second one at once.
-    pub(super) async fn run(
-        &self,
-        paths: Vec<StorePath>,
-        signals: &mut Signals,
-        context: &Context,
-    ) -> Result<(), Failure> {
+    pub(super) async fn run(&self, built: &Built, signals: &mut Signals, context: &Context) -> Result<(), Failure> {
         let stop = CancellationToken::new();
         let stopped = async {
             signals.next().await;
@@ -111,23 +126,19 @@ impl Upload {
             signals.next().await;
         };
         tokio::select! {
-            ended = self.push_all(paths, &stop, context) => ended,
+            ended = self.push_all(built, &stop, context) => ended,
             () = stopped => Err(interrupted()),
         }
     }
 
-    async fn push_all(
-        &self,
-        paths: Vec<StorePath>,
-        stop: &CancellationToken,
-        context: &Context,
-    ) -> Result<(), Failure> {
+    async fn push_all(&self, built: &Built, stop: &CancellationToken, context: &Context) -> Result<(), Failure> {
+        let paths = &built.wanted;
         if paths.is_empty() {
-            context.output.note("nothing was built, nothing is pushed");
+            context.output.note(&built.nothing());
             return Ok(());
         }
-        let _pins = self.pin(&paths);
-        let closure = self.store.closure(&paths).map_err(store_failure)?.paths;
+        let _pins = self.pin(paths);
+        let closure = self.store.closure(paths).map_err(store_failure)?.paths;
         let (deadline, mut wait) = (Instant::now() + self.retry_for, FIRST_WAIT);
         loop {
             let (trouble, tally) = self.push(&closure, stop).await;

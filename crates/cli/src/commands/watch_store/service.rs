@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use firn_client::agent::{
     Agent, ControlSocket, Error as AgentError, Filter, Handle, NixStore, PinLimits, RemotePusher, Settings, Start,
-    Status, Store as _, Upstreams,
+    Status, Store as _, UpstreamKeys, Upstreams,
 };
 use firn_client::push::StoreSource;
 use firn_client::queue;
@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
 use crate::metrics_port;
-use crate::push_target::{give_target, upstream_keys};
+use crate::push_target::give_target;
 
 /// How long the agent may take to stop. What is being sent then is sent again the next time, as far as it is missing.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -54,7 +54,7 @@ pub(super) fn run(service: &Service, options: &AgentOptions, context: &Context) 
         service.effort.options(),
         REQUEST_PATIENCE,
     ));
-    let settings = settings(service, &cache, place.state.clone());
+    let settings = settings(service, &cache, place.state.clone(), pusher.upstream_keys());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::doing(Kind::Failed, "start threads", error))?;
     let database = location.state_dir.join("db");
@@ -188,8 +188,7 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-fn settings(service: &Service, cache: &CacheRef, directory: PathBuf) -> Settings {
-    let upstream_keys = if service.no_upstream_skip { Vec::new() } else { upstream_keys(cache) };
+fn settings(service: &Service, cache: &CacheRef, directory: PathBuf, upstream_keys: UpstreamKeys) -> Settings {
     let filter = Filter {
         upstream_keys,
         include: service.include.clone(),
