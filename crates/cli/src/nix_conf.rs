@@ -1,7 +1,7 @@
 //! `nix.conf`: the lines that make Nix use a cache, set and removed without touching anything else in the file.
 //!
-//! What firn writes stands between two comments that name the cache, at the end of the file: a `substituters = …` without
-//! `extra-` further down would undo it.
+//! What firn writes stands between two comments that name the cache, behind every `substituters = …` without `extra-`, which
+//! would undo it.
 
 #[cfg(test)]
 mod tests;
@@ -44,24 +44,56 @@ fn lines(substituters: &[&str], keys: &[&str], netrc_file: Option<&Path>) -> Vec
     lines
 }
 
-/// Returns the file with what it lacks to say of the entry's cache. Setting twice is setting once.
+/// Returns the file with a block that says of the entry's cache what people's lines lack. What other blocks say counts for
+/// nothing: they may be removed. Setting twice is setting once.
 pub(crate) fn set(text: &str, entry: &Entry) -> String {
-    let mut text = remove(text, &entry.url);
-    let known = (words(&text, "substituters"), words(&text, "trusted-public-keys"), words(&text, "netrc-file"));
+    let by_hand = by_hand(text);
+    let known = |name| words(&by_hand, name);
+    let (urls, known_keys, netrc) = (known("substituters"), known("trusted-public-keys"), known("netrc-file"));
     let substituters: Vec<&str> =
-        [entry.url.as_str()].into_iter().filter(|url| !known.0.iter().any(|word| is_same(word, url))).collect();
+        [entry.url.as_str()].into_iter().filter(|url| !urls.iter().any(|word| is_same(word, url))).collect();
     let keys: Vec<&str> =
-        entry.keys.iter().map(String::as_str).filter(|key| !known.1.iter().any(|word| word == key)).collect();
+        entry.keys.iter().map(String::as_str).filter(|key| !known_keys.iter().any(|word| word == key)).collect();
     let netrc_file =
-        entry.netrc_file.as_deref().filter(|path| known.2.last().is_none_or(|word| Path::new(word) != *path));
+        entry.netrc_file.as_deref().filter(|path| netrc.last().is_none_or(|word| Path::new(word) != *path));
     let lines = lines(&substituters, &keys, netrc_file);
     if lines.is_empty() {
-        return text;
+        return remove(text, &entry.url);
     }
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
+    let block = format!("{}\n{}\n{}\n", begin(&entry.url), lines.join("\n"), end(&entry.url));
+    if let Some((before, after)) = around(text, &entry.url) {
+        return format!("{before}{block}{after}");
     }
-    format!("{text}{}\n{}\n{}\n", begin(&entry.url), lines.join("\n"), end(&entry.url))
+    let text = remove(text, &entry.url);
+    let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    format!("{text}{gap}{block}")
+}
+
+/// Returns what stands before and behind the block of a cache, if there is one, whole, and nothing behind it that may undo it.
+fn around<'a>(text: &'a str, url: &str) -> Option<(&'a str, &'a str)> {
+    let (begin, end) = (begin(url), end(url));
+    let mut rest = text;
+    while let Some((line, after)) = split_line(rest) {
+        if line.trim_end() == begin {
+            let before = &text[..text.len() - rest.len()];
+            let after = skip_to(after, &end)?;
+            let is_last = !after.lines().any(|line| line.trim_end() == begin) && !by_hand(after).lines().any(sets);
+            return is_last.then_some((before, after));
+        }
+        rest = after;
+    }
+    None
+}
+
+/// Says whether a line gives one of our settings a new value, whatever was said before.
+fn sets(line: &str) -> bool {
+    let key = line.split_once('=').map(|(key, _)| key.trim());
+    key.is_some_and(|key| ["substituters", "trusted-public-keys", "netrc-file"].contains(&key))
+}
+
+/// Returns the file without any block of firn's.
+fn by_hand(text: &str) -> String {
+    urls(text).into_iter().fold(text.to_owned(), |text, url| remove(&text, url))
 }
 
 /// Returns the file without what firn wrote of a cache; what people wrote stays.

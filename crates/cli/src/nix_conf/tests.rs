@@ -68,3 +68,27 @@ fn of_a_block_without_its_end_only_the_comment_is_removed() {
     assert_eq!(urls(text), [MAIN]);
     assert_eq!(remove(text, MAIN), "extra-substituters = https://h/main\nmine = 1\n");
 }
+
+#[test]
+fn a_block_says_all_that_its_cache_needs_whatever_other_blocks_say() {
+    let private = |url| Entry { keys: vec!["shared-1:AAAA".into()], netrc_file: Some("/n".into()), ..entry(url) };
+    let (a, b) = (private("https://h/a"), private("https://h/b"));
+    let both = set(&set("x = y\n", &a), &b);
+    assert_eq!(remove(&both, &a.url), set("x = y\n", &b));
+    assert_eq!(remove(&both, &b.url), set("x = y\n", &a));
+    assert_eq!((set(&both, &a), set(&both, &b)), (both.clone(), both));
+}
+
+#[test]
+fn a_block_goes_behind_what_undoes_it_and_stays_where_it_is_else() {
+    let (main, other) = (entry(MAIN), entry("https://h/other"));
+    let text = format!("{}cores = 4\n{}", set("", &main), set("", &other));
+    let new = Entry { keys: vec!["main-2:BBBB".into()], ..main.clone() };
+    assert_eq!(set(&text, &new), text.replace("main-1:AAAA", "main-2:BBBB"));
+    let undone = text.replace("cores = 4", "substituters = https://cache.nixos.org");
+    let moved = set(&undone, &main);
+    assert_eq!(moved, format!("{}{}", remove(&undone, MAIN), set("", &main)));
+    assert_eq!(set(&moved, &main), moved);
+    let twice = format!("{text}{}", set("", &main));
+    assert_eq!(urls(&set(&twice, &main)), ["https://h/other", MAIN]);
+}
