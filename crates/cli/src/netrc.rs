@@ -57,6 +57,27 @@ pub(crate) fn set(text: &str, host: &str, login: &str, password: &str) -> String
     format!("{text}{gap}{line}\n")
 }
 
+/// Returns the file with the entries of another one for hosts that it has none for, and its `default`; and how many those were.
+pub(crate) fn with_entries_of(text: &str, other: &str) -> (String, usize) {
+    let (mut text, mut added) = (text.to_owned(), 0);
+    for entry in entries(other) {
+        let own = entries(&text);
+        let known = match &entry.machine {
+            Some(machine) => find(&own, machine).is_some(),
+            None => own.iter().any(|own| own.machine.is_none()),
+        };
+        if known {
+            continue;
+        }
+        let default = own.iter().find(|own| own.machine.is_none()).map(|default| default.span.start);
+        let at = default.unwrap_or(text.len());
+        let gap = if text[..at].is_empty() || text[..at].ends_with('\n') { "" } else { "\n" };
+        text = replace(&text, at..at, &format!("{gap}{}\n", &other[entry.span]));
+        added += 1;
+    }
+    (text, added)
+}
+
 /// Returns the file without the host's entries.
 pub(crate) fn remove(text: &str, host: &str) -> String {
     let mut text = text.to_owned();

@@ -23,8 +23,8 @@ const SYSTEM_FOLDER: &str = "/etc/nix";
 
 const EXAMPLES: &str = "\
 It asks the cache for its keys and writes, into nix.conf, extra-substituters and extra-trusted-public-keys; for a
-private cache also the token into Nix's netrc file (mode 0600). Whatever else is in these files stays, and doing
-it again changes nothing.
+private cache also the token into Nix's netrc file (mode 0600); if that is not the user's, into one beside nix.conf,
+with a copy of what was in the other one. Whatever else is in these files stays, and doing it again changes nothing.
 
 Where a daemon builds, it decides: it follows a user's configuration only if its own names the user in
 trusted-users, or the cache in trusted-substituters (and then also needs its key). With --system the daemon's own
@@ -69,6 +69,8 @@ struct Files {
     netrc: PathBuf,
     /// Whether `nix.conf` has to name the netrc file.
     names_netrc: bool,
+    /// The netrc file that Nix reads until then, if it is another one.
+    read_before: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -90,10 +92,11 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         entry.netrc_file = Some(files.netrc.clone());
     }
     let mut changed = Vec::new();
-    if let Some(token) = token
-        && set_netrc(context, &files.netrc, cache.url.host(), token)?
-    {
-        changed.push(files.netrc.clone());
+    if let Some(token) = token {
+        let taken_over = take_over(context, &files)?;
+        if set_netrc(context, &files.netrc, cache.url.host(), token)? || taken_over {
+            changed.push(files.netrc.clone());
+        }
     }
     if change(&files.nix_conf, 0o644, |text| nix_conf::set(text, &entry))? {
         changed.push(files.nix_conf.clone());
@@ -128,7 +131,7 @@ fn files(system: bool) -> Result<Files, Failure> {
     if system {
         let folder = env::var_os("NIX_CONF_DIR").map_or_else(|| PathBuf::from(SYSTEM_FOLDER), PathBuf::from);
         let netrc = set_netrc.unwrap_or_else(|| folder.join("netrc"));
-        return Ok(Files { nix_conf: folder.join("nix.conf"), netrc, names_netrc: false });
+        return Ok(Files { nix_conf: folder.join("nix.conf"), netrc, names_netrc: false, read_before: None });
     }
     let named = env::var("NIX_USER_CONF_FILES").ok();
     let nix_conf = named.as_deref().and_then(|files| files.split(':').find(|file| !file.is_empty())).map(PathBuf::from);
@@ -139,8 +142,13 @@ fn files(system: bool) -> Result<Files, Failure> {
     let own = nix_conf.parent().unwrap_or(Path::new("")).join("netrc");
     // The file that Nix reads anyway, if it is this user's; else one of our own, which nix.conf then names.
     match set_netrc {
-        Some(path) if path != own && is_writable(&path) => Ok(Files { nix_conf, netrc: path, names_netrc: false }),
-        _ => Ok(Files { nix_conf, netrc: own, names_netrc: true }),
+        Some(path) if path != own && is_writable(&path) => {
+            Ok(Files { nix_conf, netrc: path, names_netrc: false, read_before: None })
+        }
+        path => {
+            let read_before = path.filter(|path| *path != own);
+            Ok(Files { nix_conf, netrc: own, names_netrc: true, read_before })
+        }
     }
 }
 
@@ -173,6 +181,38 @@ fn change(path: &Path, new_mode: u32, edit: impl FnOnce(&str) -> String) -> Resu
     let mode = old.map_or(new_mode, |contents| contents.mode & 0o777);
     private_file::replace(path, &changed, mode).map_err(|error| failed("write", error))?;
     Ok(true)
+}
+
+/// Copies what Nix reads until now into the netrc file that it reads from now on; returns whether something changed.
+fn take_over(context: &Context, files: &Files) -> Result<bool, Failure> {
+    let Some(before) = &files.read_before else { return Ok(false) };
+    let shown = before.display();
+    let entries = match private_file::read(before) {
+        Ok(contents) => contents.text,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        Err(error) => {
+            context.output.warn(&format!(
+                "this user's Nix no longer reads the passwords in {shown}, which can't be copied ({error}); \
+                 `firn use --remove` undoes that, and `firn use --system`, as root, puts the token there"
+            ));
+            return Ok(false);
+        }
+    };
+    let mut copied = 0;
+    let changed = change(&files.netrc, 0o600, |text| {
+        let (text, added) = netrc::with_entries_of(text, &entries);
+        copied = added;
+        text
+    })?;
+    if copied > 0 {
+        context.output.note(&format!(
+            "This user's Nix no longer reads {shown}: {copied} entries of it are copied into {}.",
+            files.netrc.display()
+        ));
+    }
+    Ok(changed)
 }
 
 /// Sets the host's entry in a netrc file, and closes the file to others; returns whether something changed.

@@ -78,3 +78,16 @@ fn removing_undoes_setting() {
     assert!(!has_entry(&without, "one.example") && has_entry(&without, "two.example"));
     assert_eq!(remove("machine a password b machine c password d", "a"), " machine c password d");
 }
+
+#[test]
+fn entries_of_another_file_come_where_a_host_has_none() {
+    let (text, added) = with_entries_of("machine ONE.example login a password mine", FILE);
+    assert_eq!(added, 2, "{text}");
+    let table = [("one.example", "mine"), ("two.example", "with \"quotes\" and blanks"), ("other", "guest")];
+    for (host, expected) in table {
+        assert_eq!(password(&text, host).as_deref(), Some(expected), "{host}: {text}");
+    }
+    assert_eq!(with_entries_of(&text, FILE), (text, 0));
+    let (text, _) = with_entries_of("default login x password y\n", "machine a login b password c");
+    assert_eq!(text, "machine a login b password c\ndefault login x password y\n");
+}

@@ -1,4 +1,5 @@
-use std::os::unix::fs::symlink;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use firn_testkit::nix::Nix;
 
@@ -163,4 +164,29 @@ fn a_file_in_the_store_is_never_changed() {
     let ran = home.firn(&["use", &server.url()]).expect(4);
     assert!(ran.err.contains("NixOS or home-manager makes this file"), "{}", ran.err);
     assert_eq!(home.read(CONF), "a = b\n");
+}
+
+#[test]
+fn what_the_machines_netrc_file_says_is_copied_or_missed_aloud() {
+    let machine = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(machine.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+    let netrc = machine.path().join("netrc");
+    fs::write(&netrc, "machine other.example login x password y\n").expect("written");
+    let server = Server::firnd(|cache| cache["public"] = false.into());
+    let shown = netrc.display();
+    for (mode, is_readable) in [(0o444, true), (0o000, false)] {
+        fs::set_permissions(&netrc, fs::Permissions::from_mode(mode)).expect("a mode");
+        let nix = format!("*config*show*) echo '{{\"netrc-file\": {{\"value\": \"{shown}\"}}}}';;\n*store*) exit 1;;");
+        let home = Home::new().with_fake_nix(&nix);
+        let token = home.write("token", TOKEN);
+        let arguments = ["use", &server.url(), "--token-file", token.to_str().expect("UTF-8")];
+        let ran = home.firn_as_user(&arguments).expect(0);
+        assert!(ran.err.contains("no longer reads") && ran.err.contains(&shown.to_string()), "{}", ran.err);
+        assert_eq!(ran.err.contains("--system"), !is_readable, "{}", ran.err);
+        let own = home.read(".config/nix/netrc");
+        assert_eq!(own.contains("machine other.example login x password y\n"), is_readable, "{own}");
+        assert!(own.contains("machine 127.0.0.1 login firn ") && home.mode(".config/nix/netrc") == 0o600, "{own}");
+        home.firn_as_user(&arguments).expect(0);
+        assert_eq!(home.read(".config/nix/netrc"), own);
+    }
 }
