@@ -323,6 +323,23 @@ fn what_only_the_configuration_calls_an_upstreams_is_pushed() -> Result<()> {
 }
 
 #[test]
+fn an_agent_of_another_cache_says_so_and_begins_anew_where_asked() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let first = firnd.cache("first", &["--public"])?;
+    let mut builder = Builder::new(&nix, &first)?;
+    builder.start()?;
+    let path = builder.store.build_one(&closure(1))?;
+    builder.flush()?;
+    builder.kill()?;
+    let second = firnd.cache("second", &["--public"])?;
+    (builder.url, builder.token) = (second.url.clone(), second.token.clone());
+    builder.start()?;
+    builder.flush()?;
+    assert_cached(&nix, &second, &builder, &path)
+}
+
+#[test]
 fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
     let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
     let firnd = Firnd::start()?;

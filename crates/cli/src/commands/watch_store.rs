@@ -94,7 +94,8 @@ struct Service {
     /// Take also what an upstream has signed
     #[arg(long)]
     no_upstream_skip: bool,
-    /// The first time, begin with everything that is in the store, and not with what comes from now on
+    /// The first time, and with another cache than before, begin with everything that is in the store, and not with what
+    /// comes from now on
     #[arg(long)]
     backfill: bool,
     /// How much of the store is kept from Nix's garbage collector for paths that wait

@@ -59,7 +59,8 @@ pub(super) fn running(status: &Status) -> Finding {
             Finding::ok("agent", format!("runs, and pushes to {}", status.cache))
         }
         Activity::Running => {
-            let advice = "the work goes on; what waits may be lost to Nix's garbage collector until this is mended";
+            let advice =
+                "the work goes on; until this is mended paths may be lost to Nix's garbage collector, or not be pushed";
             Finding::warn("agent", format!("runs, but: {}", status.warnings.join("; ")), advice)
         }
         Activity::Stopped => Finding::fail("agent", detail, "start it: systemctl start firn-watch-store"),

@@ -2,7 +2,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::filter::Filter;
 use super::lane::Aside;
-use super::pins::{PinLimits, PinTotals, Pins};
+use super::pins::{PinTotals, Pins};
+use super::service::Settings;
 use super::store::Store;
 use crate::queue::{Queue, Spool};
 use crate::remote::{Clock, Jitter};
@@ -59,6 +60,8 @@ pub(crate) enum HaltKind {
 /// Locks are taken in the order of the fields, and none is held while the server is waited for.
 pub(crate) struct Desk<S> {
     pub(crate) store: S,
+    /// Where the cache is.
+    pub(crate) url: String,
     pub(crate) filter: Filter,
     pub(crate) spool: Spool,
     pub(crate) clock: Arc<dyn Clock>,
@@ -74,13 +77,14 @@ impl<S: Store> Desk<S> {
         store: S,
         queue: Queue,
         spool: Spool,
-        filter: Filter,
-        limits: PinLimits,
+        settings: &Settings,
         clock: Arc<dyn Clock>,
         jitter: Arc<dyn Jitter>,
     ) -> Self {
-        let (pins, queue, state) = (Mutex::new(Pins::new(limits)), Mutex::new(queue), Mutex::new(State::default()));
-        Self { store, filter, spool, clock, jitter, scanning: Mutex::new(()), pins, queue, state }
+        let pins = Mutex::new(Pins::new(settings.pins));
+        let (queue, state) = (Mutex::new(queue), Mutex::new(State::default()));
+        let (url, filter) = (settings.url.clone(), settings.filter.clone());
+        Self { store, url, filter, spool, clock, jitter, scanning: Mutex::new(()), pins, queue, state }
     }
 
     pub(crate) fn pins(&self) -> MutexGuard<'_, Pins> {

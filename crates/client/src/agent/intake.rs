@@ -66,6 +66,39 @@ impl<S: Store> Desk<S> {
         }
     }
 
+    /// Sees to it that the queue was filled for this cache: another one's says nothing of what this one has.
+    ///
+    /// With [`Start::Everything`] the database is read from its beginning once more, else that is told by [`Self::other_cache`].
+    /// A queue of before it was written down counts as this cache's.
+    pub(crate) fn recognise_cache(&self, start: Start) -> Result<()> {
+        let queue = self.queue();
+        let (cursor, known) = (queue.read().cursor()?, queue.read().cache()?);
+        drop(queue);
+        // Without a cursor nothing is taken for done.
+        let Some(cursor) = cursor else { return Ok(()) };
+        let cache = Some(self.url.clone());
+        match (known, start) {
+            (None, _) => self.queue().take_in(&Intake { cache, ..Intake::at(self.now()) })?,
+            (Some(known), _) if known == self.url => return Ok(()),
+            (Some(known), Start::Everything) => {
+                tracing::warn!(before = known, now = self.url, "another cache than before: everything is looked at");
+                let cursor = Some(Cursor { last_id: 0, witness: None, ..cursor });
+                self.queue().take_in(&Intake { cursor, cache, ..Intake::at(self.now()) })?
+            }
+            (Some(known), Start::Now) => {
+                tracing::warn!("{}", other_cache(&known));
+                return Ok(());
+            }
+        };
+        Ok(())
+    }
+
+    /// Says so if what the cursor passed was meant for another cache.
+    pub(crate) fn other_cache(&self) -> Result<Option<String>> {
+        let known = self.queue().read().cache()?;
+        Ok(known.filter(|known| *known != self.url).map(|known| other_cache(&known)))
+    }
+
     /// Takes in paths that the hook named. They are durable in the queue when it returns.
     ///
     /// Without a readable database they are taken in unseen, and looked at when their turn comes.
@@ -93,18 +126,23 @@ impl<S: Store> Desk<S> {
     }
 
     /// Takes in what is in the store already and was registered at `since` (in seconds) or later. Returns what is new.
+    /// After all of it, from 0 on, the queue is this cache's, whichever it was filled for.
     pub(crate) fn backfill(&self, since: u64) -> Result<Taken> {
         let mut all = Taken::default();
         let mut after = 0;
         loop {
             let mut page = self.store.page(after, PAGE)?;
-            let Some(last_id) = page.rows.last_id() else { return Ok(all) };
+            let Some(last_id) = page.rows.last_id() else { break };
             after = last_id;
             page.rows.paths.retain(|info| info.registered_at >= since);
             let taken = self.take_in(&page.rows, Source::Backfill, None)?;
             all.new += taken.new;
             all.known += taken.known;
         }
+        if since == 0 && self.other_cache()?.is_some() {
+            self.queue().take_in(&Intake { cache: Some(self.url.clone()), ..Intake::at(self.now()) })?;
+        }
+        Ok(all)
     }
 
     /// Pins what still waits, if it is time to: after a restart of the daemon, or to let go of what was pushed.
@@ -147,7 +185,7 @@ impl<S: Store> Desk<S> {
         };
         tracing::info!(last_id, "began to follow Nix's database");
         let cursor = Some(Cursor { database: page.identity, last_id, witness: None });
-        self.queue().take_in(&Intake { cursor, ..Intake::at(self.now()) })?;
+        self.queue().take_in(&Intake { cursor, cache: Some(self.url.clone()), ..Intake::at(self.now()) })?;
         Ok(())
     }
 
@@ -204,6 +242,13 @@ fn count(intake: &mut Intake, counter: Counter) {
         Some((_, number)) => *number += 1,
         None => intake.count.push((counter, 1)),
     }
+}
+
+fn other_cache(known: &str) -> String {
+    format!(
+        "the queue was filled for {known}: what was registered meanwhile and before is not looked at for this cache, until \
+         `firn watch-store backfill --all`, or a start with --backfill"
+    )
 }
 
 /// Says whether a page is of another database than the cursor: ids mean other paths then.

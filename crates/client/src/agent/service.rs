@@ -40,13 +40,15 @@ const MAX_LOCAL_FAILURES: u32 = 5;
 pub struct Settings {
     /// The name of the cache, to be shown.
     pub cache: String,
+    /// Its URL, by which the queue knows which cache it was filled for.
+    pub url: String,
     /// Where the queue is.
     pub directory: PathBuf,
     /// What to take.
     pub filter: Filter,
     /// What to keep from Nix's garbage collector.
     pub pins: PinLimits,
-    /// Where to begin the first time.
+    /// Where to begin the first time, and with another cache than before.
     pub start: Start,
     /// How often to look at Nix's database without a hint.
     pub scan_every: Duration,
@@ -58,11 +60,13 @@ pub struct Settings {
 
 impl Settings {
     /// Returns the defaults for a cache and a directory: everything but derivations and sources, look every 15 s, gather
-    /// for 0.5 s after the last path and 5 s at most.
+    /// for 0.5 s after the last path and 5 s at most. The name is the URL as well.
     #[must_use]
     pub fn new(cache: impl Into<String>, directory: impl Into<PathBuf>) -> Self {
+        let cache = cache.into();
         Self {
-            cache: cache.into(),
+            url: cache.clone(),
+            cache,
             directory: directory.into(),
             filter: Filter::default(),
             pins: PinLimits::default(),
@@ -121,7 +125,8 @@ impl<S: Store> Agent<S> {
     pub fn open(settings: Settings, store: S, clock: Arc<dyn Clock>, jitter: Arc<dyn Jitter>) -> Result<Self> {
         let queue = Queue::open(&settings.directory)?;
         let spool = Spool::of(&settings.directory);
-        let desk = Desk::new(store, queue, spool, settings.filter.clone(), settings.pins, clock, jitter);
+        let desk = Desk::new(store, queue, spool, &settings, clock, jitter);
+        desk.recognise_cache(settings.start)?;
         let hints = Hints {
             scan: Notify::new(),
             push: [Notify::new(), Notify::new()],

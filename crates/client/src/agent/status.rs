@@ -168,6 +168,7 @@ impl<S: Store> Desk<S> {
         cache.clone_into(&mut status.cache);
         (status.activity, status.trouble) = (activity, trouble);
         status.warnings.extend(state.pin_error);
+        status.warnings.extend(self.other_cache()?);
         let pinned = pinned.unwrap_or(state.last_pinned);
         (status.pinned, status.pinned_bytes) = (pinned.paths, pinned.bytes);
         self.state().last_pinned = pinned;

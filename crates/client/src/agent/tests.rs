@@ -483,3 +483,34 @@ fn a_flush_names_what_is_gone_when_it_ends() {
         });
     }
 }
+
+#[test]
+fn an_agent_of_another_cache_says_so_and_begins_anew_where_asked() {
+    let bench = Bench::new(FakeStore::with(1..4));
+    let of = |url: &str, start| Settings { url: url.to_owned(), start, ..bench.settings() };
+    let scanned = |status: &Status| status.last_scan_at > 0;
+    let life = |url: &str, start, backfill: bool| {
+        bench.run_with(of(url, start), async |handle, _| {
+            until(&handle, scanned).await;
+            let warned = handle.status().await.unwrap().warnings;
+            if backfill {
+                assert_eq!(handle.answer(Request::Backfill { since: 0 }).await, Answer::Taken { new: 3 });
+            }
+            let status = until_empty(&handle).await;
+            (warned, status.warnings.len(), status.counter(Counter::Pushed) + status.counter(Counter::AlreadyThere))
+        })
+    };
+    assert_eq!(life("a", Start::Now, false), (vec![], 0, 0));
+    // As a queue is that earlier programs made.
+    let queue = rusqlite::Connection::open(bench.directory.path().join("queue.sqlite")).unwrap();
+    queue.execute("DROP TABLE cache", []).unwrap();
+    assert!(Status::of_queue(bench.directory.path()).is_ok());
+    assert_eq!(life("b", Start::Everything, false), (vec![], 0, 0));
+    let (warned, after, done) = life("c", Start::Now, false);
+    assert!(warned[0].contains("filled for b"), "{warned:?}");
+    assert_eq!((after, done), (1, 0));
+    let (warned, after, done) = life("c", Start::Now, true);
+    assert_eq!((warned.len(), after, done), (1, 0, 3));
+    assert_eq!(life("d", Start::Everything, false), (vec![], 0, 6));
+    assert_eq!(life("d", Start::Everything, false), (vec![], 0, 6));
+}

@@ -68,6 +68,17 @@ impl Reader {
         Ok(Some(Cursor { database: DbIdentity { device, inode, born_at_ns, schema }, last_id, witness }))
     }
 
+    /// Returns the URL of the cache that what the cursor passed was meant for; `None` before anybody wrote it down.
+    pub fn cache(&self) -> Result<Option<String>> {
+        let fail = |source| self.failed("read the cache", source);
+        // A queue that only earlier programs opened has no such table.
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'cache'";
+        if self.number(sql, [])? == 0 {
+            return Ok(None);
+        }
+        self.connection.query_row("SELECT url FROM cache", [], |row| row.get(0)).optional().map_err(fail)
+    }
+
     /// Returns at most `limit` waiting paths whose time has come: those that failed least often first, then the oldest.
     ///
     /// A time further ahead than any wait can be is one that a jump of the clock left behind: it has come as well.

@@ -47,6 +47,11 @@ const CREATE: &str = "
     ) STRICT;
 ";
 
+/// What format 1 has since it was first written; earlier programs do without, and leave it alone.
+const ADD: &str = "
+    CREATE TABLE IF NOT EXISTS cache (one INTEGER PRIMARY KEY CHECK (one = 1), url TEXT NOT NULL) STRICT;
+";
+
 /// Returns the database file of a queue's directory.
 pub(super) fn file(directory: &Path) -> PathBuf {
     directory.join("queue.sqlite")
@@ -66,6 +71,7 @@ pub(super) fn open(file: &Path) -> Result<Connection> {
         create(&mut connection).map_err(fail("create the tables"))?;
     } else {
         check_whole(&connection, file)?;
+        connection.execute_batch(ADD).map_err(fail("create the tables"))?;
     }
     Ok(connection)
 }
@@ -103,6 +109,7 @@ fn check_version(connection: &Connection, file: &Path) -> Result<i64> {
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(CREATE)?;
+    transaction.execute_batch(ADD)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()

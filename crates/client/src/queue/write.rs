@@ -33,6 +33,8 @@ pub struct Intake {
     pub count: Vec<(Counter, u64)>,
     /// How far Nix's database is read with this.
     pub cursor: Option<Cursor>,
+    /// The URL of the cache that what the cursor passed was meant for, if that changes.
+    pub cache: Option<String>,
 }
 
 impl Intake {
@@ -113,6 +115,10 @@ impl Queue {
             }
             if let Some(cursor) = &intake.cursor {
                 write_cursor(transaction, cursor)?;
+            }
+            if let Some(url) = &intake.cache {
+                let sql = "INSERT INTO cache (one, url) VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET url = ?1";
+                transaction.execute(sql, [url])?;
             }
             Ok(taken)
         })

@@ -203,7 +203,8 @@ fn settings(service: &Service, cache: &CacheRef, directory: PathBuf, upstream_ke
     };
     let name = cache.name.clone().unwrap_or_else(|| cache.url.to_string());
     let start = if service.backfill { Start::Everything } else { Start::Now };
-    Settings { filter, pins, start, ..Settings::new(name, directory) }
+    let url = cache.url.to_string();
+    Settings { filter, pins, start, url, ..Settings::new(name, directory) }
 }
 
 fn upstreams(service: &Service, cache: &CacheRef) -> Upstreams {
