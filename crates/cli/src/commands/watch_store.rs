@@ -46,14 +46,9 @@ enum Ask {
         timeout: std::time::Duration,
     },
     /// Try again what was refused for good
-    Requeue {
-        /// These paths
-        #[arg(required_unless_present = "all")]
-        paths: Vec<PathBuf>,
-        /// All of them
-        #[arg(long, conflicts_with = "paths")]
-        all: bool,
-    },
+    Requeue(Letters),
+    /// Say no more of what was refused for good, and don't try it again
+    Forget(Letters),
     /// Take in what is in the store already
     Backfill {
         /// Only what was registered within this time, as in 12h, 7d
@@ -65,6 +60,17 @@ enum Ask {
     },
     /// Print the metrics as Prometheus reads them
     Metrics,
+}
+
+/// What was refused for good.
+#[derive(Debug, clap::Args)]
+struct Letters {
+    /// These paths
+    #[arg(required_unless_present = "all")]
+    paths: Vec<PathBuf>,
+    /// All of them
+    #[arg(long, conflicts_with = "paths")]
+    all: bool,
 }
 
 /// How the agent works.

@@ -85,7 +85,8 @@ pub(super) fn queue(status: &Status, now_millis: u64) -> Finding {
         return Finding::warn(
             "queue",
             detail,
-            "`firn watch-store status` says why, `firn watch-store requeue` tries again",
+            "`firn watch-store status` says why, `firn watch-store requeue --all` tries again, \
+             `firn watch-store forget --all` gives them up",
         );
     }
     if status.oldest_at.is_some_and(|at| now_millis.saturating_sub(at) > LONG_MILLIS) {

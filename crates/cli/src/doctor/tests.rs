@@ -261,4 +261,6 @@ fn a_queue_that_stands_still_or_lost_something_is_told() {
     ] {
         assert_eq!(agent::queue(&status, now).state, expected, "{status:?}");
     }
+    let advice = agent::queue(&Status { dead: 1, ..status(Activity::Running) }, now).advice;
+    assert!(["requeue --all", "forget --all"].iter().all(|word| advice.as_deref().unwrap_or_default().contains(word)));
 }

@@ -112,3 +112,15 @@ fn an_untrusted_user_is_told_what_the_daemon_has_to_allow() {
         assert_eq!((state(&found, "trust"), state(&found, "key")), ("ok", "ok"), "{nix:?}: {found}");
     }
 }
+
+#[test]
+fn what_is_said_of_dead_letters_can_be_done() {
+    let mut home = Home::new();
+    home.set("FIRN_AGENT_SOCKET", home.file("none.sock").to_str().expect("UTF-8"));
+    home.set("FIRN_AGENT_STATE", home.file("state").to_str().expect("UTF-8"));
+    for command in ["requeue", "forget"] {
+        // There is no agent and no queue: all else is right.
+        home.firn(&["watch-store", command, "--all"]).expect(6);
+        home.firn(&["watch-store", command]).expect(2);
+    }
+}

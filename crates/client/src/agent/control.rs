@@ -40,6 +40,11 @@ pub enum Request {
         /// These; all if there are none.
         paths: Vec<StorePath>,
     },
+    /// Drop dead letters.
+    Forget {
+        /// These; all if there are none.
+        paths: Vec<StorePath>,
+    },
     /// Take in what is in the store already.
     Backfill {
         /// Only what was registered since then, in seconds since 1970.
@@ -71,6 +76,11 @@ pub enum Answer {
     /// To [`Request::Requeue`].
     Requeued {
         /// How many paths wait again.
+        paths: u64,
+    },
+    /// To [`Request::Forget`].
+    Forgotten {
+        /// How many dead letters there were of these.
         paths: u64,
     },
     /// It could not.

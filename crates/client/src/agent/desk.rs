@@ -15,6 +15,8 @@ pub(crate) struct State {
     pub(crate) behind: u64,
     pub(crate) last_scan_at: u64,
     pub(crate) last_push_at: u64,
+    /// When the paths of dead letters were last looked for.
+    pub(crate) dead_seen_at: u64,
     /// Paths that are being asked for or pushed, by lane.
     pub(crate) in_flight: [u64; 2],
     /// Paths that only the long lane takes.

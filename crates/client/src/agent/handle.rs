@@ -14,7 +14,7 @@ use super::round::blocking;
 use super::service::{Hints, Settings};
 use super::status::{DeadLetter, Status};
 use super::store::Store;
-use crate::queue::{Entry, Requeue, Source, State};
+use crate::queue::{DeadLetters, Entry, Source, State};
 
 /// How many dead letters, and how many paths that are gone, an answer names where none were asked for.
 const NAMED: usize = 100;
@@ -69,6 +69,7 @@ impl<S: Store> Handle<S> {
                 self.flush(paths, patience).await.map(Answer::Flushed)
             }
             Request::Requeue { paths } => self.requeue(paths).await,
+            Request::Forget { paths } => self.forget(paths).await,
             Request::Backfill { since } => self.backfill(since).await,
         };
         answer.unwrap_or_else(|error| Answer::Failed { message: chain(&error) })
@@ -83,12 +84,20 @@ impl<S: Store> Handle<S> {
 
     async fn requeue(&self, paths: Vec<StorePath>) -> Result<Answer> {
         let revived = blocking(&self.desk, move |desk| {
-            let which = if paths.is_empty() { Requeue::All } else { Requeue::Paths(&paths) };
+            let which = if paths.is_empty() { DeadLetters::All } else { DeadLetters::Paths(&paths) };
             Ok(desk.queue().requeue(which, desk.now())?)
         });
         let paths = revived.await?;
         self.resume();
         Ok(Answer::Requeued { paths })
+    }
+
+    async fn forget(&self, paths: Vec<StorePath>) -> Result<Answer> {
+        let forgotten = blocking(&self.desk, move |desk| {
+            let which = if paths.is_empty() { DeadLetters::All } else { DeadLetters::Paths(&paths) };
+            Ok(desk.queue().forget(which)?)
+        });
+        Ok(Answer::Forgotten { paths: forgotten.await? })
     }
 
     async fn backfill(&self, since: u64) -> Result<Answer> {

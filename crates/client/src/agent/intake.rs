@@ -8,10 +8,13 @@ use super::desk::Desk;
 use super::error::Result;
 use super::pins::Pinned;
 use super::store::{Page, Store};
-use crate::queue::{Counter, Cursor, Intake, NewEntry, Source, Taken, Witness};
+use crate::queue::{Counter, Cursor, DeadLetters, Intake, NewEntry, Source, Taken, Witness};
 
 /// How many rows of Nix's database are taken in at once: some 4 MB.
 pub(super) const PAGE: usize = 4096;
+
+/// How often the paths of dead letters are looked for.
+const DEAD_EVERY_MILLIS: u64 = 3_600_000;
 
 /// Where an agent begins that never ran before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -174,6 +177,28 @@ impl<S: Store> Desk<S> {
                 state.pin_error = Some(message);
             }
         }
+        Ok(())
+    }
+
+    /// Forgets dead letters whose paths are not valid any more, at most once an hour: no try could push them.
+    pub(crate) fn look_after_dead(&self) -> Result<()> {
+        let now = self.now();
+        if now.abs_diff(self.state().dead_seen_at) < DEAD_EVERY_MILLIS {
+            return Ok(());
+        }
+        let mut after = 0;
+        loop {
+            let page = self.queue().read().dead(after, PAGE)?;
+            let Some(last) = page.last() else { break };
+            after = last.sequence;
+            let paths: Vec<_> = page.into_iter().map(|entry| entry.path).collect();
+            let absent = self.store.infos(&paths)?.absent;
+            for path in &absent {
+                tracing::info!(%path, "was refused, and is not in the store any more");
+            }
+            self.queue().forget(DeadLetters::Paths(&absent))?;
+        }
+        self.state().dead_seen_at = now;
         Ok(())
     }
 

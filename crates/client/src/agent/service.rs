@@ -158,6 +158,7 @@ impl<S: Store> Agent<S> {
                 desk.look_after_pins()?;
                 let drained = desk.drain_spool();
                 let taken = desk.scan(start)?;
+                desk.look_after_dead()?;
                 drained.map(|()| taken)
             });
             match looked.await {

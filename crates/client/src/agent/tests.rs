@@ -514,3 +514,22 @@ fn an_agent_of_another_cache_says_so_and_begins_anew_where_asked() {
     assert_eq!(life("d", Start::Everything, false), (vec![], 0, 6));
     assert_eq!(life("d", Start::Everything, false), (vec![], 0, 6));
 }
+
+#[test]
+fn dead_letters_are_forgotten_where_asked_and_when_their_path_is_gone() {
+    let bench = Bench::new(FakeStore::with(1..5));
+    let refused = |number| (path(number), vec![Outcome::Refused("no".to_owned())]);
+    bench.server.mood().outcomes.extend((1..4).map(refused));
+    bench.run(async |handle, _| {
+        assert_eq!(until_empty(&handle).await.dead, 3);
+        let paths = vec![path(1), path(4), path(9)];
+        assert_eq!(handle.answer(Request::Forget { paths }).await, Answer::Forgotten { paths: 1 });
+        bench.store.delete(2);
+        let status = until(&handle, |status| status.dead == 1).await;
+        assert_eq!(status.dead_letters[0].path, path(3));
+        assert_eq!(handle.answer(Request::Forget { paths: vec![] }).await, Answer::Forgotten { paths: 1 });
+        let status = handle.status().await.unwrap();
+        assert_eq!((status.dead, status.waiting, status.counter(Counter::LostBeforePush)), (0, 0, 0));
+    });
+    assert!(!bench.server.has(1) && bench.server.has(4));
+}

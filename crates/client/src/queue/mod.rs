@@ -35,4 +35,4 @@ pub use entry::{Counter, Cursor, Entry, Lost, NewEntry, Settled, Source, State, 
 pub use error::{Error, Result};
 pub use read::Reader;
 pub use spool::{MAX_SPOOL_BYTES, Spool, Spooled};
-pub use write::{Intake, MAX_LOST, MAX_WAIT_MILLIS, Queue, Requeue, Taken};
+pub use write::{DeadLetters, Intake, MAX_LOST, MAX_WAIT_MILLIS, Queue, Taken};

@@ -141,11 +141,11 @@ fn dead_letters_wait_again_when_asked_or_when_they_come_again() {
         settle(&mut queue, number, Verdict::Refused { error: "no".to_owned() });
     }
     assert!(due(&queue, u64::MAX >> 2).is_empty());
-    assert_eq!(queue.requeue(Requeue::Paths(&[path(2), path(8)]), 3000).unwrap(), 1);
+    assert_eq!(queue.requeue(DeadLetters::Paths(&[path(2), path(8)]), 3000).unwrap(), 1);
     assert_eq!(due(&queue, 3000), [path(2)]);
     let taken = queue.take_in(&Intake { entries: vec![entry(3)], ..Intake::at(4000) }).unwrap();
     assert_eq!(taken, Taken { new: 1, known: 0 });
-    assert_eq!(queue.requeue(Requeue::All, 5000).unwrap(), 1);
+    assert_eq!(queue.requeue(DeadLetters::All, 5000).unwrap(), 1);
     assert_eq!(queue.read().totals().unwrap().dead, 0);
 }
 

@@ -54,9 +54,9 @@ pub struct Taken {
     pub known: u64,
 }
 
-/// Which dead letters to try again.
+/// Which dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Requeue<'a> {
+pub enum DeadLetters<'a> {
     /// All of them.
     All,
     /// These.
@@ -132,17 +132,34 @@ impl Queue {
     }
 
     /// Makes dead letters wait again, from their first try on. Returns how many.
-    pub fn requeue(&mut self, which: Requeue<'_>, now: u64) -> Result<u64> {
+    pub fn requeue(&mut self, which: DeadLetters<'_>, now: u64) -> Result<u64> {
         const REVIVE: &str = "UPDATE path SET state = 0, attempts = 0, not_before = ?1 WHERE state = 1";
         self.change("requeue", |transaction| {
             let now = integer(now);
             let mut changed = 0;
             match which {
-                Requeue::All => changed += transaction.execute(REVIVE, [now])?,
-                Requeue::Paths(paths) => {
+                DeadLetters::All => changed += transaction.execute(REVIVE, [now])?,
+                DeadLetters::Paths(paths) => {
                     for path in paths {
                         let sql = format!("{REVIVE} AND path = ?2");
                         changed += transaction.execute(&sql, params![now, path.base_name()])?;
+                    }
+                }
+            }
+            Ok(changed as u64)
+        })
+    }
+
+    /// Removes dead letters: nothing is known of them afterwards, and what registers such a path again queues it. Returns how many.
+    pub fn forget(&mut self, which: DeadLetters<'_>) -> Result<u64> {
+        const FORGET: &str = "DELETE FROM path WHERE state = 1";
+        self.change("forget dead letters", |transaction| {
+            let mut changed = 0;
+            match which {
+                DeadLetters::All => changed += transaction.execute(FORGET, [])?,
+                DeadLetters::Paths(paths) => {
+                    for path in paths {
+                        changed += transaction.execute(&format!("{FORGET} AND path = ?1"), [path.base_name()])?;
                     }
                 }
             }

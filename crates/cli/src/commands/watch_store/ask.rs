@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use firn_client::agent::{Activity, Answer, CallError, Flushed, Request, Status, call, metrics};
-use firn_client::queue::{Error as QueueError, Queue, Requeue};
+use firn_client::queue::{DeadLetters, Error as QueueError, Queue};
 use firn_nix::StorePath;
 use firn_nix_store::{Location, resolve};
 use serde_json::json;
@@ -47,7 +47,8 @@ pub(super) fn run(ask: &Ask, place: &AgentPlace, context: &Context) -> Result<u8
                 other => Err(unexpected(other)),
             }
         }
-        Ask::Requeue { paths, .. } => requeue(place, resolved(paths)?, context),
+        Ask::Requeue(letters) => requeue(place, resolved(&letters.paths)?, context),
+        Ask::Forget(letters) => forget(place, resolved(&letters.paths)?, context),
         Ask::Backfill { since, .. } => {
             let since = since.map_or(0, |since| seconds_now().saturating_sub(since.as_secs()));
             match say(place, &Request::Backfill { since }, BACKFILL_PATIENCE).map_err(no_agent)? {
@@ -92,11 +93,32 @@ fn requeue(place: &AgentPlace, paths: Vec<StorePath>, context: &Context) -> Resu
 }
 
 fn requeue_alone(place: &AgentPlace, paths: &[StorePath]) -> Result<u64, Failure> {
+    let now = seconds_now().saturating_mul(1000);
+    alone(place, paths, |mut queue, which| queue.requeue(which, now))
+}
+
+fn forget(place: &AgentPlace, paths: Vec<StorePath>, context: &Context) -> Result<u8, Failure> {
+    let number = match say(place, &Request::Forget { paths: paths.clone() }, PATIENCE) {
+        Ok(Answer::Forgotten { paths }) => paths,
+        Ok(other) => return Err(unexpected(other)),
+        Err(CallError::NoAgent { .. }) => alone(place, &paths, |mut queue, which| queue.forget(which))?,
+        Err(error) => return Err(Failure::of(Kind::Agent, error)),
+    };
+    tell(context, "forgotten", number, &format!("{number} paths are forgotten"))?;
+    Ok(exit::DONE)
+}
+
+/// Does something with dead letters, all if `paths` is empty, while no agent has the queue.
+fn alone(
+    place: &AgentPlace,
+    paths: &[StorePath],
+    work: impl FnOnce(Queue, DeadLetters<'_>) -> Result<u64, QueueError>,
+) -> Result<u64, Failure> {
     // Opening would make one.
     queued(place)?;
-    let which = if paths.is_empty() { Requeue::All } else { Requeue::Paths(paths) };
-    let revive = || Queue::open(&place.state)?.requeue(which, seconds_now().saturating_mul(1000));
-    revive().map_err(|error: QueueError| Failure::of(Kind::Agent, error))
+    let which = if paths.is_empty() { DeadLetters::All } else { DeadLetters::Paths(paths) };
+    let done = Queue::open(&place.state).and_then(|queue| work(queue, which));
+    done.map_err(|error| Failure::of(Kind::Agent, error))
 }
 
 /// Returns the store paths that a user means by what they typed.
@@ -155,6 +177,10 @@ fn show_status(status: &Status, context: &Context) -> Result<u8, Failure> {
         (None, activity) => format!("{}, to {}", activity.name(), status.cache),
     };
     let oldest = status.oldest_at.map(|at| format!(", the oldest came {}", ago(at))).unwrap_or_default();
+    let refused = match status.dead {
+        0 => "0 paths".to_owned(),
+        dead => format!("{dead} paths, see below; `requeue --all` tries them again, `forget --all` gives them up"),
+    };
     let mut rows = vec![
         ("agent", activity),
         ("waiting", format!("{} paths, {}{oldest}", status.waiting, bytes(status.waiting_bytes))),
@@ -162,7 +188,7 @@ fn show_status(status: &Status, context: &Context) -> Result<u8, Failure> {
         ("pinned", format!("{} paths, {}", status.pinned, bytes(status.pinned_bytes))),
         ("store", format!("looked at {}, {} registrations to look at", ago(status.last_scan_at), status.behind)),
         ("pushed", format!("the last path {}", ago(status.last_push_at))),
-        ("refused", format!("{} paths, see below; `requeue` tries them again", status.dead)),
+        ("refused", refused),
     ];
     rows.extend(status.warnings.iter().map(|warning| ("warning", warning.clone())));
     let counters = status.counters.iter().map(|(name, value)| match name.ends_with("-bytes") {
