@@ -21,7 +21,7 @@ pub enum Error {
         detail: String,
     },
     /// The server was not reached, or not to the end of an answer, for as long as was to be tried.
-    #[error("reach {server} ({tries} tries)")]
+    #[error("reach {server}{}", if *tries == 1 { String::new() } else { format!(" ({tries} tries)") })]
     Unreachable {
         /// The server.
         server: String,

@@ -96,6 +96,8 @@ pub struct Totals {
 pub struct Summary {
     /// The sums.
     pub totals: Totals,
+    /// The length of the NARs of the paths that are in the cache now.
+    pub done_bytes: u64,
     /// Paths that are new in the cache.
     pub created_paths: u64,
     /// Paths that were there with the same NAR by the time they were committed.

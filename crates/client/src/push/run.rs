@@ -123,6 +123,7 @@ struct Run {
 
 #[derive(Default)]
 struct Tally {
+    done_bytes: u64,
     created: u64,
     merged: u64,
     kept_first: u64,
@@ -265,6 +266,7 @@ impl Run {
                     Outcome::Merged => &mut self.tally.merged,
                     Outcome::KeptFirst => &mut self.tally.kept_first,
                 } += 1;
+                self.tally.done_bytes = self.tally.done_bytes.saturating_add(info.nar_size);
                 add(&self.shared.counters.done_paths, 1);
                 let (path, logical_bytes) = (info.path.clone(), info.nar_size);
                 (self.shared.on_event)(Event::PathDone { path, outcome, logical_bytes, sent_bytes });
@@ -296,7 +298,7 @@ impl Run {
         self.services.shutdown().await;
         let totals = self.totals();
         (self.shared.on_event)(Event::Finished(totals));
-        let Tally { created, merged, kept_first, mut failed, mut stopped_by } = self.tally;
+        let Tally { done_bytes, created, merged, kept_first, mut failed, mut stopped_by } = self.tally;
         if stopped_by.is_none() && (self.stop.is_cancelled() || asked_to_stop.is_cancelled()) {
             stopped_by = Some(Error::Cancelled);
         }
@@ -306,6 +308,7 @@ impl Run {
             failed.into_iter().filter_map(|(place, failure)| Some((name(place)?, failure))).collect();
         Summary {
             totals,
+            done_bytes,
             created_paths: created,
             merged_paths: merged,
             kept_first_paths: kept_first,

@@ -137,6 +137,7 @@ async fn it_gives_up_in_the_end_and_says_why() {
     let began = Instant::now();
     let error = open(&fake).await.unwrap_err();
     assert!(matches!(&error, Error::Unreachable { tries, .. } if *tries > 10), "{error}");
+    assert!(error.to_string().ends_with(" tries)"), "{error}");
     assert!(error.may_pass());
     let limit = RetryPolicy::default().give_up_after;
     assert!(began.elapsed() <= limit && began.elapsed() > limit / 2);

@@ -80,11 +80,12 @@ pub(super) fn finished(summary: &Summary, skipped: &Skipped) -> Line {
     let mut text = format!(
         "pushed {}: {} of NARs, {} over the wire",
         paths(totals.done_paths),
-        bytes(totals.logical_bytes),
+        bytes(summary.done_bytes),
         bytes(wire)
     );
-    if totals.logical_bytes > wire {
-        text.push_str(&format!(" ({:.1} % saved)", 100.0 * (1.0 - wire as f64 / totals.logical_bytes as f64)));
+    // What was sent of others saves something only when these are pushed in the end.
+    if summary.is_complete() && summary.done_bytes > wire {
+        text.push_str(&format!(" ({:.1} % saved)", 100.0 * (1.0 - wire as f64 / summary.done_bytes as f64)));
     }
     for (count, what) in [
         (totals.known_paths, "had contents that the server knew"),
@@ -138,5 +139,42 @@ pub(super) fn code(summary: Summary) -> Result<u8, Failure> {
         }
         None if summary.failed.is_empty() => Ok(exit::DONE),
         None => Ok(exit::FAILED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_client::push::Totals;
+    use firn_client::remote::Wire;
+
+    use super::*;
+
+    fn text(done_paths: u64, done_bytes: u64, stopped_by: Option<firn_client::Error>) -> String {
+        let wire = Wire { sent_body_bytes: 1000, ..Wire::default() };
+        // What a push that is broken off has read or given up counts as read.
+        let totals =
+            Totals { done_paths, failed_paths: 3 - done_paths, logical_bytes: 3_000_000, wire, ..Totals::default() };
+        let summary = Summary {
+            totals,
+            done_bytes,
+            created_paths: done_paths,
+            merged_paths: 0,
+            kept_first_paths: 0,
+            failed: Vec::new(),
+            stopped_by,
+        };
+        finished(&summary, &Skipped::of(&Plan::default())).text
+    }
+
+    #[test]
+    fn only_what_was_pushed_is_said_to_be() {
+        let whole = text(3, 3_000_000, None);
+        assert!(whole.contains("pushed 3 paths") && whole.contains(&bytes(3_000_000)), "{whole}");
+        assert!(whole.contains("100.0 % saved"), "{whole}");
+        let cut = text(1, 2000, Some(firn_client::Error::Cancelled));
+        assert!(cut.contains("pushed 1 path") && cut.contains(&bytes(2000)), "{cut}");
+        assert!(!cut.contains("saved") && !cut.contains(&bytes(3_000_000)), "{cut}");
+        let nothing = text(0, 0, Some(firn_client::Error::Cancelled));
+        assert!(nothing.contains("pushed 0 paths: 0 B of NARs"), "{nothing}");
     }
 }
