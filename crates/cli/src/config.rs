@@ -35,7 +35,7 @@ const MAX_NAME_LEN: usize = 64;
 /// Where configuration files are looked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
-    /// The only file that counts; it has to be there.
+    /// The only file that counts; it has to be there, except for `firn login`.
     pub(crate) only: Option<PathBuf>,
     /// The user's file; none when there is no home directory.
     pub(crate) user: Option<PathBuf>,
@@ -165,6 +165,14 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// Does what [`Self::load`] does before a cache is added: the only file that counts may still have to be made.
+    pub(crate) fn load_to_change(places: &Places) -> Result<Self, ConfigError> {
+        match Self::load(places) {
+            Err(ConfigError::Read { source, .. }) if places.only.is_some() && is_absent(&source) => Ok(Self::default()),
+            result => result,
+        }
     }
 
     /// Takes in a file: what earlier ones say stays.

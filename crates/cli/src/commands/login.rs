@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failure> {
     let places = context.places();
-    let config = context.config()?;
+    let config = Config::load_to_change(&places)?;
     let mut cache = cache_ref::resolve(&config, arguments.cache.as_deref())?;
     let name = choose_name(arguments, &config, &cache)?;
     let file = file_to_change(arguments, &places)?;
@@ -110,7 +110,7 @@ fn file_to_change(arguments: &Arguments, places: &Places) -> Result<PathBuf, Fai
     }
     places.writable().map(Path::to_owned).ok_or_else(|| {
         Failure::new(Kind::Config, "find the configuration's folder: neither XDG_CONFIG_HOME nor HOME is set")
-            .hint("name the file with --config")
+            .hint("name the file with --config; it need not be there yet")
     })
 }
 

@@ -23,6 +23,19 @@ fn a_link_called_firn_hook_is_the_hook() {
 }
 
 #[test]
+fn an_empty_variable_names_nothing_and_the_paths_are_left_all_the_same() {
+    let mut home = home(PATH);
+    for name in ["FIRN_AGENT_SOCKET", "FIRN_CONFIG"] {
+        home.set(name, "");
+    }
+    let program = home.file("firn-hook");
+    let mut hook = home.command(program.to_str().expect("UTF-8"));
+    let output = hook.args(["--name", "that-nobody-has"]).output().expect("runs");
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(home.exists("state/spool"), "{output:?}");
+}
+
+#[test]
 fn the_hook_never_fails_a_build() {
     let home = home(PATH);
     // No folder can be made below a file.

@@ -113,3 +113,36 @@ fn a_bad_configuration_is_not_overwritten() {
     assert!(ran.err.contains("config.toml") && ran.err.contains("line 1"), "{}", ran.err);
     assert_eq!(home.read(CONFIG), "colour = 1\n");
 }
+
+#[test]
+fn a_machine_without_a_home_names_the_file() {
+    let server = Server::firnd(|_| ());
+    let mut home = Home::new();
+    home.set("HOME", "");
+    let ran = home.firn_with(&["login", &server.url()], TOKEN).expect(4);
+    assert!(ran.err.contains("--config"), "{}", ran.err);
+    let file = home.file("new/config.toml");
+    home.firn_with(&["login", &server.url(), "--config", file.to_str().expect("UTF-8")], TOKEN).expect(0);
+    assert_eq!((home.mode("new/config.toml"), home.read("new/tokens/main")), (0o600, format!("{TOKEN}\n")));
+    home.firn_with(&["login", &server.url(), "--config", "here.toml"], TOKEN).expect(0);
+    assert_eq!((home.mode("here.toml"), home.read("tokens/main")), (0o600, format!("{TOKEN}\n")));
+    home.set("FIRN_CONFIG", file.to_str().expect("UTF-8"));
+    assert!(home.firn(&["status"]).expect(0).out.contains(&server.url()));
+    // Only for login: elsewhere it is a mistake.
+    home.set("FIRN_CONFIG", home.file("none.toml").to_str().expect("UTF-8"));
+    home.firn(&["status"]).expect(4);
+}
+
+#[test]
+fn an_empty_variable_is_none() {
+    let server = Server::firnd(|_| ());
+    let mut home = Home::new();
+    for name in ["FIRN_CONFIG", "FIRN_TOKEN", "FIRN_AGENT_SOCKET", "FIRN_AGENT_STATE"] {
+        home.set(name, "");
+    }
+    home.firn_with(&["login", &server.url()], TOKEN).expect(0);
+    assert!(home.exists(CONFIG));
+    home.firn(&["status"]).expect(0);
+    let ran = home.firn(&["watch-store", "status", "--name", "none-of-this-name"]).expect(6);
+    assert!(ran.err.contains("none-of-this-name.sock"), "{}", ran.err);
+}
