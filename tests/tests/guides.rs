@@ -127,6 +127,20 @@ fn the_guides_commands_are_there() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_guides_examples_have_what_they_use() {
+    for (name, page) in guides() {
+        for example in examples(&page, "sh") {
+            // The agent of the system is root's.
+            for line in example.lines().filter(|line| line.contains("firn watch-store ")) {
+                assert!(line.contains("sudo firn "), "{name}: {line}");
+            }
+            let builds = example.lines().any(|line| line.contains("nix-build") && !line.contains("--no-out-link"));
+            assert!(!example.contains("./result") || builds, "{name}: {example}");
+        }
+    }
+}
+
 /// Returns a command without what only says where and as whom it runs.
 fn without_prefix<'a, 'b>(words: &'a [&'b str]) -> &'a [&'b str] {
     match words {
