@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_api::CacheDescription;
+use firn_api::{CacheDescription, Code};
 use firn_client::plan::{Pattern, Plan, PlanOptions, plan};
 use firn_client::push::{Event, StoreSource, Totals, push};
 use firn_client::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy};
@@ -108,7 +108,7 @@ async fn push_selected(
     let stop = interrupt::stop_on_signals(context.output);
     let work = async {
         let remote = connect(arguments, cache, &progress).await?;
-        let description = remote.describe().await.map_err(server)?;
+        let description = remote.describe().await.map_err(|error| refused(error, cache))?;
         check(&description, &location, cache)?;
         let options = plan_options(arguments, context, cache, &description);
         let store_dir = location.store_dir.clone();
@@ -168,6 +168,28 @@ async fn connect(arguments: &Arguments, cache: &CacheRef, progress: &Arc<Progres
     Remote::connect(target, &http, options).await.map_err(server)
 }
 
+const NO_TOKEN: &str = "no token was found: give one with --token-file or FIRN_TOKEN, or keep it with `firn login`";
+
+/// Returns the failure that stands for a server that tells nothing of the cache.
+fn refused(mut error: firn_client::Error, cache: &CacheRef) -> Failure {
+    let firn_client::Error::Refused { code, hint, .. } = &mut error else { return server(error) };
+    if *code != Code::Forbidden.as_str() {
+        return server(error);
+    }
+    // The server's own hint is for Nix, and for who pulls.
+    *hint = None;
+    let advice = match &cache.token {
+        None => NO_TOKEN.to_owned(),
+        Some(token) => format!(
+            "check the URL, and the token from {}: is it whole, of this server, not revoked, and has it the verb push? On the \
+             server: firnd token create --grant {}:push --name NAME",
+            token.source,
+            cache.url.name()
+        ),
+    };
+    server(error).hint(advice)
+}
+
 /// Refuses what can't work before anything is read.
 fn check(description: &CacheDescription, location: &Location, cache: &CacheRef) -> Result<(), Failure> {
     if description.store_dir != location.store_dir {
@@ -179,9 +201,7 @@ fn check(description: &CacheDescription, location: &Location, cache: &CacheRef) 
     }
     if !description.can_push {
         let hint = match &cache.token {
-            None => {
-                "no token was found: give one with --token-file or FIRN_TOKEN, or keep it with `firn login`".to_owned()
-            }
+            None => NO_TOKEN.to_owned(),
             Some(token) => format!("the token from {} has no grant to push there", token.source),
         };
         return Err(Failure::new(Kind::Server, format!("push to {}: it is not allowed", cache.url)).hint(hint));

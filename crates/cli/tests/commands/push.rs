@@ -1,6 +1,6 @@
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Home, Server, TOKEN};
+use crate::support::{Home, Server, TOKEN, ok, refusal};
 
 #[test]
 fn requests_before_the_push_are_counted() {
@@ -22,4 +22,22 @@ fn requests_before_the_push_are_counted() {
         .map(|name| wire[*name].as_u64().expect("a number"))
         .sum();
     assert_eq!(finished["wire_bytes"], sum);
+}
+
+#[test]
+fn who_may_not_push_is_told_what_it_takes() {
+    let server = Server::start(|request| match request.target.as_str() {
+        "/api/v1/capabilities" => {
+            let chunker = firn_api::ChunkerId::CURRENT.to_string();
+            ok(&json!({ "server": "firnd 9.9", "versions": [1], "chunker": chunker }).to_string())
+        }
+        _ => refusal(403, "forbidden", "there is no such cache, or it may not be read"),
+    });
+    let mut home = Home::new();
+    let ran = home.firn(&["push", "--stdin", &server.url()]).expect(3);
+    assert!(ran.err.contains("--token-file") && ran.err.contains("`firn login`"), "{}", ran.err);
+    assert!(!ran.err.contains("the server's hint"), "{}", ran.err);
+    home.set("FIRN_TOKEN", TOKEN);
+    let ran = home.firn(&["push", "--stdin", &server.url()]).expect(3);
+    assert!(ran.err.contains("FIRN_TOKEN") && ran.err.contains("--grant main:push"), "{}", ran.err);
 }
