@@ -319,7 +319,18 @@ fn what_only_the_configuration_calls_an_upstreams_is_pushed() -> Result<()> {
     builder.start()?;
     let path = builder.store.build_one(&closure(3))?;
     builder.flush()?;
-    assert_cached(&nix, &cache, &builder, &path)
+    assert_cached(&nix, &cache, &builder, &path)?;
+
+    builder.kill()?;
+    let knowing = firnd.cache("knowing", &["--public", "--upstream-key", &public])?;
+    (builder.url, builder.token) = (knowing.url.clone(), knowing.token.clone());
+    let pushed = builder.status()?["counters"]["pushed"].clone();
+    builder.start()?;
+    builder.flush()?;
+    let status = builder.status()?;
+    let skipped = status["counters"]["skipped-upstream"].as_u64();
+    assert!(status["counters"]["pushed"] == pushed && skipped >= Some(3), "{status:#}");
+    Ok(())
 }
 
 #[test]
