@@ -93,7 +93,7 @@ impl App {
         let tokens = Tokens::load(engine.meta())?;
         let uploads = Arc::new(Semaphore::new(config.server.max_uploads));
         let downloads = Arc::new(Semaphore::new(config.server.max_downloads));
-        let http = crate::http::Memory::new(&config);
+        let http = crate::http::Memory::new(&config, engine.entropy().draw());
         let scrubber = Arc::new(Scrubber::new(config.scrub.clone()));
         let usage = Usage::default();
         usage.load(engine.meta())?;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use firn_api::{Endpoint, PathList, ROOT_CACHE};
 use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, StoreHash};
 use http_body_util::BodyExt as _;
-use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 
@@ -116,6 +116,7 @@ pub struct BinaryCache {
     patience: Patience,
     token_file: Option<PathBuf>,
     answer_bytes: Arc<AtomicU64>,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl BinaryCache {
@@ -147,7 +148,13 @@ impl BinaryCache {
             .build()
             .map_err(|error| fail(causes(&error)))?;
         let shown = url.trim_end_matches('/').to_owned();
-        Ok(Self { http, base, shown, patience, token_file, answer_bytes: Arc::default() })
+        Ok(Self { http, base, shown, patience, token_file, answer_bytes: Arc::default(), header: None })
+    }
+
+    /// Returns the same cache, to be asked with a header besides.
+    #[must_use]
+    pub fn with_header(&self, (name, value): &(HeaderName, HeaderValue)) -> Self {
+        Self { header: Some((name.clone(), value.clone())), ..self.clone() }
     }
 
     /// Returns the cache's URL as it was given, without a final slash.
@@ -282,6 +289,9 @@ impl BinaryCache {
     /// who may not list.
     async fn get(&self, url: &Url) -> Result<Option<reqwest::Response>, FetchError> {
         let mut request = self.http.get(url.clone());
+        if let Some((name, value)) = &self.header {
+            request = request.header(name, value);
+        }
         let is_own = url.origin() == self.base.origin();
         if is_own && let Some(token) = self.token().await? {
             request = request.header(AUTHORIZATION, token);

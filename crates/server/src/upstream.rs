@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use firn_index::{UnixSeconds, UpstreamRow};
 use firn_nix::{NarInfo, PublicKey, StoreHash};
+use http::{HeaderName, HeaderValue};
 
 pub use breaker::Breaker;
 
@@ -75,12 +76,18 @@ impl Upstream {
         self.breaker.rests_until(now)
     }
 
-    /// Asks for a path, unless the upstream rests. What nobody trusted has signed is as good as absent.
-    pub async fn narinfo(&self, hash: &StoreHash, store_dir: &str, now: UnixSeconds) -> Said {
+    /// Asks for a path, unless the upstream rests; `via` goes along. What nobody trusted has signed is as good as absent.
+    pub async fn narinfo(
+        &self,
+        hash: &StoreHash,
+        store_dir: &str,
+        now: UnixSeconds,
+        via: &(HeaderName, HeaderValue),
+    ) -> Said {
         if !self.breaker.may_ask(now) {
             return Said::Trouble;
         }
-        let mut info = match self.note(self.cache.narinfo(hash, store_dir).await, now) {
+        let mut info = match self.note(self.cache.with_header(via).narinfo(hash, store_dir).await, now) {
             Ok(Some(info)) => info,
             Ok(None) => {
                 self.counters.misses.fetch_add(1, Ordering::Relaxed);
@@ -102,16 +109,21 @@ impl Upstream {
         Said::Has(Box::new(info))
     }
 
-    /// Asks for the file of a NAR; `None` if it is not there.
+    /// Asks for the file of a NAR; `via` goes along. `None` if it is not there.
     ///
     /// # Errors
     /// [`FetchError`]; none is sent while the upstream rests.
-    pub async fn nar(&self, info: &NarInfo, now: UnixSeconds) -> Result<Option<NarFile>, FetchError> {
+    pub async fn nar(
+        &self,
+        info: &NarInfo,
+        now: UnixSeconds,
+        via: &(HeaderName, HeaderValue),
+    ) -> Result<Option<NarFile>, FetchError> {
         if !self.breaker.may_ask(now) {
             let detail = "it is left alone for a while, after several failures".to_owned();
             return Err(FetchError::Unusable { url: self.cache.url().to_owned(), detail });
         }
-        self.note(self.cache.nar(info).await, now)
+        self.note(self.cache.with_header(via).nar(info).await, now)
     }
 
     /// Notes that a file that had begun to come did not come to its end.

@@ -324,3 +324,28 @@ fn a_deleted_cache_is_gone() {
     let name: CacheName = "main".parse().expect("a name");
     assert_eq!(bench.meta.cache(&name).expect("read"), None);
 }
+
+#[test]
+fn a_cache_is_not_its_own_upstream() {
+    let bench = Bench::new();
+    let key = bench.create("main", none()).expect("made").public_keys.remove(0);
+    bench.create("rooted", Settings { at_root: Some(true), ..none() }).expect("made");
+    bench.create("hosted", Settings { host: Some("nix.example.org".to_owned()), ..none() }).expect("made");
+    let add = |cache: &str, url: &str| {
+        let upstream = NewUpstream { url: url.to_owned(), keys: vec![key.clone()], ..NewUpstream::default() };
+        bench.ask(Request::UpstreamAdd { cache: cache.to_owned(), upstream: Box::new(upstream) })
+    };
+    for (cache, own) in [
+        ("main", "http://cache.test:8080/main"),
+        ("main", "HTTP://Cache.Test:8080/main/"),
+        ("rooted", "http://cache.test:8080"),
+        ("rooted", "http://cache.test:8080/rooted"),
+        ("hosted", "http://nix.example.org:8080"),
+    ] {
+        let refused = add(cache, own);
+        assert!(matches!(&refused, Err(Failure::Invalid { detail }) if detail.contains("itself")), "{own} {refused:?}");
+    }
+    for other in ["http://cache.test:8080/rooted", "http://cache.test:8081/main", "https://cache.test:8080/main"] {
+        assert!(add("main", other).is_ok(), "{other}");
+    }
+}

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use firn_index::{CacheRow, UnixSeconds, UpstreamMode, UpstreamRow};
+use firn_index::{CacheName, CacheRow, UnixSeconds, UpstreamMode, UpstreamRow};
 use serde::{Deserialize, Serialize};
 
-use super::execute::{Admin, invalid, store};
+use super::execute::{Admin, cache_url, invalid, store};
 use super::{Answer, Failure, keys};
 use crate::binary_cache::{Patience, parse_url};
 
@@ -63,8 +63,12 @@ pub struct Activity {
 
 impl Admin<'_> {
     pub(super) fn add_upstream(&self, cache: &str, new: NewUpstream) -> Result<Answer, Failure> {
-        let (name, _) = self.find_cache(cache)?;
+        let (name, cache) = self.find_cache(cache)?;
         let row = self.new_row(new)?;
+        if self.is_own(&name, &cache, &row.url) {
+            let url = &row.url;
+            return Err(invalid(format!("add the upstream {url}: that is the cache '{name}' itself")));
+        }
         let mut all = self.meta.upstreams(&name).map_err(store)?;
         // Adding it again changes it.
         all.upstreams.retain(|upstream| !is_same(&upstream.url, &row.url));
@@ -107,6 +111,16 @@ impl Admin<'_> {
         Ok(Answer::Upstreams(
             all.upstreams.into_iter().map(|row| UpstreamView { activity: activity(&row), row }).collect(),
         ))
+    }
+
+    /// Returns whether a URL is surely a cache's own; many others may lead to it too.
+    fn is_own(&self, name: &CacheName, cache: &CacheRow, url: &str) -> bool {
+        let mut own = vec![cache_url(self.base_url, name, cache), format!("{}/{name}", self.base_url)];
+        for address in self.app.iter().flat_map(|app| &app.config.server.listen.0) {
+            own.extend(["http", "https"].map(|scheme| format!("{scheme}://{address}/{name}")));
+        }
+        let url = parse_url(url);
+        url.is_ok() && own.iter().any(|own| parse_url(own) == url)
     }
 
     fn new_row(&self, new: NewUpstream) -> Result<UpstreamRow, Failure> {

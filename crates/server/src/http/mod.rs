@@ -63,13 +63,13 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Makes an empty memory, with the limits that the configuration says.
-    pub fn new(config: &Config) -> Self {
+    /// Makes an empty memory, with the limits that the configuration says; the number tells this server from every other one.
+    pub fn new(config: &Config, server: u128) -> Self {
         Self {
             narinfos: Narinfos::new(config.server.narinfo_cache.0),
             documents: documents::Turns::new(),
             push: push::Memory::new(),
-            pull: pull::Pull::new(config),
+            pull: pull::Pull::new(config, server),
         }
     }
 
@@ -192,12 +192,13 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
         head_only: request.method() == Method::HEAD,
     };
     match resource {
+    let way = pull::onward(app, &cache, headers);
         Resource::Home => Ok(home::cache(app, &cache, host)),
         Resource::CacheInfo => Ok(home::cache_info(&cache)),
-        Resource::NarInfo(hash) => narinfo::get(app, &cache, hash).await,
+        Resource::NarInfo(hash) => narinfo::get(app, &cache, hash, way).await,
         Resource::Nar(name) => {
-            let path = pull::path_of(request.uri().query());
-            nar(app, &cache, name, path, want, &access).await
+            let upstream = pull::path_of(request.uri().query()).zip(way);
+            nar(app, &cache, name, upstream, want, &access).await
         }
         Resource::Listing(hash) => files::listing(app, &cache, hash).await,
         Resource::File { hash, path } => files::get(app, &cache, hash, path, want).await,
@@ -213,16 +214,14 @@ async fn nar(
     app: &Arc<App>,
     cache: &Arc<Cache>,
     name: route::NarName,
-    path: Option<StoreHash>,
+    upstream: Option<(StoreHash, pull::Way)>,
     want: Want,
     access: &Access,
 ) -> Result<Response<Body>, Problem> {
     let answer = nar::get(app, cache, name.clone(), want).await;
-    let (Err(Problem::NotFound(_)), Some(path), false) = (&answer, path, cache.proxies.is_empty()) else {
-        return answer;
-    };
+    let (Err(Problem::NotFound(_)), Some((path, way))) = (&answer, upstream) else { return answer };
     let asker = if access.uploader.token.is_some() { pull::Asker::Known } else { pull::Asker::Anonymous };
-    match pull::nar(app, cache, &name, &path, want, asker).await? {
+    match pull::nar(app, cache, &name, (&path, &way), want, asker).await? {
         pull::Nar::Passed(response) => Ok(*response),
         pull::Nar::Here => nar::get(app, cache, name, want).await,
     }

@@ -141,7 +141,12 @@ impl Narinfos {
 }
 
 /// Answers GET and HEAD.
-pub(super) async fn get(app: &Arc<App>, cache: &Arc<Cache>, hash: StoreHash) -> Result<Response<Body>, Problem> {
+pub(super) async fn get(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    hash: StoreHash,
+    way: Option<pull::Way>,
+) -> Result<Response<Body>, Problem> {
     let text = match app.http.narinfos.get(cache, &hash) {
         Some(kept) => kept,
         // Most questions are about paths that somebody else has; they are not worth a change of threads.
@@ -156,7 +161,11 @@ pub(super) async fn get(app: &Arc<App>, cache: &Arc<Cache>, hash: StoreHash) -> 
             app.engine.note_use(&cache.name, hash);
             text
         }
-        None => pull::narinfo(app, cache, &hash).await.ok_or(Problem::NotFound("this path"))?,
+        None => {
+            let absent = Problem::NotFound("this path");
+            let Some(way) = way else { return Err(absent) };
+            pull::narinfo(app, cache, &hash, &way).await.ok_or(absent)?
+        }
     };
     Ok(ok(Body::full(text), "text/x-nix-narinfo", Caching::For(MAX_AGE_SECONDS).of(cache)))
 }

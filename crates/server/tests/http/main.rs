@@ -4,6 +4,7 @@ mod downloads;
 mod faults;
 mod file_cache;
 mod files_and_documents;
+mod loops;
 mod narinfos;
 mod oidc;
 mod pages;

@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) body_timeout_ms: u64,
     pub(crate) frame_cache_bytes: u64,
     pub(crate) anonymous_daily: u64,
+    /// What its random numbers begin with.
+    pub(crate) seed: u64,
     pub(crate) oidc: Vec<firn_server::oidc::Rule>,
 }
 
@@ -59,6 +61,7 @@ impl Default for Settings {
             body_timeout_ms: 20_000,
             frame_cache_bytes: 32 << 20,
             anonymous_daily: 0,
+            seed: 1,
             oidc: Vec::new(),
         }
     }
@@ -104,7 +107,7 @@ impl World {
             Arc::clone(&meta) as _,
             Arc::new(MemoryChunkIndex::new()),
             Arc::clone(&clock) as _,
-            Arc::new(Counting(AtomicU64::new(1))),
+            Arc::new(Counting(AtomicU64::new(settings.seed))),
             options,
         )
         .unwrap();

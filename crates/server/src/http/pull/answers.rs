@@ -10,6 +10,7 @@ use quick_cache::sync::Cache as Lru;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::way::Way;
 use crate::app::App;
 use crate::caches::Cache;
 use crate::config::UpstreamConfig;
@@ -21,6 +22,8 @@ const BYTES: u64 = 32 << 20;
 const ENTRY_BYTES: u64 = 900;
 /// How many questions are under way at once; further ones wait.
 const QUESTIONS: usize = 128;
+/// How many of other caches' questions are passed on at once. Further ones are not: whoever waited here might be waited for.
+const PASSED_ON: usize = 128;
 /// For how many seconds nobody asks again when no upstream could be asked: those who wait already are spared their timeouts.
 const TROUBLE_SECONDS: u64 = 5;
 
@@ -54,6 +57,7 @@ impl Weighter<Key, Answer> for Weight {
 pub(super) struct Answers {
     kept: Lru<Key, Answer, Weight>,
     questions: Semaphore,
+    passed_on: Semaphore,
     positive_seconds: u64,
     negative_seconds: u64,
     patience: Duration,
@@ -64,6 +68,7 @@ impl Answers {
         Self {
             kept: Lru::with_weighter(32_768, BYTES, Weight),
             questions: Semaphore::new(QUESTIONS),
+            passed_on: Semaphore::new(PASSED_ON),
             positive_seconds: config.positive_ttl.0.as_secs(),
             negative_seconds: config.negative_ttl.0.as_secs(),
             patience: config.answer_timeout.0,
@@ -72,11 +77,14 @@ impl Answers {
 
     /// Returns which of a cache's upstreams has a path, asking them unless that is remembered. `None` if none has it, or
     /// none can be asked: an upstream in trouble is as good as none.
-    pub(super) async fn ask(&self, app: &App, cache: &Arc<Cache>, hash: &StoreHash) -> Option<Arc<Offer>> {
+    pub(super) async fn ask(&self, app: &App, cache: &Arc<Cache>, hash: &StoreHash, way: &Way) -> Option<Arc<Offer>> {
         if cache.proxies.is_empty() {
             return None;
         }
         let key = (cache.generation, *hash);
+        if !way.is_first {
+            return self.pass_on(app, cache, key, way).await;
+        }
         loop {
             match self.kept.get_value_or_guard_async(&key).await {
                 Ok(answer) if answer.until > app.now() => return answer.offer,
@@ -84,7 +92,7 @@ impl Answers {
                 Ok(_) => _ = self.kept.remove_if(&key, |answer| answer.until <= app.now()),
                 Err(place) => {
                     // When the client leaves, this future goes, and the next one who waits asks.
-                    let answer = self.question(app, cache, hash).await;
+                    let answer = self.question(app, cache, hash, way).await;
                     let offer = answer.offer.clone();
                     let _ = place.insert(answer);
                     return offer;
@@ -93,16 +101,30 @@ impl Answers {
         }
     }
 
+    /// Asks for another cache. It does not join a question that is under way, which may be waiting for the one that asks;
+    /// and that nobody has a path is not remembered, since those on the way were not asked.
+    async fn pass_on(&self, app: &App, cache: &Arc<Cache>, key: Key, way: &Way) -> Option<Arc<Offer>> {
+        if let Some(answer) = self.kept.get(&key).filter(|answer| answer.until > app.now()) {
+            return answer.offer;
+        }
+        let _turn = self.passed_on.try_acquire().ok()?;
+        let found = tokio::time::timeout(self.patience, ask_all(cache, &key.1, app.now(), way)).await;
+        let Ok(Found::Has(offer)) = found else { return None };
+        let until = app.now().saturating_add(self.positive_seconds);
+        self.kept.insert(key, Answer { offer: Some(Arc::clone(&offer)), until });
+        Some(offer)
+    }
+
     /// Remembers that an upstream does not have after all what it said that it had, or has something else.
     pub(super) fn refute(&self, cache: &Cache, hash: &StoreHash, now: UnixSeconds) {
         let until = now.saturating_add(self.negative_seconds);
         self.kept.insert((cache.generation, *hash), Answer { offer: None, until });
     }
 
-    async fn question(&self, app: &App, cache: &Arc<Cache>, hash: &StoreHash) -> Answer {
+    async fn question(&self, app: &App, cache: &Arc<Cache>, hash: &StoreHash, way: &Way) -> Answer {
         let work = async {
             let _turn = self.questions.acquire().await.ok()?;
-            Some(ask_all(cache, hash, app.now()).await)
+            Some(ask_all(cache, hash, app.now(), way).await)
         };
         let found = tokio::time::timeout(self.patience, work).await.ok().flatten();
         let now = app.now();
@@ -126,14 +148,14 @@ enum Found {
 }
 
 /// Asks upstreams by their priorities, those of the same number at once: the first one that has the path counts.
-async fn ask_all(cache: &Arc<Cache>, hash: &StoreHash, now: UnixSeconds) -> Found {
+async fn ask_all(cache: &Arc<Cache>, hash: &StoreHash, now: UnixSeconds, way: &Way) -> Found {
     let mut is_troubled = false;
     for group in cache.proxies.chunk_by(|a, b| a.row.priority == b.row.priority) {
         let mut asked = JoinSet::new();
         for upstream in group.iter().map(Arc::clone) {
-            let (cache, hash) = (Arc::clone(cache), *hash);
+            let (cache, hash, via) = (Arc::clone(cache), *hash, way.via.clone());
             asked.spawn(async move {
-                let said = upstream.narinfo(&hash, &cache.row.store_dir, now).await;
+                let said = upstream.narinfo(&hash, &cache.row.store_dir, now, &via).await;
                 (upstream, said)
             });
         }

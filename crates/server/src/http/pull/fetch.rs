@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::answers::Offer;
 use super::spool::Spool;
+use super::way::Way;
 use crate::app::App;
 use crate::binary_cache::NarFile;
 use crate::caches::Cache;
@@ -56,6 +57,8 @@ pub(super) struct Fetch {
     pub(super) cache: CacheName,
     pub(super) nar_hash: Sha256,
     pub(super) nar_size: u64,
+    /// How upstream is asked.
+    way: Way,
     /// There once something has come.
     spool: OnceLock<Spool>,
     progress: watch::Sender<Progress>,
@@ -64,12 +67,13 @@ pub(super) struct Fetch {
 }
 
 impl Fetch {
-    pub(super) fn new(cache: &Cache, offer: &Offer) -> Self {
+    pub(super) fn new(cache: &Cache, offer: &Offer, way: Way) -> Self {
         let begun = Progress { state: State::Begun, raw_bytes: 0, encoded_bytes: 0 };
         Self {
             cache: cache.name.clone(),
             nar_hash: offer.info.nar_hash,
             nar_size: offer.info.nar_size,
+            way,
             spool: OnceLock::new(),
             progress: watch::Sender::new(begun),
             room: OnceLock::new(),
@@ -136,7 +140,7 @@ async fn get(app: &Arc<App>, cache: &Arc<Cache>, offer: &Arc<Offer>, fetch: &Arc
         return Ok(());
     }
     let hash = offer.info.store_path.hash();
-    let file = match offer.upstream.nar(&offer.info, app.now()).await {
+    let file = match offer.upstream.nar(&offer.info, app.now(), &fetch.way.via).await {
         Ok(Some(file)) => file,
         Ok(None) => {
             app.http.pull.answers.refute(cache, &hash, app.now());

@@ -7,6 +7,7 @@
 mod answers;
 mod fetch;
 mod spool;
+mod way;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use firn_engine::{SMALL_NAR_BYTES, spans};
 use firn_index::{CacheName, UnixSeconds};
 use firn_nix::{NarInfo, Sha256, StoreHash, StorePath};
 use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +36,8 @@ use crate::config::{Config, UpstreamConfig};
 use answers::{Answers, Offer};
 use fetch::{Fetch, Progress, State};
 use spool::Form;
+use way::Marks;
+pub(super) use way::Way;
 
 /// How long a client waits at most until a NAR begins to come. Each step on the way has a limit of its own.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
@@ -47,6 +50,7 @@ const DAY_SECONDS: u64 = 86_400;
 /// What pull-through keeps in memory.
 pub(crate) struct Pull {
     answers: Answers,
+    marks: Marks,
     fetches: Mutex<HashMap<(CacheName, Sha256), Arc<Fetch>>>,
     /// Fetches under way.
     turns: Arc<Semaphore>,
@@ -61,12 +65,14 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    pub(crate) fn new(config: &Config) -> Self {
+    /// The number tells this server from every other one.
+    pub(crate) fn new(config: &Config, server: u128) -> Self {
         let UpstreamConfig { max_fetches, max_clients, spool_size, .. } = config.upstream;
         let folder = config.server.data.as_ref().map_or_else(std::env::temp_dir, |data| data.join("spool"));
         let room = usize::try_from(spool_size.0 / ROOM_BYTES).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
             answers: Answers::new(&config.upstream),
+            marks: Marks::new(server),
             fetches: Mutex::default(),
             turns: Arc::new(Semaphore::new(max_fetches)),
             clients: Arc::new(Semaphore::new(max_clients)),
@@ -116,8 +122,8 @@ pub(super) enum Asker {
 }
 
 /// Answers for a narinfo that the cache lacks; `None` if no upstream has it.
-pub(super) async fn narinfo(app: &Arc<App>, cache: &Arc<Cache>, hash: &StoreHash) -> Option<Bytes> {
-    let offer = app.http.pull.answers.ask(app, cache, hash).await?;
+pub(super) async fn narinfo(app: &Arc<App>, cache: &Arc<Cache>, hash: &StoreHash, way: &Way) -> Option<Bytes> {
+    let offer = app.http.pull.answers.ask(app, cache, hash, way).await?;
     // What could not be fetched had better be looked for elsewhere.
     if offer.info.nar_size > largest(app) {
         return None;
@@ -143,13 +149,20 @@ fn render(info: &NarInfo, cache: &Cache) -> String {
 /// Returns which of these paths upstreams have.
 pub(super) async fn known(app: &App, cache: &Arc<Cache>, paths: Vec<StorePath>) -> Vec<StorePath> {
     let mut found = Vec::new();
+    let Some(way) = app.http.pull.marks.first(cache) else { return found };
     for path in paths {
-        let offer = app.http.pull.answers.ask(app, cache, &path.hash()).await;
+        let offer = app.http.pull.answers.ask(app, cache, &path.hash(), &way).await;
         if offer.is_some_and(|offer| offer.info.store_path == path) {
             found.push(path);
         }
     }
     found
+}
+
+/// Returns how a request goes on to the upstreams of a cache; `None` if the cache answers from what it holds, because there are none,
+/// or the request came through it already or through too many others.
+pub(super) fn onward(app: &App, cache: &Cache, headers: &HeaderMap) -> Option<Way> {
+    if cache.proxies.is_empty() { None } else { app.http.pull.marks.onward(headers, cache) }
 }
 
 /// What the query of a NAR's URL says of its path.
@@ -170,7 +183,7 @@ pub(super) async fn nar(
     app: &Arc<App>,
     cache: &Arc<Cache>,
     name: &NarName,
-    path: &StoreHash,
+    (path, way): (&StoreHash, &Way),
     want: Want,
     asker: Asker,
 ) -> Result<Nar, Problem> {
@@ -185,13 +198,13 @@ pub(super) async fn nar(
     let fetch = match app.http.pull.running(&(cache.name.clone(), nar_hash)) {
         Some(fetch) => fetch,
         None => {
-            let offer = app.http.pull.answers.ask(app, cache, path).await;
+            let offer = app.http.pull.answers.ask(app, cache, path, way).await;
             let offer = offer.filter(|offer| offer.info.nar_hash == nar_hash).ok_or(ABSENT)?;
             if want.head_only {
                 let total = (form == Form::Identity).then_some(offer.info.nar_size);
                 return Ok(Nar::Passed(Box::new(respond(cache, Body::absent(total)))));
             }
-            begin(app, cache, offer, asker)?
+            begin(app, cache, (offer, way), asker)?
         }
     };
     // A small NAR is given to nobody before all of it is here. One that is wrong is a 404 then, and the client tries its next cache
@@ -224,7 +237,12 @@ async fn wait(fetch: &Fetch, is_enough: impl FnMut(&Progress) -> bool) -> Result
 }
 
 /// Begins to fetch a NAR, unless that is under way.
-fn begin(app: &Arc<App>, cache: &Arc<Cache>, offer: Arc<Offer>, asker: Asker) -> Result<Arc<Fetch>, Problem> {
+fn begin(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    (offer, way): (Arc<Offer>, &Way),
+    asker: Asker,
+) -> Result<Arc<Fetch>, Problem> {
     let pull = &app.http.pull;
     if offer.info.nar_size > largest(app) {
         return Err(Problem::NotFound("a NAR of a size that is fetched"));
@@ -240,7 +258,7 @@ fn begin(app: &Arc<App>, cache: &Arc<Cache>, offer: Arc<Offer>, asker: Asker) ->
         tracing::warn!(cache = %cache.name, "no more is fetched today for those without a token: see upstream.anonymous-daily");
         return Err(Problem::NotFound("a NAR that is fetched today for those without a token"));
     }
-    let fetch = Arc::new(Fetch::new(cache, &offer));
+    let fetch = Arc::new(Fetch::new(cache, &offer, way.clone()));
     fetches.insert(key, Arc::clone(&fetch));
     drop(fetches);
     // Whatever becomes of the clients, it goes on.
@@ -374,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_day_has_its_limit_and_the_next_one_its_own() {
-        let pull = Pull::new(&Config::default());
+        let pull = Pull::new(&Config::default(), 1);
         let name: CacheName = "c".parse().unwrap();
         let day = 5 * DAY_SECONDS;
         assert!(pull.spend(&name, 60, 100, day) && pull.spend(&name, 40, 100, day + 9));
