@@ -34,6 +34,7 @@ mod hash;
 mod keys;
 pub mod nar;
 mod narinfo;
+mod realisation;
 mod store_path;
 
 pub use cache_info::{CacheInfo, MAX_CACHE_INFO_LEN};
@@ -41,4 +42,5 @@ pub use error::{Error, Result};
 pub use hash::Sha256;
 pub use keys::{MAX_KEY_NAME_LEN, PublicKey, SecretKey, Signature};
 pub use narinfo::{Compression, ContentAddress, MAX_NARINFO_LEN, NarInfo};
+pub use realisation::{build_trace_fingerprint, realisation_fingerprint};
 pub use store_path::{MAX_NAME_LEN, StoreHash, StorePath};

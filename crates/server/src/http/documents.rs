@@ -1,14 +1,14 @@
 //! Build logs, realisations and debug-info documents: kept as they were sent, served as they were kept.
 
 use std::hash::{Hash as _, Hasher as _};
-use std::io::Read as _;
+use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use firn_chunk::Input;
-use firn_engine::DocumentContent;
-use firn_index::{CacheName, ConflictPolicy, Content, DocumentKey, DocumentKind};
-use firn_nix::{Signature, StorePath};
+use firn_engine::{DocumentContent, Engine};
+use firn_index::{CacheName, Content, DocumentKey, DocumentKind, Uploader};
+use firn_nix::StorePath;
 use http::Response;
 use serde_json::{Map, Value};
 
@@ -16,10 +16,11 @@ use super::body::Body;
 use super::codec::decoder;
 use super::error::{After, Problem};
 use super::nar::{Identity, PIECE_BYTES};
+use super::realisation::{Outputs, Realisation};
 use super::receive::{Incoming, Reader};
 use super::route::Resource;
 use super::upload::{Upload, decode_all};
-use super::{Caching, PATIENCE, failed, files, ok, permit, taken, work};
+use super::{Caching, PATIENCE, failed, files, notice, ok, permit, pull, taken, work};
 use crate::app::App;
 use crate::caches::Cache;
 
@@ -28,13 +29,13 @@ const MAX_INLINE_BYTES: usize = 4 << 10;
 /// The longest log.
 const MAX_LOG_BYTES: u64 = 256 << 20;
 /// The longest realisation or debug-info document.
-const MAX_DOCUMENT_BYTES: u64 = 64 << 10;
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 64 << 10;
 /// How long a document may be kept on the way to the client.
 const MAX_AGE_SECONDS: u32 = 60;
 const STEP_BYTES: usize = 256 << 10;
 
 /// Returns under which key a resource is kept.
-fn key_of(resource: &Resource) -> Option<DocumentKey> {
+pub(crate) fn key_of(resource: &Resource) -> Option<DocumentKey> {
     let (kind, name) = match resource {
         Resource::Log(hash) => (DocumentKind::Log, hash.to_string()),
         Resource::Realisation(id) => (DocumentKind::Realisation, id.clone()),
@@ -111,23 +112,32 @@ where
     Ok(taken())
 }
 
-/// Reads a log to its end: into memory while it is short, then into chunks.
 fn read_log(app: &App, reader: Reader, encoding: super::codec::Codec) -> Result<DocumentContent, Problem> {
     let outcome = reader.outcome();
     let explain = |error: std::io::Error| outcome.explain(&error, encoding);
     let mut decoded = decoder(encoding, reader).map_err(explain)?;
+    log_content(&app.engine, &mut decoded, &explain, &|error| failed(app, error, After::Body))
+}
+
+/// Reads a log to its end: into memory while it is short, then into chunks. `explain` says what it means that it can't be read,
+/// `refuse` that it can't be stored.
+pub(crate) fn log_content(
+    engine: &Engine,
+    log: &mut dyn Read,
+    explain: &dyn Fn(std::io::Error) -> Problem,
+    refuse: &dyn Fn(firn_engine::Error) -> Problem,
+) -> Result<DocumentContent, Problem> {
     let mut head = Vec::new();
-    decoded.by_ref().take(MAX_INLINE_BYTES as u64 + 1).read_to_end(&mut head).map_err(explain)?;
+    Read::take(&mut *log, MAX_INLINE_BYTES as u64 + 1).read_to_end(&mut head).map_err(explain)?;
     if head.len() <= MAX_INLINE_BYTES {
         return Ok(DocumentContent::Inline(head));
     }
-    let refuse = |error| failed(app, error, After::Body);
-    let mut ingest = app.engine.ingest(Input::Bytes).map_err(refuse)?;
+    let mut ingest = engine.ingest(Input::Bytes).map_err(refuse)?;
     ingest.write(&head).map_err(refuse)?;
     let mut buffer = vec![0; STEP_BYTES];
     let mut length = head.len() as u64;
     loop {
-        let len = decoded.read(&mut buffer).map_err(explain)?;
+        let len = log.read(&mut buffer).map_err(explain)?;
         let Some(piece) = buffer.get(..len).filter(|piece| !piece.is_empty()) else { break };
         length += piece.len() as u64;
         if length > MAX_LOG_BYTES {
@@ -151,40 +161,98 @@ where
     let encoding = body.encoding()?;
     let text = body.collect(MAX_DOCUMENT_BYTES).await?;
     let (app, cache, uploader) = (Arc::clone(upload.app), Arc::clone(upload.cache), upload.uploader);
-    work(upload.app, After::Body, move || {
+    let (shared, of, under) = (Arc::clone(&app), Arc::clone(&cache), key.clone());
+    let (text, absent) = work(upload.app, After::Body, move || {
         let text = decode_all(&text, encoding, MAX_DOCUMENT_BYTES)?;
-        let document = check(&key, &text)?;
-        let fail = |error| failed(&app, error, After::Body);
-        // Two uploads of the same realisation must not lose each other's signatures.
-        let _turn = app.http.documents.take(&cache.name, &key);
-        let earlier = app.engine.meta().document(&cache.name, &key).map_err(|error| fail(error.into()))?;
-        let earlier = earlier.map(|row| read_back(&app, row.content)).transpose()?;
-        let Some(merged) = merge(&cache, &key, earlier.as_deref(), &text, document)? else { return Ok(()) };
-        app.engine.commit_document(&cache.name, key, content_of(&app, merged)?, uploader).map_err(fail)
+        let absent = absent_output(&shared, &of, &under, &text)?;
+        Ok((text.to_vec(), absent))
+    })
+    .await?;
+    let elsewhere = pull::known(&app, &cache, absent.into_iter().collect()).await;
+    work(upload.app, After::Body, move || {
+        take(&app.engine, Some(&app), &cache, key, text, &elsewhere, uploader).map(|_| ())
     })
     .await?;
     Ok(taken())
 }
 
-fn content_of(app: &App, bytes: Vec<u8>) -> Result<DocumentContent, Problem> {
+/// Returns the path that a realisation names, if the cache lacks it and has upstreams to be asked for it.
+fn absent_output(app: &App, cache: &Cache, key: &DocumentKey, text: &[u8]) -> Result<Option<StorePath>, Problem> {
+    if cache.proxies.is_empty() || !is_realisation(key) {
+        return Ok(None);
+    }
+    let out_path = Realisation::parse(key, text)?.out_path().clone();
+    let outputs = Outputs { meta: app.engine.meta(), cache, elsewhere: &[] };
+    let is_here = outputs.has(&out_path)?;
+    Ok(Some(out_path).filter(|_| !is_here))
+}
+
+fn is_realisation(key: &DocumentKey) -> bool {
+    matches!(key.kind, DocumentKind::Realisation | DocumentKind::BuildTrace)
+}
+
+/// Takes a realisation or debug-info document; returns whether it says anything new. `elsewhere` are paths that an upstream
+/// has, `app` is the server, if one runs.
+///
+/// Debug-info documents are replaced: the newest names a file that is surely here. Of realisations the first one stays.
+pub(crate) fn take(
+    engine: &Engine,
+    app: Option<&App>,
+    cache: &Cache,
+    key: DocumentKey,
+    text: Vec<u8>,
+    elsewhere: &[StorePath],
+    uploader: Uploader,
+) -> Result<bool, Problem> {
+    let fail = |error: firn_engine::Error| {
+        if let Some(app) = app {
+            notice(app, &error);
+        }
+        Problem::of_engine(error, After::Body)
+    };
+    // Two uploads of the same realisation must not lose each other's signatures.
+    let _turn = app.map(|app| app.http.documents.take(&cache.name, &key));
+    let earlier = engine.meta().document(&cache.name, &key).map_err(|error| fail(error.into()))?;
+    let earlier = earlier.map(|row| read_back(engine, row.content)).transpose().map_err(fail)?;
+    let mut is_new = true;
+    let text = if is_realisation(&key) {
+        let outputs = Outputs { meta: engine.meta(), cache, elsewhere };
+        let new = Realisation::parse(&key, &text)?;
+        new.check(&outputs)?;
+        let earlier = earlier.and_then(|text| Realisation::parse(&key, &text).ok());
+        let Some(text) = new.over(earlier, &outputs)? else { return Ok(false) };
+        text
+    } else {
+        check_debug_info(&text)?;
+        is_new = earlier.as_ref() != Some(&text);
+        // Written all the same: it is as young as its last upload.
+        text
+    };
+    if text.len() as u64 > MAX_DOCUMENT_BYTES {
+        return Err(Problem::TooLarge { limit: MAX_DOCUMENT_BYTES });
+    }
+    let content = content_of(engine, text).map_err(fail)?;
+    engine.commit_document(&cache.name, key, content, uploader).map_err(fail)?;
+    Ok(is_new)
+}
+
+fn content_of(engine: &Engine, bytes: Vec<u8>) -> firn_engine::Result<DocumentContent> {
     if bytes.len() <= MAX_INLINE_BYTES {
         return Ok(DocumentContent::Inline(bytes));
     }
-    let refuse = |error| failed(app, error, After::Body);
-    let mut ingest = app.engine.ingest(Input::Bytes).map_err(refuse)?;
-    ingest.write(&bytes).map_err(refuse)?;
-    ingest.finish().map(DocumentContent::Ingested).map_err(refuse)
+    let mut ingest = engine.ingest(Input::Bytes)?;
+    ingest.write(&bytes)?;
+    ingest.finish().map(DocumentContent::Ingested)
 }
 
-/// Reads a document that [`put`] wrote.
-fn read_back(app: &App, content: Content) -> Result<Vec<u8>, Problem> {
-    let fail = |error| failed(app, error, After::Body);
+/// Reads a document that [`take`] wrote.
+pub(crate) fn read_back(engine: &Engine, content: Content) -> firn_engine::Result<Vec<u8>> {
     match content {
         Content::Inline(bytes) => Ok(bytes),
         Content::Recipe { recipe, slots, length } => {
-            let mut restore = app.engine.restore(&recipe, &slots, 0..length.min(MAX_DOCUMENT_BYTES)).map_err(fail)?;
+            let mut restore = engine.restore(&recipe, &slots, 0..length.min(MAX_DOCUMENT_BYTES))?;
             let mut bytes = Vec::new();
-            while let Some(piece) = restore.next(PIECE_BYTES).map_err(fail)? {
+            while let Some(piece) = restore.next(PIECE_BYTES)? {
                 bytes.extend_from_slice(&piece);
             }
             Ok(bytes)
@@ -192,94 +260,22 @@ fn read_back(app: &App, content: Content) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// Checks that a document is what Nix writes under such a key.
-fn check(key: &DocumentKey, text: &[u8]) -> Result<Map<String, Value>, Problem> {
-    let malformed = |detail: &str| Problem::BadDocument(detail.to_owned());
-    let document = parse(text).ok_or_else(|| malformed("it is no JSON object"))?;
-    let string = |name: &str| document.get(name).and_then(Value::as_str);
-    match key.kind {
-        DocumentKind::Log | DocumentKind::Difference => {}
-        DocumentKind::DebugInfo => {
-            string("archive").ok_or_else(|| malformed("it has no 'archive'"))?;
-            string("member").ok_or_else(|| malformed("it has no 'member'"))?;
-        }
-        DocumentKind::Realisation | DocumentKind::BuildTrace => {
-            let path = string("outPath").ok_or_else(|| malformed("it has no 'outPath'"))?;
-            path.parse::<StorePath>().map_err(|_| malformed("its 'outPath' is no base name of a store path"))?;
-            if key.kind == DocumentKind::Realisation && string("id") != Some(&key.name) {
-                return Err(malformed("its 'id' is not the one in the URL"));
-            }
-            let signatures = signatures(&document).ok_or_else(|| malformed("its 'signatures' are no list"))?;
-            if !signatures.iter().all(is_signature) {
-                return Err(malformed("one of its 'signatures' is malformed"));
-            }
+/// Checks that a debug-info document is what Nix writes.
+fn check_debug_info(text: &[u8]) -> Result<(), Problem> {
+    let document = parse(text)?;
+    for name in ["archive", "member"] {
+        if !document.get(name).is_some_and(Value::is_string) {
+            return Err(Problem::BadDocument(format!("it has no '{name}'")));
         }
     }
-    Ok(document)
+    Ok(())
 }
 
-fn parse(text: &[u8]) -> Option<Map<String, Value>> {
+/// Reads a document of JSON.
+pub(super) fn parse(text: &[u8]) -> Result<Map<String, Value>, Problem> {
     match serde_json::from_slice(text) {
-        Ok(Value::Object(document)) => Some(document),
-        Ok(_) | Err(_) => None,
-    }
-}
-
-/// Returns a document's signatures; one without any has an empty list.
-fn signatures(document: &Map<String, Value>) -> Option<&[Value]> {
-    document.get("signatures").map_or(Some(&[]), |list| list.as_array().map(Vec::as_slice))
-}
-
-/// Says if a value is a signature: `name:base64` up to Nix 2.34, an object since.
-fn is_signature(value: &Value) -> bool {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Object(parts) => {
-            match (parts.get("keyName").and_then(Value::as_str), parts.get("sig").and_then(Value::as_str)) {
-                (Some(name), Some(signature)) => format!("{name}:{signature}"),
-                _ => return false,
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => return false,
-    };
-    text.parse::<Signature>().is_ok()
-}
-
-/// Returns what to write for a document that came when `earlier` was there; `None` to leave that.
-///
-/// Debug-info documents are replaced: the newest names a file that is surely here. A realisation stays the first one; of a
-/// second with the same path the signatures are added.
-fn merge(
-    cache: &Cache,
-    key: &DocumentKey,
-    earlier: Option<&[u8]>,
-    text: &[u8],
-    document: Map<String, Value>,
-) -> Result<Option<Vec<u8>>, Problem> {
-    let replaces = matches!(key.kind, DocumentKind::Log | DocumentKind::DebugInfo);
-    let Some(mut merged) = earlier.filter(|_| !replaces).and_then(parse) else { return Ok(Some(text.to_vec())) };
-    if merged.get("outPath") != document.get("outPath") {
-        return match cache.row.on_conflict {
-            ConflictPolicy::KeepFirst => Ok(None),
-            ConflictPolicy::Reject => Err(Problem::Conflict),
-        };
-    }
-    let mut all = signatures(&merged).unwrap_or_default().to_vec();
-    let before = all.len();
-    for signature in signatures(&document).unwrap_or_default() {
-        if !all.contains(signature) {
-            all.push(signature.clone());
-        }
-    }
-    if all.len() == before {
-        return Ok(None);
-    }
-    merged.insert("signatures".to_owned(), Value::Array(all));
-    let merged = Value::Object(merged).to_string().into_bytes();
-    if merged.len() as u64 > MAX_DOCUMENT_BYTES {
-        Err(Problem::TooLarge { limit: MAX_DOCUMENT_BYTES })
-    } else {
-        Ok(Some(merged))
+        Ok(Value::Object(document)) => Ok(document),
+        Ok(_) | Err(_) => Err(Problem::BadDocument("it is no JSON object".to_owned())),
     }
 }
 

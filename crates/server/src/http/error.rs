@@ -87,6 +87,10 @@ pub enum Problem {
     Conflict,
     #[error("the document is malformed: {0}")]
     BadDocument(String),
+    #[error("this cache takes only realisations that are signed by one of: {0}")]
+    UnsignedRealisation(String),
+    #[error("the document names {0}, which this cache does not have")]
+    OutputMissing(String),
     #[error("the cache is for another store directory: {0}")]
     StoreDir(String),
     #[error("the upload took so long that what it built on is gone")]
@@ -149,9 +153,12 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotFound(_) | Self::NoSuchCache => StatusCode::NOT_FOUND,
-            Self::Forbidden | Self::TokenRefused(_) | Self::NotGranted | Self::UsageNotGranted | Self::Unsigned(_) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Forbidden
+            | Self::TokenRefused(_)
+            | Self::NotGranted
+            | Self::UsageNotGranted
+            | Self::Unsigned(_)
+            | Self::UnsignedRealisation(_) => StatusCode::FORBIDDEN,
             Self::Unauthorised(_) => StatusCode::UNAUTHORIZED,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
@@ -171,6 +178,7 @@ impl Problem {
             | Self::MissingReferences { .. }
             | Self::ForeignReferences { .. }
             | Self::BadDocument(_)
+            | Self::OutputMissing(_)
             | Self::StoreDir(_)
             | Self::BadQuestion(_) => StatusCode::BAD_REQUEST,
             Self::Internal(After::Headers) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -209,9 +217,9 @@ impl Problem {
             Self::WrongPath { .. } => "wrong-path",
             Self::NarMissing { .. } => "nar-missing",
             Self::NarMismatch(_) => "nar-mismatch",
-            Self::MissingReferences { .. } => "references-missing",
+            Self::MissingReferences { .. } | Self::OutputMissing(_) => "references-missing",
             Self::ForeignReferences { .. } => "references-foreign",
-            Self::Unsigned(_) => "signature-required",
+            Self::Unsigned(_) | Self::UnsignedRealisation(_) => "signature-required",
             Self::Conflict => "path-conflict",
             Self::BadDocument(_) => "bad-document",
             Self::StoreDir(_) => "wrong-store-dir",
@@ -262,7 +270,11 @@ impl Problem {
             Self::Unsigned(_) => {
                 "Sign it: 'nix store sign -k KEY-FILE PATH', or add '?secret-key=KEY-FILE' to the URL."
             }
+            Self::UnsignedRealisation(_) => {
+                "Nix signs realisations only as it builds them: put 'secret-key-files' into the builder's nix.conf."
+            }
             Self::Conflict => "Two builders made different things of it. The first one stays.",
+            Self::OutputMissing(_) => "Upload the path first, as 'nix copy' does.",
             Self::BadDocument(_) => "Upload what Nix writes.",
             Self::StoreDir(_) => "Use a cache that was made for this store directory.",
             Self::Outdated => "Upload it again.",

@@ -9,7 +9,7 @@
 
 pub mod body;
 pub mod codec;
-mod documents;
+pub(crate) mod documents;
 pub mod error;
 mod files;
 mod home;
@@ -23,6 +23,7 @@ mod pull;
 mod push;
 mod query;
 pub mod range;
+mod realisation;
 mod receive;
 pub mod route;
 pub(crate) mod template;

@@ -127,7 +127,12 @@ fn merges_realisations() {
     let id = format!("sha256:{}!out", "a7".repeat(32));
     let target = format!("/pub/realisations/{}.doi", id.replace('!', "%21"));
     let raw = format!("/pub/realisations/{id}.doi");
-    let path = format!("{}-ca", hash_of(5));
+    // Without keys of its own, a cache adds nothing.
+    world.set_cache("pub", |row| row.signing_keys = Vec::new());
+    let [package, other] = [5, 6].map(|seed| Package::new(seed, 1000));
+    world.put_path("pub", &package);
+    world.put_path("pub", &other);
+    let path = package.path.to_string();
     let text = |path: &str, signatures: Vec<String>| {
         json!({"dependentRealisations": {}, "id": id, "outPath": path, "signatures": signatures}).to_string()
     };
@@ -154,7 +159,7 @@ fn merges_realisations() {
     let merged: Value = serde_json::from_slice(&world.get(&target).body).unwrap();
     assert_eq!(merged["signatures"], json!([signature(1), signature(2)]));
     // Another path: the first stays.
-    let other = text(&format!("{}-ca", hash_of(6)), vec![signature(3)]);
+    let other = text(&other.path.to_string(), vec![signature(3)]);
     assert_eq!(world.put(&target, other.clone()).status, 200);
     assert_eq!(serde_json::from_slice::<Value>(&world.get(&target).body).unwrap(), merged);
     world.set_cache("pub", |row| row.on_conflict = ConflictPolicy::Reject);
@@ -170,10 +175,12 @@ fn merges_realisations() {
 #[test]
 fn keeps_build_traces_and_debug_info() {
     let world = World::new();
+    world.set_cache("pub", |row| row.signing_keys = Vec::new());
+    let output = Package::new(8, 1000);
+    world.put_path("pub", &output);
     let trace = format!("/pub/build-trace-v2/{}-x.drv/out.doi", hash_of(7));
     let (name, sig) = (signature(1).split_once(':').map(|(n, s)| (n.to_owned(), s.to_owned()))).unwrap();
-    let text =
-        json!({"outPath": format!("{}-x", hash_of(8)), "signatures": [{"keyName": name, "sig": sig}]}).to_string();
+    let text = json!({"outPath": output.path, "signatures": [{"keyName": name, "sig": sig}]}).to_string();
     assert_eq!(world.put(&trace, text.clone()).status, 200);
     assert_eq!(world.get(&trace).text(), text);
     assert_eq!(code(&world.put(&trace, "{\"outPath\":1}")), "bad-document");

@@ -10,6 +10,7 @@ mod oidc;
 mod pages;
 mod pull;
 mod push;
+mod realisations;
 mod search;
 mod security_access;
 mod security_paths;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use firn_engine::{Clock, Engine, Entropy, Options};
+use firn_engine::{Clock, Engine, Entropy, Options, PathDeletion};
 use firn_index::memory::{MemoryChunkIndex, MemoryMeta};
-use firn_index::{CacheRow, Grant, Meta as _, TokenId, TokenRow, Transport, UnixSeconds, Verb};
-use firn_nix::{SecretKey, Sha256, StorePath};
+use firn_index::{CacheName, CacheRow, Grant, Meta as _, TokenId, TokenRow, Transport, UnixSeconds, Verb};
+use firn_nix::{SecretKey, Sha256, StoreHash, StorePath};
 use firn_server::app::App;
 use firn_server::auth::Token;
 use firn_server::config::{Config, Size, Span};
@@ -212,6 +212,15 @@ impl World {
         let name = self.put_nar(cache, &package.nar, Codec::Zstd);
         let answer = self.put(&format!("/{cache}/{}.narinfo", package.hash()), package.narinfo(&name, "zstd"));
         assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    /// Deletes a path, as `firnd path delete` does.
+    pub(crate) fn remove_path(&self, cache: &str, package: &Package) {
+        let forget = |cache: &CacheName, gone: &[StoreHash]| {
+            gone.iter().for_each(|hash| self.app.http.forget_path(cache, hash));
+        };
+        let done = self.app.engine.delete_path(&cache.parse().unwrap(), &package.path.hash(), true, &forget).unwrap();
+        assert!(matches!(done, PathDeletion::Deleted(_)), "{done:?}");
     }
 
     pub(crate) fn stored_bytes(&self) -> u64 {
