@@ -29,7 +29,9 @@ impl From<FileCacheError> for Failure {
             FileCacheError::NoSuchPath { .. } => Self::NotThere { detail },
             FileCacheError::StoreDir { .. } | FileCacheError::Invalid { .. } => Self::Invalid { detail },
             FileCacheError::Ended => Self::Busy { detail },
-            FileCacheError::Io { .. } | FileCacheError::Engine(_) => Self::Store { detail },
+            FileCacheError::Io { .. } | FileCacheError::Engine(_) | FileCacheError::Failed { .. } => {
+                Self::Store { detail }
+            }
         }
     }
 }

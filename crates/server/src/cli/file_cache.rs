@@ -10,19 +10,20 @@ use super::{CliError, Report, admin, exit, output};
 use crate::admin::{Answer, FilesRequest, Request};
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::file_cache::{Compression, Selection};
+use crate::file_cache::{Compression, DocumentCounts, Selection};
 
 pub(super) const EXPORT_HELP: &str = "\
 Stock Nix reads DIR as file://DIR. Signatures are the cache's, so that its public key verifies them.
-What is in DIR already is left alone. While a server runs, the server does it: DIR must be writable to its user.
+What is in DIR already is left alone. Logs, realisations and debug info of these paths go along.
+While a server runs, the server does it: DIR must be writable to its user.
 
 Examples:
   firnd export /mnt/usb/cache --cache main
   firnd export /mnt/usb/cache --cache main --compression xz /nix/store/…-hello-2.12";
 
 pub(super) const IMPORT_HELP: &str = "\
-DIR is what `nix copy --to file://DIR` or `firnd export` wrote. Everything is checked as at an upload, and the
-cache's keys sign. What the cache has already is left alone. While a server runs, the server does it: its user
+DIR is what `nix copy --to file://DIR` or `firnd export` wrote: paths, with their logs, realisations and debug info.
+Everything is checked as at an upload, and the cache's keys sign. What the cache has already is left alone. While a server runs, the server does it: its user
 must be able to read DIR.
 
 Example:
@@ -60,6 +61,7 @@ pub(super) fn export(export: &Export, data: &DataDir, config: &Config) -> Result
     let mut text = output::pairs(&[
         ("written", format!("{} paths, {}", done.paths, output::bytes(done.logical_bytes))),
         ("files", output::bytes(done.file_bytes)),
+        ("documents", documents(&done.documents)),
         ("there before", done.present.to_string()),
         ("references elsewhere", done.absent_references.to_string()),
         ("damaged, left out", done.damaged.to_string()),
@@ -74,6 +76,7 @@ pub(super) fn import(import: &Import, data: &DataDir, config: &Config) -> Result
     let Answer::Imported(done) = admin::ask(data, config, &request, false)? else { return Err(admin::unexpected()) };
     let mut rows = vec![
         ("taken", format!("{} paths, {}", done.paths, output::bytes(done.logical_bytes))),
+        ("documents", documents(&done.documents)),
         ("there before", done.present.to_string()),
     ];
     if done.repaired > 0 {
@@ -84,6 +87,11 @@ pub(super) fn import(import: &Import, data: &DataDir, config: &Config) -> Result
     done.reasons.iter().for_each(|reason| text += &format!("  {reason}\n"));
     let code = if done.refused > 0 { exit::FAILED } else { exit::DONE };
     Ok(Report { code, ..Report::new(text, &done) })
+}
+
+fn documents(counts: &DocumentCounts) -> String {
+    let DocumentCounts { logs, realisations, build_traces, debug_info } = counts;
+    format!("{logs} logs, {} realisations, {debug_info} of debug info", realisations + build_traces)
 }
 
 /// Returns what is meant, so that a server understands it, too.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead as _, BufReader, Write};
 use std::path::Path;
 
 use firn_engine::Engine;
@@ -11,7 +11,10 @@ use firn_nix::{CacheInfo, NarInfo, Sha256, StoreHash, StorePath};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use super::{Compression, FileCacheError, MAX_NAMED, PAGE, PIECE_BYTES, Selection, check_store_dir, io_error};
+use super::documents::{Documents, Found, WriteError, each, write_out};
+use super::{
+    Compression, DocumentCounts, FileCacheError, MAX_NAMED, PAGE, PIECE_BYTES, Selection, check_store_dir, io_error,
+};
 use crate::http::codec::{Codec, Encoder};
 
 /// What was written.
@@ -25,8 +28,11 @@ pub struct Exported {
     pub logical_bytes: u64,
     /// Bytes of their files.
     pub file_bytes: u64,
-    /// Paths that are damaged in the store and were left out.
+    /// Paths and documents that are damaged in the store and were left out.
     pub damaged: u64,
+    /// Documents written.
+    #[serde(default)]
+    pub documents: DocumentCounts,
     /// References that the cache does not have: from an upstream, perhaps.
     pub absent_references: u64,
     /// The first of the damaged ones.
@@ -50,11 +56,13 @@ pub fn export(
     fs::create_dir_all(&folder).map_err(io_error("make the folder", &folder))?;
     write_info(root, &row)?;
     let (store_dir, codec) = (row.store_dir.as_str(), compression.into());
-    let mut export = Export { engine, cache, store_dir, codec, root, goes_on, done: Exported::default() };
+    let documents = Documents::look(engine, cache)?;
+    let mut export = Export { engine, cache, store_dir, codec, root, goes_on, documents, done: Exported::default() };
     match selection {
         Selection::All => export.all()?,
         Selection::Closure(roots) => export.closure(roots)?,
     }
+    export.documents(*selection == Selection::All)?;
     // Once for all of it: a path whose files a crash takes is written by the next run.
     let file = File::open(root).map_err(io_error("open", root))?;
     rustix::fs::syncfs(&file).map_err(|error| io_error("sync the file system of", root)(error.into()))?;
@@ -81,6 +89,7 @@ struct Export<'a> {
     codec: Codec,
     root: &'a Path,
     goes_on: &'a dyn Fn() -> bool,
+    documents: Documents,
     done: Exported,
 }
 
@@ -122,7 +131,8 @@ impl Export<'_> {
             return Err(FileCacheError::Ended);
         }
         let narinfo = self.root.join(format!("{}.narinfo", row.path.hash()));
-        if self.is_there(&narinfo, row) {
+        if let Some(url) = self.is_there(&narinfo, row) {
+            self.documents.note(row, &url);
             self.done.present += 1;
             return Ok(());
         }
@@ -135,10 +145,7 @@ impl Export<'_> {
             // In a running server it may have gone meanwhile.
             let now = self.engine.meta().path(self.cache, &row.path.hash())?;
             if now.is_some_and(|now| now.nar_hash == row.nar_hash) {
-                self.done.damaged += 1;
-                if self.done.examples.len() < MAX_NAMED {
-                    self.done.examples.push(row.path.base_name());
-                }
+                self.note_damaged(row.path.base_name());
             }
             return Ok(());
         };
@@ -162,21 +169,23 @@ impl Export<'_> {
             ca: row.ca.as_ref().and_then(|ca| ca.parse().ok()),
         };
         replace(&narinfo, info.to_text(self.store_dir).as_bytes())?;
+        self.documents.note(row, &info.url);
         self.done.paths += 1;
         self.done.logical_bytes += row.nar_size;
         self.done.file_bytes += file_size;
         Ok(())
     }
 
-    /// Returns whether the folder has a path as it is to be written, in whatever compression.
-    fn is_there(&self, narinfo: &Path, row: &PathRow) -> bool {
-        let Ok(text) = fs::read(narinfo) else { return false };
-        let Ok(info) = NarInfo::parse(&text, self.store_dir) else { return false };
+    /// Returns the URL of a path's NAR if the folder has the path as it is to be written, in whatever compression.
+    fn is_there(&self, narinfo: &Path, row: &PathRow) -> Option<String> {
+        let text = fs::read(narinfo).ok()?;
+        let info = NarInfo::parse(&text, self.store_dir).ok()?;
         let signatures: BTreeSet<_> = row.signatures.iter().filter_map(|signature| signature.parse().ok()).collect();
         let has_length = |len: u64| info.file_size.is_none_or(|size| size == len);
-        info.nar_hash == row.nar_hash
+        let is_whole = info.nar_hash == row.nar_hash
             && info.signatures.is_superset(&signatures)
-            && fs::metadata(self.root.join(&info.url)).is_ok_and(|file| has_length(file.len()))
+            && fs::metadata(self.root.join(&info.url)).is_ok_and(|file| has_length(file.len()));
+        is_whole.then_some(info.url)
     }
 
     /// Writes a NAR's file and returns its name, hash and length; `None` if the NAR is damaged.
@@ -227,9 +236,75 @@ impl Export<'_> {
         Ok(Some((url, hash, file_size)))
     }
 
+    fn note_damaged(&mut self, name: String) {
+        self.done.damaged += 1;
+        if self.done.examples.len() < MAX_NAMED {
+            self.done.examples.push(name);
+        }
+    }
+
+    /// Writes the documents of the paths that are written; with `all`, logs of other derivations too.
+    fn documents(&mut self, all: bool) -> Result<(), FileCacheError> {
+        let (engine, cache) = (self.engine, self.cache);
+        each(engine, cache, &mut |key, row| {
+            if !(self.goes_on)() {
+                return Err(FileCacheError::Ended);
+            }
+            match self.documents.found(engine, cache, (key, row), all)? {
+                Some(found) => self.document(&found),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Writes a document, unless its file has these bytes.
+    fn document(&mut self, found: &Found) -> Result<(), FileCacheError> {
+        let path = self.root.join(&found.place);
+        let folder = path.parent().unwrap_or(self.root);
+        fs::create_dir_all(folder).map_err(io_error("make the folder", folder))?;
+        let temporary = folder.join(".document.tmp");
+        let mut out = File::create(&temporary).map_err(io_error("create", &temporary))?;
+        match write_out(self.engine, &found.content, &mut out) {
+            Ok(()) => {}
+            Err(WriteError::Io(error)) => return Err(io_error("write", &temporary)(error)),
+            Err(WriteError::Engine(error)) => {
+                Self::give_up::<()>(&temporary)?;
+                if !error.is_damage() && !matches!(error, firn_engine::Error::NotFound { .. }) {
+                    return Err(error.into());
+                }
+                self.note_damaged(found.place.display().to_string());
+                return Ok(());
+            }
+        }
+        if is_same(&temporary, &path) {
+            return Self::give_up::<()>(&temporary).map(|_| ());
+        }
+        fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
+        self.done.documents.count(found.key.kind);
+        Ok(())
+    }
+
     fn give_up<T>(temporary: &Path) -> Result<Option<T>, FileCacheError> {
         fs::remove_file(temporary).map_err(io_error("remove", temporary))?;
         Ok(None)
+    }
+}
+
+/// Returns whether two files have the same bytes; one that can't be read has none.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let read = |path: &Path| File::open(path).map(|file| BufReader::with_capacity(PIECE_BYTES, file)).ok();
+    let (Some(mut a), Some(mut b)) = (read(a), read(b)) else { return false };
+    loop {
+        let (Ok(left), Ok(right)) = (a.fill_buf(), b.fill_buf()) else { return false };
+        let len = left.len().min(right.len());
+        if len == 0 {
+            return left.len() == right.len();
+        }
+        if left[..len] != right[..len] {
+            return false;
+        }
+        a.consume(len);
+        b.consume(len);
     }
 }
 

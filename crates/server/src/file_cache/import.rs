@@ -1,17 +1,21 @@
 //! Files to a cache's paths.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write};
 use std::path::Path;
 
 use firn_engine::{Engine, PathOutcome};
-use firn_index::{AliasRow, CacheName};
+use firn_index::{AliasRow, CacheName, DocumentKey, DocumentKind, Uploader};
 use firn_nix::{NarInfo, StoreHash, StorePath};
 use serde::{Deserialize, Serialize};
 
-use super::{FileCacheError, Folder, MAX_NAMED, PIECE_BYTES, Selection, path_info};
+use super::documents::{listed, open, read};
+use super::{DocumentCounts, FileCacheError, Folder, MAX_NAMED, PIECE_BYTES, Selection, path_info};
 use crate::app::App;
 use crate::caches::{Cache, Caches};
+use crate::http::documents;
+use crate::http::error::{After, Problem};
 use crate::intake::{Alias, Intake, NotTaken};
 
 /// What was read.
@@ -26,7 +30,10 @@ pub struct Imported {
     pub repaired: u64,
     /// NAR bytes of the paths that came.
     pub logical_bytes: u64,
-    /// Paths that could not be taken.
+    /// Documents that came, or to which signatures were added.
+    #[serde(default)]
+    pub documents: DocumentCounts,
+    /// Paths and documents that could not be taken.
     pub refused: u64,
     /// Why, of the first ones.
     pub reasons: Vec<String>,
@@ -53,13 +60,16 @@ pub fn import(
     let cache = caches.get(name).ok_or_else(|| FileCacheError::NoSuchCache(name.clone()))?;
     let folder = Folder::open(root, &cache.row.store_dir)?;
     let intake = Intake { engine, app, cache: &cache, builder: "import" };
-    let mut import = Import { intake, folder: &folder, root, goes_on, done: Imported::default() };
+    let taken = (*selection != Selection::All).then(Taken::default);
+    let mut import = Import { intake, folder: &folder, root, goes_on, done: Imported::default(), taken };
     for hash in import.order(selection)? {
-        match import.path(&hash) {
-            Ok(()) => {}
-            Err(FileCacheError::Invalid { path, detail }) => import.refuse(format!("{}: {detail}", path.display())),
-            Err(error) => return Err(error),
-        }
+        let taken = import.path(&hash);
+        import.noted(taken)?;
+    }
+    // A realisation is taken once its path is there.
+    for (key, path) in listed(root)? {
+        let taken = import.document(key, &path);
+        import.noted(taken)?;
     }
     Ok(import.done)
 }
@@ -70,6 +80,16 @@ struct Import<'a> {
     root: &'a Path,
     goes_on: &'a dyn Fn() -> bool,
     done: Imported,
+    /// Unless all is asked for.
+    taken: Option<Taken>,
+}
+
+/// What tells which documents belong to the paths that were asked for.
+#[derive(Default)]
+struct Taken {
+    paths: BTreeSet<StoreHash>,
+    derivers: BTreeSet<StoreHash>,
+    urls: BTreeSet<String>,
 }
 
 impl Import<'_> {
@@ -125,7 +145,81 @@ impl Import<'_> {
             Err(NotTaken::Fetch(error)) => return Err(error),
             Err(NotTaken::Store(error)) => return Err(error.into()),
         }
+        if let Some(taken) = &mut self.taken {
+            taken.paths.insert(*hash);
+            taken.derivers.extend(info.deriver.iter().map(StorePath::hash));
+            taken.urls.insert(info.url);
+        }
         Ok(())
+    }
+
+    /// Takes a document by the checks of an upload, if its path is asked for.
+    fn document(&mut self, key: DocumentKey, path: &Path) -> Result<(), FileCacheError> {
+        if !(self.goes_on)() {
+            return Err(FileCacheError::Ended);
+        }
+        let invalid = |problem: Problem| FileCacheError::Invalid { path: path.to_owned(), detail: problem.to_string() };
+        let Intake { engine, app, cache, builder } = self.intake;
+        let uploader = Uploader { token: None, builder: builder.to_owned() };
+        let kind = key.kind;
+        if kind == DocumentKind::Log {
+            if self.taken.as_ref().is_some_and(|taken| !taken.has_derivation(&key.name))
+                || !self.log(key, path, uploader)?
+            {
+                return Ok(());
+            }
+        } else {
+            let text = read(path)?;
+            if self.taken.as_ref().is_some_and(|taken| !taken.has(&text)) {
+                return Ok(());
+            }
+            match documents::take(engine, app, cache, key, text, &[], uploader) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(Problem::Internal(_) | Problem::StorageFull(_)) => {
+                    return Err(FileCacheError::Failed { path: path.to_owned() });
+                }
+                Err(problem) => return Err(invalid(problem)),
+            }
+        }
+        self.done.documents.count(kind);
+        Ok(())
+    }
+
+    /// Takes a log, unless the cache has one of this derivation.
+    fn log(&self, key: DocumentKey, path: &Path, uploader: Uploader) -> Result<bool, FileCacheError> {
+        let Intake { engine, cache, .. } = self.intake;
+        if engine.meta().document(&cache.name, &key)?.is_some() {
+            return Ok(false);
+        }
+        let mut file = open(path)?;
+        let explain = |error: std::io::Error| Problem::BadDocument(error.to_string());
+        let refused = Cell::new(None);
+        let refuse = |error: firn_engine::Error| {
+            refused.set(Some(error));
+            Problem::Internal(After::Body)
+        };
+        match documents::log_content(engine, &mut file, &explain, &refuse) {
+            Ok(content) => engine.commit_document(&cache.name, key, content, uploader)?,
+            Err(problem) => match refused.take() {
+                Some(error) => return Err(error.into()),
+                None => {
+                    return Err(FileCacheError::Invalid { path: path.to_owned(), detail: problem.to_string() });
+                }
+            },
+        }
+        Ok(true)
+    }
+
+    /// Notes what could not be taken; an error of the store stays one.
+    fn noted(&mut self, taken: Result<(), FileCacheError>) -> Result<(), FileCacheError> {
+        match taken {
+            Err(FileCacheError::Invalid { path, detail }) => {
+                self.refuse(format!("{}: {detail}", path.display()));
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Writes a NAR, and returns the name of its file.
@@ -158,6 +252,22 @@ impl Import<'_> {
         if self.done.reasons.len() < MAX_NAMED {
             self.done.reasons.push(reason);
         }
+    }
+}
+
+impl Taken {
+    /// Returns whether a path that was taken is, or comes from, a derivation.
+    fn has_derivation(&self, hash: &str) -> bool {
+        hash.parse().is_ok_and(|hash| self.derivers.contains(&hash) || self.paths.contains(&hash))
+    }
+
+    /// Returns whether a document names a path that was taken, or its NAR.
+    fn has(&self, document: &[u8]) -> bool {
+        let Ok(document) = serde_json::from_slice::<serde_json::Value>(document) else { return true };
+        let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
+        let output = text("outPath").and_then(|path| path.parse().ok()).map(|path: StorePath| path.hash());
+        let nar = text("archive").and_then(|url| url.strip_prefix("../"));
+        output.is_some_and(|hash| self.paths.contains(&hash)) || nar.is_some_and(|url| self.urls.contains(url))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Both look at what is there already and do the rest, so that an interrupted run is simply run again. NARs are written
 //! before the narinfos that name them, and taken in in the order of their references.
 
+mod documents;
 mod export;
 mod folder;
 mod import;
@@ -17,6 +18,7 @@ use firn_nix::{CacheInfo, NarInfo, StoreHash};
 use firn_nix_store::PathInfo;
 use serde::{Deserialize, Serialize};
 
+pub use documents::DocumentCounts;
 pub use export::{Exported, export};
 pub(crate) use folder::Folder;
 pub use import::{Imported, import};
@@ -127,6 +129,12 @@ pub enum FileCacheError {
         found: String,
         /// The cache's.
         wanted: String,
+    },
+    /// The store failed, or has no room, when a document came.
+    #[error("take {}: the store failed, or the disk is nearly full; the log says more", path.display())]
+    Failed {
+        /// The document's file.
+        path: PathBuf,
     },
     /// The server ends.
     #[error("use files: the server ends; run it again, what was done stays")]

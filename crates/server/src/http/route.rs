@@ -218,7 +218,8 @@ fn resource<'a>(segments: impl Iterator<Item = &'a str>) -> Resource {
     known(first, &names).unwrap_or(Resource::Nothing)
 }
 
-fn known(first: &str, names: &[&str]) -> Option<Resource> {
+/// Returns what a name in a cache, with those below it, stands for; all decoded.
+pub(crate) fn known(first: &str, names: &[&str]) -> Option<Resource> {
     match (first, names) {
         ("nix-cache-info", []) => Some(Resource::CacheInfo),
         ("nar", [name]) => name.parse().ok().map(Resource::Nar),
