@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use firn_engine::PathUpload;
-use firn_index::{CacheName, CacheRow, Error, Meta, Uploader, UpstreamMode, UpstreamsRow};
+use firn_index::{CacheName, CacheRow, Error, Meta, ReferencePolicy, Uploader, UpstreamMode, UpstreamsRow};
 use firn_nix::{NarInfo, PublicKey, SecretKey};
 
 use crate::upstream::Upstream;
@@ -64,6 +64,11 @@ impl Cache {
     pub fn upload(&self, info: NarInfo, uploader: Uploader) -> PathUpload {
         // The cache's own come first: a path keeps only so many.
         let mut signatures = self.sign(&info.fingerprint(&self.row.store_dir));
+        // Those that the path was made with need not occur in the NAR: `builtins.toFile` makes such paths.
+        let references_policy = match self.row.references {
+            ReferencePolicy::Strict if info.is_made_of_references(&self.row.store_dir) => ReferencePolicy::Present,
+            policy => policy,
+        };
         signatures.extend(info.signatures.iter().map(ToString::to_string));
         PathUpload {
             path: info.store_path,
@@ -77,7 +82,7 @@ impl Cache {
             uploader,
             address: None,
             on_conflict: self.row.on_conflict,
-            references_policy: self.row.references,
+            references_policy,
         }
     }
 

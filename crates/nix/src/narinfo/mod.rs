@@ -3,6 +3,7 @@
 //! [`NarInfo::parse`] takes what every Nix takes and refuses what any of them refuses, [`NarInfo::to_text`] prints it in the order in
 //! which Nix prints. The parser goes line by line (`parse.rs`); the values with a syntax of their own are in `values.rs`.
 
+mod address;
 mod parse;
 #[cfg(test)]
 mod tests;

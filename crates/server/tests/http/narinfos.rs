@@ -1,7 +1,7 @@
 //! narinfos in and out.
 
 use firn_index::{ConflictPolicy, ReferencePolicy, Transport};
-use firn_nix::{NarInfo, SecretKey};
+use firn_nix::{ContentAddress, NarInfo, SecretKey, Sha256};
 use firn_server::http::codec::Codec;
 use firn_testkit::http::Request;
 use firn_testkit::nar::Node;
@@ -86,6 +86,30 @@ fn holds_references_to_the_policy() {
     package.references = vec![dependency.path.clone()];
     let answer = world.put(&target.replace("pub", "strict"), package.narinfo(&name, "zstd"));
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn references_that_the_path_was_made_with_need_not_occur_in_the_nar() {
+    let world = World::new();
+    let dependency = Package::new(3, 1000);
+    // As `builtins.toFile` makes it of a text that lost what it was made of.
+    let text = "nothing here";
+    let ca = format!("text:{}", Sha256::of(text.as_bytes()));
+    let address: ContentAddress = ca.parse().unwrap();
+    let path = address.store_path("odd", [&dependency.path], false, "/nix/store").unwrap();
+    let odd = Package { path, references: vec![dependency.path.clone()], ..Package::of(4, &Node::file(text)) };
+    let name = world.put_nar("pub", &odd.nar, Codec::Zstd);
+    let target = format!("/pub/{}.narinfo", odd.hash());
+    let put = |package: &Package| code(&world.put(&target, package.narinfo(&name, "zstd")));
+    assert_eq!(put(&odd), "references-foreign", "without its address, nothing proves them");
+    let proven = Package { extra: format!("CA: {ca}\n"), ..odd.clone() };
+    assert_eq!(put(&proven), "references-missing");
+    let foreign = Package::new(5, 1000);
+    world.put_path("pub", &foreign);
+    world.put_path("pub", &dependency);
+    assert_eq!(put(&Package { references: vec![foreign.path], ..proven.clone() }), "references-foreign");
+    assert_eq!(put(&proven), "");
+    assert_eq!(read(&world, "pub", &proven).references, [dependency.path].into());
 }
 
 #[test]
