@@ -210,6 +210,14 @@ impl Entropy for SystemEntropy {
     }
 }
 
+fn is_folder(path: &Path) -> Result<bool, DataError> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(found.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(DataError::Io { doing: "look at", path: path.to_owned(), source }),
+    }
+}
+
 impl DataDir {
     /// Names a data directory, which need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
@@ -247,8 +255,19 @@ impl DataDir {
     }
 
     /// Says whether a store was ever made here.
-    pub fn exists(&self) -> bool {
-        self.index().is_dir()
+    ///
+    /// # Errors
+    /// [`DataError::Io`] if that can't be seen: whoever may not enter the directory is not told that it is empty.
+    pub fn exists(&self) -> Result<bool, DataError> {
+        is_folder(&self.index())
+    }
+
+    /// Says whether there is a data directory, with a store or without.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] if that can't be seen.
+    pub fn is_there(&self) -> Result<bool, DataError> {
+        is_folder(&self.root)
     }
 
     /// Takes the directory for this process, making it if need be; `name` tells others who holds it.

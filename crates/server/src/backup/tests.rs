@@ -300,7 +300,7 @@ fn a_restore_that_breaks_off_anywhere_leaves_no_store_and_the_next_one_makes_it(
             let outcome = restore(&store.root(), &data);
             let fired = faults::heal();
             assert_eq!(outcome.is_err(), fired, "{failure:?} at operation {nth}: {outcome:?}");
-            if !data.exists() {
+            if !data.exists().unwrap() {
                 assert!(fired, "a restore that came to its end left nothing");
                 restore(&store.root(), &data).unwrap();
             }

@@ -17,7 +17,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Gets a request done; `makes_store` says whether a new store is made for it.
 pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_store: bool) -> Result<Answer, CliError> {
-    if !makes_store && !data.exists() {
+    if !makes_store && !data.exists()? {
         return Err(CliError::NoStore { data: data.root().to_owned() });
     }
     let until = Instant::now() + PATIENCE;

@@ -58,7 +58,7 @@ pub(super) fn run(backup: &Backup, data: &DataDir) -> Result<Report, CliError> {
         ]);
         return Ok(Report::new(text, &found));
     }
-    if !data.exists() {
+    if !data.exists()? {
         return Err(CliError::NoStore { data: data.root().to_owned() });
     }
     let until = Instant::now() + admin::PATIENCE;
@@ -121,7 +121,7 @@ fn beside_server(backup: &Backup, data: &DataDir, view: &BackupView) -> Result<C
 /// `firnd restore-backup`
 pub(super) fn restore(arguments: &RestoreBackup, data: &DataDir, config: &Config) -> Result<Report, CliError> {
     let lock = data.lock("firnd restore-backup")?;
-    if data.exists() {
+    if data.exists()? {
         return Err(CliError::StoreExists { data: data.root().to_owned() });
     }
     let done = backup::restore(&arguments.dir, data)?;

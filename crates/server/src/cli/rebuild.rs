@@ -48,7 +48,7 @@ struct View {
 }
 
 pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<Report, CliError> {
-    if !data.root().is_dir() {
+    if !data.is_there()? {
         return Err(CliError::NoStore { data: data.root().to_owned() });
     }
     let failed = |error: firn_engine::Error| CliError::Store { detail: crate::error_chain(&error) };

@@ -51,7 +51,7 @@ pub(super) fn run(scrub: &Scrub, data: &DataDir, config: &Config) -> Result<Repo
     if scrub.stop {
         return Ok(report(&view(admin::ask(data, config, &Request::ScrubStop, false)?)?));
     }
-    if !data.exists() {
+    if !data.exists()? {
         return Err(CliError::NoStore { data: data.root().to_owned() });
     }
     let request = Request::ScrubStart { bytes_per_second: scrub.rate.map(|rate| rate.0) };

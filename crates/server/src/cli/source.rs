@@ -221,7 +221,7 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
 /// Has the running server sync, or does it here.
 fn run_sync(arguments: SyncArguments, data: &DataDir, config: &Config) -> Result<Report, CliError> {
     let SyncArguments { name, full, detach } = arguments;
-    if !data.exists() {
+    if !data.exists()? {
         return Err(CliError::NoStore { data: data.root().to_owned() });
     }
     match socket::ask(data, &Request::SourceSync { name: name.clone(), full })? {

@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments, data: &DataDir, config: &Config) -> Res
         let request = if arguments.stop { Request::SqueezeStop } else { Request::SqueezeProgress };
         return Ok(report(&progress_of(admin::ask(data, config, &request, false)?)?));
     }
-    if !data.exists() {
+    if !data.exists()? {
         return Err(CliError::NoStore { data: data.root().to_owned() });
     }
     let pass = pass(arguments, config)?;

@@ -39,7 +39,7 @@ fn since(text: &str) -> Result<report::Since, String> {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments, data: &DataDir, config: &Config) -> Result<Report, CliError> {
-    if !data.exists() {
+    if !data.exists()? {
         return Err(CliError::NoStore { data: data.root().to_owned() });
     }
     let now = SystemClock.now();

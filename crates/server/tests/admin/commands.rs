@@ -181,6 +181,26 @@ fn without_a_store_reading_commands_say_so_and_make_none() {
 }
 
 #[test]
+fn a_data_directory_that_cannot_be_looked_at_is_not_an_empty_one() {
+    let place = Place::new();
+    // For the tests' user nothing is forbidden; a name that leads in a circle fails as well.
+    std::os::unix::fs::symlink("data", place.data()).expect("made");
+    for command in [
+        &["status"][..],
+        &["token", "list"],
+        &["usage"],
+        &["scrub"],
+        &["squeeze"],
+        &["source", "sync", "x"],
+        &["rebuild-index"],
+        &["backup", "/nonexistent/backup"],
+    ] {
+        let said = place.fails(command, exit::FAILED.into());
+        assert!(said.contains("look at") && !said.contains("there is none"), "{command:?}: {said}");
+    }
+}
+
+#[test]
 fn keys_are_imported_from_files() {
     let place = Place::new();
     let key = firn_nix::SecretKey::generate("org-1", [9; 32]).expect("a name");
