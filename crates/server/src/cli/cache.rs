@@ -149,7 +149,7 @@ struct Common {
     upstream_key: Vec<String>,
     /// Keep what was used (asked for, or pushed again, itself or by what refers to it) within this time, as in
     /// '90 d'; '0 s' takes the rule away [new caches: keep everything]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = super::bounds::seconds_or_none)]
     keep: Option<Span>,
     /// Keep the newest N of each package, by name without version; 0 takes the rule away
     #[arg(long, value_name = "N")]

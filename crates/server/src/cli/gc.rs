@@ -34,7 +34,7 @@ pub(super) struct Gc {
     #[arg(long, value_name = "SIZE")]
     max_repack: Option<Size>,
     /// Bytes that repacking reads and writes in a second, at most [default: gc.repack-rate]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = super::bounds::moving)]
     rate: Option<Size>,
     /// End the repacking of the collection that the running server is at
     #[arg(long, conflicts_with_all = ["dry_run", "grace", "max_repack", "rate"])]
@@ -77,7 +77,7 @@ pub(super) enum PinCommand {
         #[arg(long, default_value = "main")]
         cache: String,
         /// When the pin stops to count, from now on, as in '30 d' [default: never]
-        #[arg(long, value_name = "DURATION")]
+        #[arg(long, value_name = "DURATION", value_parser = super::bounds::seconds)]
         expires: Option<Span>,
     },
     /// List the pins of a cache

@@ -2,6 +2,7 @@
 
 mod admin;
 mod backup;
+mod bounds;
 mod cache;
 mod error;
 pub mod exit;

@@ -31,7 +31,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(super) struct Scrub {
     /// Bytes read per second at most [default: the configuration's scrub.rate]
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["status", "stop"])]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["status", "stop"], value_parser = super::bounds::reading)]
     rate: Option<Size>,
     /// Don't wait until the running server is done
     #[arg(long, conflicts_with_all = ["status", "stop"])]

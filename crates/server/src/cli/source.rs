@@ -96,13 +96,13 @@ struct Common {
     #[arg(long, value_name = "true|false")]
     with_sources: Option<bool>,
     /// Time from one sync to the next, as in '15 m'; '0 s' syncs only when asked [default: 1 h]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = super::bounds::seconds_or_none)]
     every: Option<Span>,
     /// NARs to fetch at once, 1 to 32 [default: 2]
     #[arg(long, value_name = "COUNT")]
     parallel: Option<u32>,
     /// Bytes a second at most, as in '20 MiB'; '0 B' takes the limit away
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = super::bounds::reading_or_any)]
     rate: Option<Size>,
     /// The file of the private key for ssh
     #[arg(long, value_name = "FILE")]

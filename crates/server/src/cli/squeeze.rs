@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
     cpu: u8,
     /// Bytes to read and write in a second, at most, such as "20 MiB"
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = super::bounds::moving)]
     rate: Option<Size>,
     /// Let the running server begin, and don't wait for its end
     #[arg(long, conflicts_with_all = ["stop", "progress"])]

@@ -45,7 +45,7 @@ pub(super) struct Create {
     #[arg(long, value_name = "BUILDER")]
     name: Option<String>,
     /// When it stops to count, from now on, as in '90 d' or '12 h' [default: never]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = super::bounds::seconds)]
     expires: Option<Span>,
 }
 

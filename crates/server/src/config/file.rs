@@ -93,7 +93,10 @@ impl Config {
         for place in
             [&mut config.server.tls_cert, &mut config.server.tls_key, &mut config.server.data].into_iter().flatten()
         {
-            *place = folder.join(&*place);
+            // An empty one is refused below: it would be the file's folder itself.
+            if !place.as_os_str().is_empty() {
+                *place = folder.join(&*place);
+            }
         }
         config.check(&path.display().to_string())?;
         Ok(config)
@@ -109,13 +112,14 @@ impl Config {
         let mut check = Check { problems: Vec::new() };
         self.check_server(&mut check);
         self.check_store(&mut check);
-        check.span("gc.interval", self.gc.interval, Duration::ZERO, Duration::from_secs(365 * 86_400));
-        check.span("gc.grace", self.gc.grace, Duration::ZERO, Duration::from_secs(365 * 86_400));
+        let year = Duration::from_secs(365 * 86_400);
+        check.span_or_never("gc.interval", self.gc.interval, Duration::from_secs(60), year);
+        check.span("gc.grace", self.gc.grace, Duration::ZERO, year);
         check.count("gc.repack-percent", self.gc.repack_percent.into(), 0, 95);
         check.size("gc.repack-bytes", self.gc.repack_bytes, 0, 1 << 50);
         check.size("gc.repack-rate", self.gc.repack_rate, 64 << 10, 1 << 40);
         let scrub = &self.scrub;
-        check.span("scrub.every", scrub.every, Duration::ZERO, Duration::from_secs(3650 * 86_400));
+        check.span_or_never("scrub.every", scrub.every, Duration::from_secs(60), 10 * year);
         check.size("scrub.rate", scrub.rate, 1 << 10, 1 << 40);
         self.check_squeeze(&mut check);
         self.check_usage(&mut check);
@@ -141,6 +145,13 @@ impl Config {
         check.that(server.tls_cert.is_some() == server.tls_key.is_some(), "server.tls-cert", || {
             "and server.tls-key belong together: give both or neither".to_owned()
         });
+        for (key, path) in
+            [("server.data", &server.data), ("server.tls-cert", &server.tls_cert), ("server.tls-key", &server.tls_key)]
+        {
+            check.that(path.as_ref().is_none_or(|path| !path.as_os_str().is_empty()), key, || {
+                "is empty: give a path, or leave it out".to_owned()
+            });
+        }
         if let Some(url) = &server.public_url {
             let good = ["http://", "https://"]
                 .iter()
@@ -176,11 +187,8 @@ impl Config {
     }
 
     fn check_usage(&self, check: &mut Check) {
-        let interval = self.usage.report_interval;
-        if interval.0 != Duration::ZERO {
-            let week = Duration::from_secs(7 * 86_400);
-            check.span("usage.report-interval", interval, Duration::from_secs(60), week);
-        }
+        let week = Duration::from_secs(7 * 86_400);
+        check.span_or_never("usage.report-interval", self.usage.report_interval, Duration::from_secs(60), week);
     }
 
     fn check_traces(&self, check: &mut Check) {
@@ -248,6 +256,13 @@ impl Check {
         self.that((least..=most).contains(&found.0), key, || {
             format!("is {found}: allowed are {} to {}", Span(least), Span(most))
         });
+    }
+
+    /// Like [`Check::span`], of a value for which no time at all means never.
+    fn span_or_never(&mut self, key: &'static str, found: Span, least: Duration, most: Duration) {
+        if found.0 != Duration::ZERO {
+            self.span(key, found, least, most);
+        }
     }
 
     fn size(&mut self, key: &'static str, found: Size, least: u64, most: u64) {

@@ -89,6 +89,12 @@ fn values_out_of_bounds_name_their_key() {
         ("[server]\nmax-connections = 0", "server.max-connections"),
         ("[server]\nmax-uploads = 0", "server.max-uploads"),
         ("[server]\nmax-downloads = 1000000", "server.max-downloads"),
+        ("[server]\ndata = \"\"", "server.data"),
+        ("[server]\ntls-cert = \"\"\ntls-key = \"a.pem\"", "server.tls-cert"),
+        ("[gc]\ninterval = \"1 ms\"", "gc.interval"),
+        ("[gc]\ninterval = \"59 s\"", "gc.interval"),
+        ("[scrub]\nevery = \"1 ms\"", "scrub.every"),
+        ("[usage]\nreport-interval = \"1 ms\"", "usage.report-interval"),
         ("[store]\ncompression-level = 0", "store.compression-level"),
         ("[store]\ncompression-level = 20", "store.compression-level"),
         ("[store]\npack-size = \"65 MiB\"", "store.pack-size"),
@@ -103,6 +109,9 @@ fn values_out_of_bounds_name_their_key() {
     ];
     for (text, key) in table {
         assert_eq!(problems(text), [key], "{text}");
+    }
+    for never in ["[gc]\ninterval = \"0 s\"", "[scrub]\nevery = \"0 s\"", "[usage]\nreport-interval = \"0 s\""] {
+        assert_eq!(problems(never), [] as [&str; 0], "{never}");
     }
     assert_eq!(problems("[server]\nmax-uploads = 0\n[store]\npack-size = \"1 B\"").len(), 2, "all are told at once");
 }

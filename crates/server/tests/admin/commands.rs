@@ -227,6 +227,26 @@ fn errors_are_json_when_asked() {
 }
 
 #[test]
+fn values_that_are_too_small_are_refused() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    for bad in [
+        &["source", "add", "x", "https://cache.example.org", "--cache", "main", "--trust", "--every", "1 ms"][..],
+        &["source", "add", "x", "https://cache.example.org", "--cache", "main", "--trust", "--rate", "1 B"],
+        &["pin", "add", "x", "0fanvwfh6772nmhmbw78d8jmj0dr6lpc", "--expires", "0 s"],
+        &["token", "create", "--grant", "main:pull", "--expires", "1 ms"],
+        &["cache", "set", "main", "--keep", "1 ms"],
+        &["gc", "--rate", "0 B"],
+        &["squeeze", "--rate", "1 KiB"],
+        &["scrub", "--rate", "0 B"],
+    ] {
+        let said = place.fails(bad, exit::USAGE.into());
+        assert!(said.contains("give at least"), "{bad:?}: {said}");
+    }
+    place.ok(&["cache", "set", "main", "--keep", "0 s"]);
+}
+
+#[test]
 fn configurations_are_checked_and_printed() {
     let place = Place::new();
     let example = place.ok(&["config", "example"]);
