@@ -158,8 +158,15 @@ enum ConfigCommand {
 
 /// Runs a command line; the first argument is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // What can't be parsed says all the same how its error is to be printed.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
+        Err(error) if json && error.use_stderr() => {
+            output::write_usage_error(&error);
+            return ExitCode::from(exit::USAGE);
+        }
         Err(error) => {
             // A reader who went away early is no error here either.
             let _ = error.print();

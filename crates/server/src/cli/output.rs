@@ -12,7 +12,7 @@ use serde::Serialize;
 pub struct Report {
     /// For standard output, as people read it.
     pub text: String,
-    /// For standard output with `--json`: one line.
+    /// For standard output with `--json`: one line, or none if it is null.
     pub json: serde_json::Value,
     /// For standard error; left out with `--json`.
     pub notes: String,
@@ -29,7 +29,11 @@ impl Report {
 
     /// Writes it. A reader who went away early is no error.
     pub fn write(&self, json: bool) -> io::Result<()> {
-        let text = if json { format!("{}\n", self.json) } else { self.text.clone() };
+        let text = match &self.json {
+            serde_json::Value::Null if json => String::new(),
+            value if json => format!("{value}\n"),
+            _ => self.text.clone(),
+        };
         if !json && !self.notes.is_empty() {
             // Nothing is lost when nobody listens there.
             let _ = io::stderr().write_all(self.notes.as_bytes());
@@ -58,6 +62,16 @@ pub(super) fn write_error(error: &(dyn Error + 'static), hint: Option<&str>, jso
         format!("firnd: {message}\n{hint}")
     };
     let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes what is wrong with a command line as JSON, on standard error; what clap adds to it is the hint.
+pub(super) fn write_usage_error(error: &clap::Error) {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let (message, hint) = text.split_once("\n\n").unwrap_or((text, ""));
+    let hint = Some(hint.trim()).filter(|hint| !hint.is_empty());
+    let line = serde_json::json!({ "error": message.trim(), "hint": hint });
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Lays rows out under a head; columns whose index is in `right` are aligned right.

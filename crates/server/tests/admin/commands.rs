@@ -227,6 +227,25 @@ fn errors_are_json_when_asked() {
 }
 
 #[test]
+fn bad_usage_is_json_when_asked() {
+    let place = Place::new();
+    for (bad, wrong) in [
+        (&["cahce", "--json"][..], "unrecognized subcommand 'cahce'"),
+        (&["token", "create", "--json"], "--grant <"),
+        (&["--json", "pin", "add", "x", "--nonsense"], "unexpected argument '--nonsense'"),
+        (&["--json", "token"], "requires a subcommand"),
+    ] {
+        let said = place.fails(bad, exit::USAGE.into());
+        let error: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        assert!(error["error"].as_str().is_some_and(|text| text.contains(wrong)), "{bad:?}: {said}");
+        assert!(error["hint"].as_str().is_some_and(|text| text.contains("Usage: firnd")), "{bad:?}: {said}");
+    }
+    assert!(place.fails(&["cahce"], exit::USAGE.into()).starts_with("error: "));
+    // After `--` it is a word like others.
+    assert!(place.fails(&["cache", "--", "--json"], exit::USAGE.into()).starts_with("error: "));
+}
+
+#[test]
 fn values_that_are_too_small_are_refused() {
     let place = Place::new();
     place.ok(&["cache", "create", "main"]);

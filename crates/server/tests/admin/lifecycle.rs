@@ -1,6 +1,6 @@
 //! Start and end of a server.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use firn_server::cli::exit;
@@ -47,6 +47,23 @@ fn where_it_listens_is_printed_for_scripts() {
 }
 
 #[test]
+#[test]
+fn an_orderly_end_adds_nothing_to_the_lines_for_scripts() {
+    let place = Place::new();
+    let mut command = firnd();
+    command.args(["serve", "--json", "--listen", "127.0.0.1:0", "--data"]).arg(place.data());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("reads");
+    assert!(line.starts_with("{\"listening\":"), "{line}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).expect("is alive");
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("reads");
+    assert!(child.wait().expect("ends").success());
+    assert_eq!(rest, "");
+}
+
 fn an_address_in_use_is_said_before_anything_else_happens() {
     let place = Place::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
