@@ -55,6 +55,9 @@ pub enum CliError {
         /// What was given.
         text: String,
     },
+    /// An argument is no token's id. It may be a secret, and is not told.
+    #[error("find the token: what was given is no token's id")]
+    NoToken,
     /// The command needs to be confirmed.
     #[error("delete the cache '{name}' and all its paths: say so with --yes")]
     Unconfirmed {
@@ -100,7 +103,7 @@ impl CliError {
                 | BackupError::Pack { .. }
                 | BackupError::Released { .. },
             ) => exit::FAILED,
-            Self::NoPath { .. } | Self::NoText { .. } => exit::USAGE,
+            Self::NoPath { .. } | Self::NoToken | Self::NoText { .. } => exit::USAGE,
             Self::Backup(BackupError::Damaged { .. }) => exit::DAMAGED,
             Self::Backup(BackupError::Foreign { .. }) => exit::USAGE,
             Self::Failure(
@@ -151,6 +154,7 @@ impl CliError {
             Self::Socket(_) => Some("if no server runs, remove the socket file and try again".to_owned()),
             Self::Serve(_) | Self::Failure(_) | Self::Unconfirmed { .. } | Self::Read { .. } | Self::Store { .. } | Self::Backup(_) | Self::NoText { .. } | Self::Output(_) => None,
             Self::NoPath { .. } => Some("give it as /nix/store/HASH-NAME, or its hash alone".to_owned()),
+            Self::NoToken => Some("give the 16 hex digits that `firnd token list` shows".to_owned()),
             Self::StoreExists { .. } => Some("give another directory with --data, or move that one away".to_owned()),
         }
     }

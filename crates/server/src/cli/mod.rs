@@ -133,7 +133,7 @@ const SERVE_HELP: &str = "\
 When it listens it prints a line `firnd: listening on http://ADDRESS:PORT` for each address.
 
 Signals: SIGTERM and SIGINT finish the requests in progress (at most server.shutdown-grace) and end;
-a second one ends at once. SIGHUP reads the TLS files again.
+one a second later or more ends at once. SIGHUP reads the TLS files again.
 
 /healthz answers 200 while the process is alive, /readyz while it can take uploads (503 says why not).
 

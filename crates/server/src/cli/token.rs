@@ -18,8 +18,8 @@ pub(super) enum Command {
     List,
     /// Revoke a token: it is refused from the next request on
     Revoke {
-        /// Its id: the 16 hex digits after `firn_`, as `firnd token list` shows it
-        id: TokenId,
+        /// Its id: the 16 hex digits after `firn_`, as `firnd token list` shows it; or the whole token
+        id: String,
     },
 }
 
@@ -27,6 +27,7 @@ const CREATE_HELP: &str = "\
 A grant is CACHE:VERB[,VERB]…; the verbs are
   pull   read from a private cache (a public one needs no token)
   push   upload; it doesn't include pull
+  usage  see what caches, builders and packages cost; '*:usage' for sums over all caches
 and in CACHE '*' stands for any characters. All grants of a token that match count.
 
 Clients send it as a password: in the netrc file that nix.conf names as netrc-file,
@@ -72,12 +73,20 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
         }
         Command::List => list(data, config),
         Command::Revoke { id } => {
+            let id = id_of(&id).ok_or(CliError::NoToken)?;
             let Answer::Revoked(view) = admin::ask(data, config, &Request::TokenRevoke { id }, false)? else {
                 return Err(admin::unexpected());
             };
             Ok(Report::new(format!("revoked the token {} of {}\n", view.id, view.builder), &view))
         }
     }
+}
+
+/// Returns the id of a token, given as such or with the secret behind it, which is not to be told to anybody.
+fn id_of(text: &str) -> Option<TokenId> {
+    let text = text.trim();
+    let rest = text.strip_prefix("firn_").unwrap_or(text);
+    rest.split('_').next()?.parse().ok()
 }
 
 fn ending(view: &TokenView) -> String {

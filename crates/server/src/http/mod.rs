@@ -36,7 +36,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_index::{CacheName, Verb};
 use firn_nix::StoreHash;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, RANGE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -192,8 +192,8 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
         asked: asked(headers).filter(|_| request.method() == Method::GET),
         head_only: request.method() == Method::HEAD,
     };
-    match resource {
     let way = pull::onward(app, &cache, headers);
+    match resource {
         Resource::Home => Ok(home::cache(app, &cache, host)),
         Resource::CacheInfo => Ok(home::cache_info(&cache)),
         Resource::NarInfo(hash) => narinfo::get(app, &cache, hash, way).await,
@@ -321,6 +321,10 @@ struct Want {
 }
 
 fn asked(headers: &HeaderMap) -> Option<Asked> {
+    // No answer has what it could name (an `ETag`, a date): the part is of something else, and the whole is wanted.
+    if headers.contains_key(IF_RANGE) {
+        return None;
+    }
     let mut ranges = headers.get_all(RANGE).iter();
     let range = ranges.next().filter(|_| ranges.next().is_none())?;
     Asked::parse(range.to_str().ok()?)

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_storage::Storage;
-use http::{Request, Response};
+use http::header::HOST;
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -145,7 +146,12 @@ impl Server {
         let server = Arc::clone(self);
         let span = record.span();
         let answer = async move {
-            let response = match health::check(&server.app, &server.storage, &server.stop, &request).await {
+            let early = if names_one_host(&request) {
+                health::check(&server.app, &server.storage, &server.stop, &request).await
+            } else {
+                Some(no_host())
+            };
+            let response = match early {
                 Some(response) => response.map(Either::Left),
                 None => crate::http::handle(Arc::clone(&server.app), request).await.map(Either::Right),
             };
@@ -166,6 +172,23 @@ impl Server {
             self.tasks.wait().await;
         }
     }
+}
+
+/// Returns whether a request says for which host it is as its version of HTTP wants it: HTTP/1.1 exactly once, HTTP/1.0 at most once.
+fn names_one_host<B>(request: &Request<B>) -> bool {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    match request.version() {
+        Version::HTTP_11 => hosts == 1,
+        Version::HTTP_2 => true,
+        _ => hosts <= 1,
+    }
+}
+
+fn no_host() -> Response<Full<Bytes>> {
+    let text = "bad-request: the request does not name one host.\nSend one header 'Host'.\n";
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
 }
 
 fn protocol() -> auto::Builder<TokioExecutor> {

@@ -266,6 +266,26 @@ fn values_that_are_too_small_are_refused() {
 }
 
 #[test]
+fn a_token_is_revoked_by_its_id_or_itself_and_never_repeated() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    let token = place.ok(&["token", "create", "--grant", "main:usage"]);
+    let token = token.trim_end();
+    let (id, secret) = (&token[5..21], &token[22..]);
+    let output = place.run(&["token", "revoke", token]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains(id));
+    assert_eq!(place.json(&["token", "list"])[0]["state"], "revoked");
+    let other = format!("firn_0123456789abcdef_{secret}");
+    let damaged = format!("firn_{secret}");
+    for (given, code) in [(&other, exit::NOT_FOUND), (&damaged, exit::USAGE)] {
+        let said = place.fails(&["token", "revoke", given], code.into());
+        assert!(!said.contains(&secret[..8]) && said.contains("firnd token list"), "{said}");
+    }
+    assert!(place.ok(&["token", "create", "--help"]).contains("usage"));
+}
+
+#[test]
 fn configurations_are_checked_and_printed() {
     let place = Place::new();
     let example = place.ok(&["config", "example"]);

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
 
 use firn_server::cli::exit;
 use firn_testkit::http::{Request, read_answer};
@@ -47,7 +48,6 @@ fn where_it_listens_is_printed_for_scripts() {
 }
 
 #[test]
-#[test]
 fn an_orderly_end_adds_nothing_to_the_lines_for_scripts() {
     let place = Place::new();
     let mut command = firnd();
@@ -64,6 +64,7 @@ fn an_orderly_end_adds_nothing_to_the_lines_for_scripts() {
     assert_eq!(rest, "");
 }
 
+#[test]
 fn an_address_in_use_is_said_before_anything_else_happens() {
     let place = Place::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -166,11 +167,44 @@ fn a_second_signal_ends_at_once_and_nothing_is_lost() {
     while TcpStream::connect(address).is_ok() {
         std::thread::yield_now();
     }
-    server.signal(Signal::TERM);
+    // One that comes within a second of the first says nothing new.
+    while !server.has_ended() {
+        server.signal(Signal::TERM);
+        std::thread::yield_now();
+    }
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(exit::FORCED.into()), "{log}");
     assert_eq!(place.json(&["cache", "list"])[0]["name"], "kept");
     assert_eq!(place.json(&["token", "list"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn two_signals_at_once_end_it_in_order() {
+    let place = Place::new();
+    let mut server = place.serve(&[]);
+    server.signal(Signal::TERM);
+    server.signal(Signal::INT);
+    let (status, log) = server.wait();
+    assert!(status.success(), "{status} {log}");
+}
+
+#[test]
+fn a_request_names_one_host() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let answer = |head: &str| {
+        let mut stream = connect(server.address());
+        write!(stream, "GET /healthz {head}Connection: close\r\n\r\n").expect("sent");
+        rest(&mut stream)
+    };
+    for good in ["HTTP/1.1\r\nHost: x\r\n", "HTTP/1.1\r\nHost:\r\n", "HTTP/1.0\r\n", "HTTP/1.0\r\nHost: x\r\n"] {
+        assert!(answer(good).contains(" 200 "), "{good}: {}", answer(good));
+    }
+    for bad in ["HTTP/1.1\r\n", "HTTP/1.1\r\nHost: x\r\nHost: x\r\n", "HTTP/1.0\r\nHost: x\r\nHost: y\r\n"] {
+        let said = answer(bad);
+        assert!(said.contains(" 400 ") && said.contains("bad-request: "), "{bad}: {said}");
+    }
+    server.end();
 }
 
 #[test]
