@@ -1,21 +1,23 @@
 //! An index made again from the packs alone.
 //!
 //! Packs hold recipes and records beside chunks. A first look at all of them finds, for each key, which record is the last
-//! one; a second writes what these say to an empty index. Recipes are taken as far as something needs them. Chunks are
-//! not read: whether they are what they should be, a scrub says afterwards. Nothing is cut off and nothing deleted.
+//! one; a second writes what these say to an empty index. An earlier index that can be read has the last word on rows whose
+//! records it knew of: what it has and packs do not is taken from it, and gets records. Recipes are taken as far as something
+//! needs them. Chunks are not read: whether they are what they should be, a scrub says afterwards. Nothing is cut off and nothing deleted.
 //!
-//! It takes about 100 bytes of memory for each record, and 60 for each recipe.
+//! It takes about 100 bytes of memory for each record, 60 for each recipe, and 50 for each row whose record is damaged or gone.
 
 mod contents;
+mod earlier;
 mod history;
 mod last;
 mod learn;
 mod packs;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
-use firn_chunk::{ChunkId, ChunkerId};
+use firn_chunk::{ChunkId, ChunkerId, RecipeId};
 use firn_index::{CacheName, CacheRow, ChunkIndex, Commit, Meta, Op, StoreInfo};
 use firn_pack::{FrameEncoder, PackId};
 use firn_storage::Storage;
@@ -25,7 +27,7 @@ use crate::packs::{LOOKUP_IDS, Packs};
 use crate::pool::Pool;
 use crate::{Clock, Entropy, Error, Options, Result, recovery};
 
-use self::last::Lasts;
+use self::last::{Key, Lasts};
 
 /// Rows read at a time.
 const PAGE: usize = 1000;
@@ -57,10 +59,25 @@ pub struct Rebuilt {
     pub paths: u64,
     /// Logs and the like.
     pub documents: u64,
+    /// NARs, names, paths and documents that the earlier index has, and of which no record in the packs tells any more.
+    pub kept: u64,
+    /// Of these, those that packs do not tell of now either, as the storage has no room: all of them, or none.
+    pub unrecorded: u64,
+    /// Recipes that need a pack which is gone or too short: they are marked, and what they rebuild answers as missing until
+    /// it is uploaded again.
+    pub incomplete: u64,
     /// Paths and documents whose recipe is not to be had: they are not there.
     pub lost: u64,
     /// The first of these.
     pub lost_paths: Vec<String>,
+}
+
+impl Rebuilt {
+    /// Returns whether something was damaged or gone, so that the new index may lack what packs or the earlier index held.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.lost > 0 || self.incomplete > 0 || self.damaged_frames > 0 || !self.unreadable.is_empty()
+    }
 }
 
 /// What an index is made from.
@@ -72,7 +89,8 @@ pub struct Parts {
     /// An empty chunk index.
     pub chunks: Arc<dyn ChunkIndex>,
     /// The earlier index, if it can be read: caches, tokens, pins, retention and last uses are taken from it, who pushed what,
-    /// usage counters, what scrubs found, the order of packs and the effort of their frames, and what was known to be damaged.
+    /// usage counters, what scrubs found, the order of packs and the effort of their frames, what was known to be damaged, and
+    /// rows of which packs do not tell.
     pub old: Option<Arc<dyn Meta>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
@@ -118,6 +136,8 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
         report: Rebuilt::default(),
         batch: Vec::new(),
         leaning: Vec::new(),
+        needed: BTreeSet::new(),
+        unrecorded: HashSet::new(),
     };
     work.identify()?;
     let found = work.find_packs()?;
@@ -125,8 +145,10 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
     work.number_packs(&found)?;
     recovery::withdraw_baseless(&work.packs, &work.leaning)?;
     work.keep_secrets(new_cache)?;
-    let needed = work.write_records(&found)?;
-    work.write_recipes(&needed)?;
+    work.write_records(&found)?;
+    work.keep_rows()?;
+    work.write_recipes()?;
+    work.record_rows()?;
     work.keep_history()?;
     work.count()?;
     work.packs.meta.flush()?;
@@ -143,6 +165,10 @@ struct Rebuild {
     batch: Vec<Op>,
     /// Packs that have frames with bases.
     leaning: Vec<PackId>,
+    /// Recipes of the rows so far.
+    needed: BTreeSet<RecipeId>,
+    /// Rows that packs do not tell of.
+    unrecorded: HashSet<Key>,
 }
 
 impl Rebuild {
@@ -174,8 +200,8 @@ impl Rebuild {
     fn keep_secrets(&mut self, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) -> Result<()> {
         let meta = &self.packs.meta;
         let Some(old) = &self.old else {
-            for name in self.lasts.caches() {
-                meta.put_cache(&name, &new_cache(&name))?;
+            for name in self.lasts.caches().keys() {
+                meta.put_cache(name, &new_cache(name))?;
             }
             return Ok(());
         };
@@ -209,7 +235,29 @@ impl Rebuild {
         if let Some(at) = old.uses_since()? {
             meta.set_uses_since(at)?;
         }
+        self.keep_strangers(new_cache)
+    }
+
+    /// Makes caches anew that the earlier index does not have and of which nothing says that they were deleted: it is not
+    /// this store's, or younger than the packs. Records without numbers are older than those of deletions.
+    fn keep_strangers(&self, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) -> Result<()> {
+        let (Some(old), meta) = (&self.old, &self.packs.meta) else { return Ok(()) };
+        let deleted = old.deleted_caches()?;
+        for (name, last) in self.lasts.caches() {
+            if last > 0 && !deleted.contains(&name) && meta.cache(&name)?.is_none() {
+                meta.put_cache(&name, &new_cache(&name))?;
+            }
+        }
         Ok(())
+    }
+
+    /// Returns the greatest number of a record frame, of which packs or the earlier index know.
+    fn order(&self) -> Result<u64> {
+        let known = match &self.old {
+            Some(old) => old.record_order()?,
+            None => 0,
+        };
+        Ok(self.lasts.order().max(known))
     }
 
     /// Adds a change to those that are committed together.
@@ -248,13 +296,8 @@ impl Rebuild {
             }
         }
         self.report.paths = totals.paths;
-        let known = match &self.old {
-            Some(old) => old.record_order()?,
-            None => 0,
-        };
-        let order = self.lasts.order().max(known);
         self.write(Op::Count(totals))?;
-        self.write(Op::RecordOrder(order))?;
+        self.write(Op::RecordOrder(self.order()?))?;
         self.commit()
     }
 

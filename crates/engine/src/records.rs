@@ -78,6 +78,21 @@ fn members(mut group: &[u8]) -> std::result::Result<Vec<&[u8]>, String> {
 }
 
 impl Record {
+    /// Returns the cache that it is about.
+    pub(crate) fn cache(&self) -> Option<&CacheName> {
+        match self {
+            Self::Nar(cache, ..)
+            | Self::Alias(cache, ..)
+            | Self::Path(cache, _)
+            | Self::Document(cache, ..)
+            | Self::PathGone(cache, _)
+            | Self::NarGone(cache, _)
+            | Self::DocumentGone(cache, _)
+            | Self::CacheGone(cache) => Some(cache),
+            Self::Order(_) => None,
+        }
+    }
+
     /// Returns the record's bytes: kind, cache, key, then the row as the index encodes it.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let empty = vec![ROW_VERSION];

@@ -411,16 +411,16 @@ impl DataDir {
             .map_err(|source| DataError::Engine { path: self.root.clone(), source: Box::new(source) })
     }
 
-    /// Puts the index that was made in the place of the present one, at once and durably. That one is removed if
-    /// everything was taken from it, and else stays in [`DataDir::old_index`].
-    pub fn swap_index(&self, remove_old: bool) -> Result<(), DataError> {
-        let (new, present, old) = (self.new_index(), self.index(), self.old_index());
+    /// Puts the index that was made in the place of the present one, at once and durably. That one is removed, or kept in a
+    /// folder whose path is returned: [`DataDir::old_index`], or the next free name. What was kept before stays.
+    pub fn swap_index(&self, keep_old: bool) -> Result<Option<PathBuf>, DataError> {
+        let (new, present) = (self.new_index(), self.index());
         let io = |doing, path: &Path| {
             let path = path.to_owned();
             move |source| DataError::Io { doing, path, source }
         };
+        let mut kept = None;
         if present.is_dir() {
-            remove_folder(&old)?;
             // Both names change in one step: whenever the power goes, there is an index.
             rustix::fs::renameat_with(
                 rustix::fs::CWD,
@@ -430,12 +430,19 @@ impl DataDir {
                 rustix::fs::RenameFlags::EXCHANGE,
             )
             .map_err(|error| io("exchange", &new)(error.into()))?;
-            fs::rename(&new, &old).map_err(io("rename", &new))?;
+            if keep_old {
+                let old = self.old_index();
+                fs::rename(&new, &old).map_err(io("rename", &new))?;
+                kept = Some(old);
+            }
         } else {
             fs::rename(&new, &present).map_err(io("rename", &new))?;
         }
         File::open(&self.root).and_then(|root| root.sync_all()).map_err(io("sync the folder", &self.root))?;
-        if remove_old { remove_folder(&old) } else { Ok(()) }
+        if kept.is_none() {
+            remove_folder(&new)?;
+        }
+        Ok(kept)
     }
 
     /// Returns the folder where a new index is made.
@@ -443,9 +450,12 @@ impl DataDir {
         self.root.join("index.new")
     }
 
-    /// Returns the folder where an index stays that could not be read.
-    pub fn old_index(&self) -> PathBuf {
-        self.root.join("index.old")
+    /// Returns the folder where an index stays of which not everything could be taken: `index.old`, or the first free one of
+    /// `index.old.2`, `index.old.3` and so on.
+    fn old_index(&self) -> PathBuf {
+        let names = std::iter::once("index.old".to_owned()).chain((2_u32..).map(|n| format!("index.old.{n}")));
+        let mut paths = names.map(|name| self.root.join(name));
+        paths.find(|path| !path.exists()).expect("no folder holds so many entries")
     }
 
     /// Opens the whole store, and brings it into order if the last server was killed.

@@ -1,6 +1,6 @@
 //! What caches hold, and the recipes that it needs.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use firn_chunk::RecipeId;
 use firn_index::{CacheName, Content, DocumentKey, Op, RecipeRow};
@@ -12,7 +12,7 @@ use super::packs::FoundPack;
 use super::{PAGE, Rebuild};
 use crate::packs::object_name;
 use crate::placement::Placement;
-use crate::recipes::{needs_of, outline};
+use crate::recipes::{id_of, needs_of, outline};
 use crate::records::{Record, records_of};
 use crate::{Error, Result};
 
@@ -24,7 +24,9 @@ impl Rebuild {
             greatest = greatest.max(rank.order);
             // Its number is taken all the same.
             self.lasts.note_order(rank.order);
-            if !self.is_undone(&record)? {
+            if self.is_undone(&record)? {
+                self.lasts.add_undone(&record, rank);
+            } else {
                 self.lasts.add(&record, rank);
             }
         }
@@ -71,10 +73,9 @@ impl Rebuild {
         Ok(Some(records.collect()))
     }
 
-    /// Writes the last record of each key, and returns the recipes that these need.
-    pub(super) fn write_records(&mut self, found: &[FoundPack]) -> Result<BTreeSet<RecipeId>> {
+    /// Writes the last record of each key, and notes the recipes that these need.
+    pub(super) fn write_records(&mut self, found: &[FoundPack]) -> Result<()> {
         let caches = self.known_caches()?;
-        let mut needed = BTreeSet::new();
         for pack in found {
             let (old_number, mut chain) = (self.old_number(pack.id)?, Chain::default());
             for loc in &pack.records {
@@ -83,32 +84,28 @@ impl Rebuild {
                 // It was counted before.
                 self.report.damaged_frames = damaged_frames;
                 for (record, rank) in records.into_iter().flatten() {
-                    if self.lasts.is_last(&record, rank) {
-                        self.write_record(record, &caches, &mut needed)?;
+                    // Of a cache that the earlier index does not have, nothing is left.
+                    if self.lasts.is_last(&record, rank) && record.cache().is_some_and(|cache| caches.contains(cache)) {
+                        self.write_row(record)?;
                     }
                 }
             }
         }
-        self.commit()?;
-        Ok(needed)
+        self.commit()
     }
 
-    fn write_record(
-        &mut self,
-        record: Record,
-        caches: &BTreeSet<CacheName>,
-        needed: &mut BTreeSet<RecipeId>,
-    ) -> Result<()> {
+    /// Writes the row that a record says, and notes the recipe that it needs.
+    pub(super) fn write_row(&mut self, record: Record) -> Result<()> {
         let op = match record {
             Record::Nar(cache, hash, row) => {
-                needed.extend(caches.contains(&cache).then_some(row.recipe));
+                self.needed.insert(row.recipe);
                 Op::Nar(cache, hash, row)
             }
             Record::Alias(cache, name, row) => Op::Alias(cache, name, row),
             Record::Path(cache, row) => Op::Path(cache, row.path.hash(), row),
             Record::Document(cache, key, row) => {
                 if let Content::Recipe { recipe, .. } = &row.content {
-                    needed.extend(caches.contains(&cache).then_some(*recipe));
+                    self.needed.insert(*recipe);
                 }
                 Op::Document(cache, key, row)
             }
@@ -118,26 +115,19 @@ impl Rebuild {
             | Record::DocumentGone(..)
             | Record::CacheGone(_) => return Ok(()),
         };
-        // Of a cache that the earlier index does not have, nothing is left.
-        let is_wanted = match &op {
-            Op::Nar(cache, ..) | Op::Alias(cache, ..) | Op::Path(cache, ..) | Op::Document(cache, ..) => {
-                caches.contains(cache)
-            }
-            _ => false,
-        };
-        if is_wanted { self.write(op) } else { Ok(()) }
+        self.write(op)
     }
 
     /// Writes the rows of recipes, and takes away what needs one that is not to be had.
-    pub(super) fn write_recipes(&mut self, needed: &BTreeSet<RecipeId>) -> Result<()> {
+    pub(super) fn write_recipes(&mut self) -> Result<()> {
         let mut missing = HashSet::new();
-        for id in needed {
-            match self.recipe(id)? {
+        for id in std::mem::take(&mut self.needed) {
+            match self.recipe(&id)? {
                 Some(row) => {
                     self.report.recipes += 1;
-                    self.write(Op::Recipe(*id, row))?;
+                    self.write(Op::Recipe(id, row))?;
                 }
-                None => _ = missing.insert(*id),
+                None => _ = missing.insert(id),
             }
         }
         self.commit()?;
@@ -157,8 +147,10 @@ impl Rebuild {
             Some(old) => old.recipe(id)?,
             None => None,
         };
-        let mut best = None;
-        for record in self.lasts.places(id) {
+        let (mut best, mut places) = (None, self.lasts.places(id));
+        // It may lie where no footer tells of it.
+        places.extend(old.as_ref().map(|old| old.record).filter(|record| !places.contains(record)));
+        for record in places {
             let Some((mut row, placement)) = self.read_recipe(id, record)? else { continue };
             if self.has_all(&placement)? {
                 row.damaged_at = old.filter(|old| old.record == record).and_then(|old| old.damaged_at);
@@ -169,11 +161,16 @@ impl Rebuild {
             row.edges.retain(|pack| self.lasts.has_pack(*pack));
             best.get_or_insert(row);
         }
+        self.report.incomplete += u64::from(best.is_some());
         Ok(best)
     }
 
     fn read_recipe(&mut self, id: &RecipeId, record: FrameLoc) -> Result<Option<(RecipeRow, Placement)>> {
-        let Some(frame) = self.recipe_frame(record)? else { return Ok(None) };
+        // What a footer tells of was counted before.
+        let damaged_frames = self.report.damaged_frames;
+        let frame = if self.lasts.has_pack(record.pack) { self.recipe_frame(record)? } else { None };
+        self.report.damaged_frames = damaged_frames;
+        let Some(frame) = frame.filter(|frame| id_of(frame) == Some(*id)) else { return Ok(None) };
         // What is whole and does not decode was written by a newer firn.
         let newer = || Error::Unusable(format!("the recipe {id} or its placement does not decode: upgrade firn"));
         let (length, chunks, placement) = outline(&frame).ok_or_else(newer)?;

@@ -1,6 +1,6 @@
 //! Which of several records of a key is the last one, and where recipes are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use firn_chunk::RecipeId;
 use firn_index::{CacheName, UnixSeconds};
@@ -71,6 +71,8 @@ impl Rank {
 #[derive(Default)]
 pub(super) struct Lasts {
     ranks: HashMap<Key, Rank>,
+    /// Up to which number packs say that something is gone which is there all the same.
+    undone: HashMap<Key, u64>,
     /// Up to which number everything of a cache is gone.
     gone: BTreeMap<CacheName, u64>,
     caches: BTreeMap<CacheName, u64>,
@@ -105,6 +107,25 @@ impl Lasts {
         }
     }
 
+    /// Takes note of a record that says that something is gone, and is not to be believed.
+    pub(super) fn add_undone(&mut self, record: &Record, rank: Rank) {
+        if let Some(key) = Key::of(record) {
+            let last = self.undone.entry(key).or_default();
+            *last = (*last).max(rank.order);
+        }
+    }
+
+    /// Returns whether a record of this key has a greater number than the given one.
+    pub(super) fn is_later(&self, key: Key, order: u64) -> bool {
+        self.ranks.get(&key).is_some_and(|rank| rank.order > order)
+    }
+
+    /// Returns whether packs alone say that a row of a cache is gone, or know nothing of it.
+    pub(super) fn is_denied(&self, cache: &CacheName, key: Key) -> bool {
+        let denied = [self.gone.get(cache), self.undone.get(&key)].into_iter().flatten().max();
+        self.ranks.get(&key).is_none_or(|rank| denied.is_some_and(|denied| rank.order <= *denied))
+    }
+
     /// Returns whether a record is the last of its key, and its cache was not deleted after it.
     pub(super) fn is_last(&self, record: &Record, rank: Rank) -> bool {
         let (Record::Nar(cache, ..) | Record::Alias(cache, ..) | Record::Path(cache, ..) | Record::Document(cache, ..)) =
@@ -116,10 +137,10 @@ impl Lasts {
             && Key::of(record).is_some_and(|key| self.ranks.get(&key) == Some(&rank))
     }
 
-    /// Returns the names of the caches that were not deleted.
-    pub(super) fn caches(&self) -> BTreeSet<CacheName> {
+    /// Returns the names of the caches that were not deleted, with the greatest number of their records.
+    pub(super) fn caches(&self) -> BTreeMap<CacheName, u64> {
         let is_there = |(name, last): &(&CacheName, &u64)| self.gone.get(*name).is_none_or(|gone| *last > gone);
-        self.caches.iter().filter(is_there).map(|(name, _)| name.clone()).collect()
+        self.caches.iter().filter(is_there).map(|(name, last)| (name.clone(), *last)).collect()
     }
 
     /// Returns the greatest number of a record frame.

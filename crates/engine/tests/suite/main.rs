@@ -23,6 +23,7 @@ mod presence;
 mod push;
 mod races;
 mod rebuild;
+mod rebuild_damage;
 mod recovery;
 mod rewrite;
 mod round_trip;

@@ -294,7 +294,10 @@ fn what_a_crash_kept_from_being_deleted_is_there_after_a_rebuild() {
     assert_eq!(anew.meta.paths(&cache(), None, ALL).unwrap().len(), 0, "packs alone say that it is gone");
     let (new, done) = again(&fixture, Some(Arc::clone(&fixture.meta)));
     assert_eq!((done.paths, done.lost), (1, 0), "{done:?}");
-    check_all(&new.open(), &[pushed]);
+    let engine = new.open();
+    check_all(&engine, &[pushed]);
+    engine.close().unwrap();
+    assert_eq!(again(&new, None).1.paths, 1, "and packs alone say so from then on");
 }
 
 #[test]

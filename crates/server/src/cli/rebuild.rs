@@ -11,13 +11,15 @@ use crate::data_dir::{DataDir, DataError, OldIndex, SystemEntropy};
 
 pub(super) const HELP: &str = "\
 Packs hold all that the index says of NARs, paths and logs; not caches' settings and keys, tokens, pins and
-retention: they are kept from the present index if it can be read. If it can't, or with --without-old, caches are
-made anew under the names found: private, with fresh keys and no tokens. Paths keep the signatures that they have.
+retention: they are kept from the present index if it can be read, and so are paths of which packs do not tell any
+more. If it can't, or with --without-old, caches are made anew under the names found: private, with fresh keys and no
+tokens. Paths keep the signatures that they have.
 
 No server may run. The new index is made beside the present one and takes its place at the end, at once.
 Chunks are not read: run `firnd scrub` afterwards.
 
-Exit code 8: paths are lost, or packs can't be read.";
+Exit code 8: paths are lost, packs can't be read or are missing, or frames are damaged; the present index is kept
+then, as index.old.";
 
 #[derive(Debug, Args)]
 pub(super) struct Rebuild {
@@ -43,8 +45,13 @@ struct View {
     nars: u64,
     paths: u64,
     documents: u64,
+    rows_from_old: u64,
+    unrecorded_rows: u64,
+    incomplete_recipes: u64,
     lost: u64,
     lost_paths: Vec<String>,
+    /// Where the earlier index lies, if something is wrong or it could not be read.
+    old_index: Option<String>,
 }
 
 pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<Report, CliError> {
@@ -74,7 +81,8 @@ pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<
     if let Some(failure) = problem {
         return Err(failure.into());
     }
-    data.swap_index(is_kept)?;
+    let is_damaged = done.is_damaged();
+    let old_index = data.swap_index(!is_kept || is_damaged)?;
     let store = data.open_store(lock, config)?;
     store.engine.learn(rebuild.lineage).map_err(failed)?;
     store.engine.close().map_err(failed)?;
@@ -91,15 +99,19 @@ pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<
         nars: done.nars,
         paths: done.paths,
         documents: done.documents,
+        rows_from_old: done.kept,
+        unrecorded_rows: done.unrecorded,
+        incomplete_recipes: done.incomplete,
         lost: done.lost,
         lost_paths: done.lost_paths,
+        old_index: old_index.map(|path| path.display().to_string()),
     };
-    let mut report = report(&view);
-    report.notes = notes(&view, data, why_not.as_ref());
+    let mut report = report(&view, is_damaged);
+    report.notes = notes(&view, why_not.as_ref());
     Ok(report)
 }
 
-fn report(view: &View) -> Report {
+fn report(view: &View, is_damaged: bool) -> Report {
     let mut text = output::pairs(&[
         ("packs", format!("{}, {} of them given a footer", view.packs, view.sealed_packs)),
         ("chunks", view.chunks.to_string()),
@@ -107,37 +119,54 @@ fn report(view: &View) -> Report {
         ("NARs", view.nars.to_string()),
         ("paths", view.paths.to_string()),
         ("documents", view.documents.to_string()),
+        ("rows that only the earlier index had", view.rows_from_old.to_string()),
         ("packs not readable", view.unreadable_packs.len().to_string()),
         ("damaged frames", view.damaged_frames.to_string()),
+        ("recipes whose packs are missing", view.incomplete_recipes.to_string()),
         ("paths lost", view.lost.to_string()),
     ]);
     for line in view.unreadable_packs.iter().chain(&view.lost_paths) {
         text += &format!("  {line}\n");
     }
-    let is_damaged = view.lost > 0 || !view.unreadable_packs.is_empty();
     Report { code: if is_damaged { exit::DAMAGED } else { exit::DONE }, ..Report::new(text, view) }
 }
 
-fn notes(view: &View, data: &DataDir, why_not: Option<&DataError>) -> String {
-    if view.kept_from_old {
-        return "kept from the earlier index: caches with their keys, tokens, pins, retention and last uses, who pushed \
-                what, usage counters\n"
-            .to_owned();
+fn notes(view: &View, why_not: Option<&DataError>) -> String {
+    let mut text = String::new();
+    if view.damaged_frames > 0 && !view.kept_from_old {
+        text += "what the damaged frames held is lost, and nothing tells what that was: paths may be missing without being \
+                 counted\n";
     }
-    let mut text = match why_not {
-        Some(error) => format!(
-            "the earlier index can't be read ({}); it lies in {}\n",
-            crate::error_chain(error),
-            data.old_index().display()
-        ),
-        None => String::new(),
-    };
-    text += &format!(
-        "made anew, private, with fresh keys and default settings: {}\n\
-         there are no tokens: make new ones with `firnd token create`\n\
-         lost with the earlier index: pins, retention and quotas, last uses, who pushed what and when, usage counters\n\
-         paths keep the signatures that they have; give clients the new public keys too (`firnd cache show`)\n",
-        if view.new_caches.is_empty() { "no caches".to_owned() } else { view.new_caches.join(", ") }
-    );
+    if view.incomplete_recipes > 0 {
+        text += "what needs missing packs answers as missing until it is uploaded again\n";
+    }
+    if view.unrecorded_rows > 0 {
+        text +=
+            "there was no room to write to packs what only the earlier index had: make room, and run this once more\n";
+    }
+    if let Some(error) = why_not {
+        text += &format!("the earlier index can't be read ({})\n", crate::error_chain(error));
+    }
+    if let Some(folder) = &view.old_index {
+        text += &format!("the earlier index lies in {folder}: remove it when you need it no more\n");
+    }
+    if !view.new_caches.is_empty() || !view.kept_from_old {
+        text += &made_anew(view);
+    }
+    if view.kept_from_old {
+        text += "kept from the earlier index: caches with their keys, tokens, pins, retention and last uses, who pushed \
+                 what, usage counters\n";
+    }
     text
+}
+
+fn made_anew(view: &View) -> String {
+    let names = if view.new_caches.is_empty() { "no caches".to_owned() } else { view.new_caches.join(", ") };
+    let text = format!("made anew, private, with fresh keys and default settings: {names}\n");
+    if view.kept_from_old {
+        return text;
+    }
+    text + "there are no tokens: make new ones with `firnd token create`\n\
+         lost with the earlier index: pins, retention and quotas, last uses, who pushed what and when, usage counters\n\
+         paths keep the signatures that they have; give clients the new public keys too (`firnd cache show`)\n"
 }

@@ -4,5 +4,6 @@ mod commands;
 mod files;
 mod lifecycle;
 mod newer;
+mod rebuild;
 mod support;
 mod tls;

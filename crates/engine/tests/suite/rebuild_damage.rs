@@ -1,0 +1,118 @@
+//! What a rebuild of the index makes of packs that lack something: it says so, and takes from the earlier index what that has.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use firn_engine::Rebuilt;
+use firn_pack::{Footer, FrameKind};
+use firn_storage::{Memory, Storage};
+
+use crate::fixture::{Fixture, Pushed, cache, noise, objects, path, push_path};
+use crate::invariants::rebuild_indexes;
+
+/// A closed store with a few packs, and its paths `p0`, `p1`, ….
+fn filled() -> (Memory, Fixture, Vec<Pushed>) {
+    let memory = Memory::new();
+    let mut fixture = Fixture::on(Arc::new(memory.clone()));
+    fixture.options.pack_bytes = 400_000;
+    let engine = fixture.open();
+    let push = |seed| push_path(&engine, &format!("p{seed}"), &noise(seed, 60_000)).unwrap();
+    let pushed = (0..16).map(push).collect();
+    engine.close().unwrap();
+    assert!(objects(&memory).len() > 2);
+    (memory, fixture, pushed)
+}
+
+fn footer(storage: &dyn Storage, name: &str, len: u64) -> Footer {
+    Footer::open(|at, len| storage.read(name, at, len).map_err(std::io::Error::other), len).unwrap()
+}
+
+/// Flips a bit in the first record frame of a pack.
+fn damage_records(memory: &Memory, (name, len): &(String, u64)) {
+    let footer = footer(memory, name, *len);
+    let (at, entry) = footer.frames.iter().find(|(_, entry)| entry.kind == FrameKind::Record).unwrap();
+    memory.damage(name, *at as usize + entry.len as usize - 3, 1).unwrap();
+}
+
+fn again(fixture: &Fixture, with_old: bool) -> (Fixture, Rebuilt) {
+    let mut new = fixture.clone();
+    let done = rebuild_indexes(&mut new, with_old).unwrap();
+    (new, done)
+}
+
+/// Returns the names of the paths that are visible, and checks that all of these can be had.
+fn whole(fixture: &Fixture, pushed: &[Pushed]) -> BTreeSet<String> {
+    let engine = fixture.open();
+    let mut names = BTreeSet::new();
+    for (nth, one) in pushed.iter().enumerate() {
+        let Some(row) = fixture.meta.path(&cache(), &path(&format!("p{nth}")).hash()).unwrap() else { continue };
+        if one.check(&engine).is_ok() {
+            names.insert(row.path.name().to_owned());
+        }
+    }
+    engine.close().unwrap();
+    names
+}
+
+fn all(pushed: &[Pushed]) -> BTreeSet<String> {
+    (0..pushed.len()).map(|nth| format!("p{nth}")).collect()
+}
+
+#[test]
+fn rows_whose_records_are_damaged_come_from_the_earlier_index_and_get_records() {
+    let (memory, fixture, pushed) = filled();
+    objects(&memory).iter().for_each(|pack| damage_records(&memory, pack));
+    let (alone, without) = again(&fixture, false);
+    assert!(without.damaged_frames > 0 && without.is_damaged(), "{without:?}");
+    assert!(whole(&alone, &pushed).len() < pushed.len(), "packs alone have lost some");
+    let (new, done) = again(&fixture, true);
+    assert_eq!((done.lost, done.paths, done.unrecorded, done.incomplete), (0, 16, 0, 0), "{done:?}");
+    assert!(done.damaged_frames > 0 && done.is_damaged() && done.kept >= 2, "{done:?}");
+    assert_eq!(done.packs, objects(&memory).len() as u64);
+    assert_eq!(whole(&new, &pushed), all(&pushed));
+    let (anew, done) = again(&new, false);
+    assert_eq!((done.lost, done.paths, done.kept), (0, 16, 0), "packs alone are enough again: {done:?}");
+    assert_eq!(whole(&anew, &pushed), all(&pushed));
+    let (_, done) = again(&new, true);
+    assert_eq!((done.lost, done.paths, done.kept), (0, 16, 0), "and nothing is written twice: {done:?}");
+}
+
+#[test]
+fn what_went_with_a_pack_is_named() {
+    for nth in 0..3 {
+        let (memory, fixture, pushed) = filled();
+        memory.delete(&objects(&memory)[nth].0).unwrap();
+        let (new, done) = again(&fixture, true);
+        let lost: BTreeSet<String> =
+            done.lost_paths.iter().map(|line| line.rsplit('-').next().unwrap().to_owned()).collect();
+        let there = whole(&new, &pushed);
+        assert_eq!(done.lost, lost.len() as u64);
+        assert!(done.is_damaged() && there.len() + lost.len() + done.incomplete as usize == pushed.len(), "{done:?}");
+        assert!(there.is_disjoint(&lost), "{done:?}");
+        assert_eq!(done.paths + done.lost, pushed.len() as u64, "{done:?}");
+    }
+}
+
+#[test]
+fn rows_that_a_full_storage_has_no_room_to_record_are_there_and_counted() {
+    let (memory, fixture, pushed) = filled();
+    objects(&memory).iter().for_each(|pack| damage_records(&memory, pack));
+    let full = firn_storage::Fault::new(Arc::new(memory.clone()));
+    full.plan(Some(firn_storage::Operation::Create), 0, firn_storage::Failure::Full);
+    let (new, done) = again(&fixture.over(full), true);
+    assert!(done.kept > 0 && done.unrecorded == done.kept, "{done:?}");
+    let new = new.over(memory.clone());
+    assert_eq!(whole(&new, &pushed), all(&pushed));
+    let (new, done) = again(&new, true);
+    assert!(done.kept > 0 && done.unrecorded == 0, "the next one does it: {done:?}");
+    assert_eq!(again(&new, false).1.paths, 16);
+}
+
+#[test]
+fn caches_that_an_index_of_another_store_does_not_have_are_made_anew() {
+    let (_, fixture, pushed) = filled();
+    let fresh = Fixture { meta: crate::indexes::new_meta(), ..fixture.clone() };
+    let (new, done) = again(&fresh, true);
+    assert_eq!((done.paths, done.lost), (16, 0), "{done:?}");
+    assert_eq!(whole(&new, &pushed), all(&pushed));
+}
