@@ -108,7 +108,7 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
         packs.meta.seal_pack(pack, len, unique)?;
         return Ok(());
     }
-    let recovered = match firn_pack::recover(read, len, &mut |id| {
+    let recovered = match firn_pack::recover(read, len, row.durable_bytes, &mut |id| {
         base(packs, &ChunkId(*id), BASE_STEPS).map_err(std::io::Error::other)
     }) {
         Ok(recovered) => recovered,
@@ -133,8 +133,7 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
         return forget(packs, pack, row);
     }
     let unique = recovered.builder.unique_bytes();
-    // What a crash tore is cut off. What the disk damaged stays: frames behind a bad header may be whole, and recipes
-    // know where they lie.
+    // What a crash tore is cut off. What the disk damaged stays where recipes know that it lies.
     let end = if is_damaged { len } else { recovered.valid_len };
     let mut writer = packs.storage.resume(&name, end)?;
     writer.append(&[&recovered.builder.finish()])?;

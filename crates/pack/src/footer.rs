@@ -1,6 +1,7 @@
 //! The list of frames that ends a pack.
 
 use std::io;
+use std::ops::Range;
 
 use crate::layout::{
     ENTRY_FIXED_LEN, Fields, ID_LEN, MAX_FOOTER_BYTES, MAX_ITEMS, PACK_HEADER_LEN, PACK_VERSION, TRAILER_LEN,
@@ -30,6 +31,25 @@ struct Trailer {
 }
 
 impl Footer {
+    /// Returns the ranges before listed frames that no entry covers: what recovery gave up.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<Range<u64>> {
+        let mut free_from = position(PACK_HEADER_LEN);
+        let gaps = self
+            .frames
+            .iter()
+            .map(|(offset, entry)| std::mem::replace(&mut free_from, offset + u64::from(entry.len))..*offset);
+        gaps.filter(|gap| !gap.is_empty()).collect()
+    }
+
+    /// Returns the bytes between the last listed frame and the footer, in an object of `object_len` bytes.
+    #[must_use]
+    pub fn unlisted_bytes(&self, object_len: u64) -> u64 {
+        let entries: usize = self.frames.iter().map(|(_, entry)| entry.listed_len()).sum();
+        let end = self.frames.last().map_or(position(PACK_HEADER_LEN), |(offset, entry)| offset + u64::from(entry.len));
+        object_len.saturating_sub(end + position(entries + TRAILER_LEN))
+    }
+
     /// Reads the footer of the pack that an object of `object_len` bytes holds.
     ///
     /// `read` returns exactly the bytes at an offset. It is called once or twice, for at most

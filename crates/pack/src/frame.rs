@@ -1,7 +1,8 @@
 //! What a frame is, and its header.
 
 use crate::layout::{
-    CHECKSUM_LEN, FRAME_FIXED_LEN, FRAME_MAGIC, Fields, ID_LEN, MAX_BASES, MAX_FRAME_RAW, MAX_ITEMS, checksum, size,
+    CHECKSUM_LEN, ENTRY_FIXED_LEN, FRAME_FIXED_LEN, FRAME_MAGIC, Fields, ID_LEN, MAX_BASES, MAX_FRAME_RAW, MAX_ITEMS,
+    checksum, size,
 };
 use crate::{ChunkLoc, DecodedFrame, Error, FrameLoc, Result};
 
@@ -121,6 +122,11 @@ impl FrameEntry {
     /// Returns each item's id with its location, in order, given where the frame is.
     pub fn locations(&self, frame: FrameLoc) -> impl Iterator<Item = ([u8; 32], ChunkLoc)> + '_ {
         (0..=u16::MAX).zip(&self.items).map(move |(index, item)| (item.id, ChunkLoc { frame, index }))
+    }
+
+    /// Returns the bytes that a footer takes for it.
+    pub(crate) fn listed_len(&self) -> usize {
+        ENTRY_FIXED_LEN + (ID_LEN + 4) * self.items.len() + ID_LEN * self.bases.len()
     }
 
     /// Checks what every entry that was read or is to be written must keep.

@@ -33,7 +33,9 @@ pub fn pack_open(bytes: &[u8]) {
 
     let (_, header) = PackBuilder::new(PackId([0; 16]));
     let pack = [&header[..], &with_frame_checksums(bytes), bytes].concat();
-    if let Ok(recovered) = recover(read(&pack), position(pack.len()), &mut |_| Ok(Some(BASE.to_vec()))) {
+    if let Ok(recovered) =
+        recover(read(&pack), position(pack.len()), position(pack.len()), &mut |_| Ok(Some(BASE.to_vec())))
+    {
         assert!(recovered.valid_len <= position(pack.len()));
         let mut sealed = pack;
         sealed.truncate(usize::try_from(recovered.valid_len).unwrap_or(usize::MAX));

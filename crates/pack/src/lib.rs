@@ -40,6 +40,7 @@ pub mod fuzz;
 mod layout;
 mod location;
 mod recover;
+mod search;
 
 pub use builder::PackBuilder;
 pub use chain::{Chain, MAX_CHAIN_BYTES, MAX_LINKS};
@@ -50,4 +51,4 @@ pub use footer::Footer;
 pub use frame::{Codec, Frame, FrameEntry, FrameHead, FrameKind, Item, frame_bases, item_id};
 pub use layout::{MAX_BASE_BYTES, MAX_BASES, MAX_FOOTER_BYTES, MAX_FRAME_RAW, MAX_ITEMS, PACK_HEADER_LEN, TRAILER_LEN};
 pub use location::{ChunkLoc, FrameLoc, PackId};
-pub use recover::{ChunkSource, Recovered, read_frame, read_header, recover};
+pub use recover::{ChunkSource, Recovered, read_frame, read_header, recover, recover_behind};

@@ -10,8 +10,9 @@ use crate::frame::Header;
 use crate::layout::{
     FRAME_FIXED_LEN, Fields, MAX_BASE_BYTES, PACK_HEADER_LEN, PACK_MAGIC, PACK_VERSION, checksum, position,
 };
+use crate::search::{Search, is_torn};
 use crate::{
-    Chain, DecodedFrame, Error, FrameDecoder, FrameEntry, FrameHead, FrameKind, PackBuilder, PackId, Result,
+    Chain, DecodedFrame, Error, Footer, FrameDecoder, FrameEntry, FrameHead, FrameKind, PackBuilder, PackId, Result,
     frame_bases,
 };
 
@@ -25,18 +26,21 @@ pub struct Recovered {
     pub builder: PackBuilder,
     /// Where the last whole frame ends, which is `builder.len()`: the object is to be cut here.
     pub valid_len: u64,
-    /// Damaged frames that lie before a whole one. Their bytes stay in the pack; the footer will not name them.
+    /// Damaged frames, and bytes that are none, that lie before a whole one. Their bytes stay in the pack; the footer will
+    /// not name them.
     pub lost: Vec<Range<u64>>,
 }
 
 /// Scans the frames of a pack that has no footer, decompresses each, and computes the ids of its items.
 ///
-/// Ends at the first place where no frame header is: there the crash (or the footer) was. A frame whose
-/// header is right and whose payload is damaged is skipped, and so is one that is linked to such a one, or whose bases can't be had: they are looked for
-/// in the pack itself, then asked of `chunk`, which returns the bytes of a chunk of another pack. Damage is for the caller to judge: when
-/// `valid_len` is less than what was made durable, or `lost` is not empty, it was not the crash.
+/// A frame whose header is right and whose payload is damaged is skipped, and so is one that is linked to such a one, or whose
+/// bases can't be had: they are looked for in the pack itself, then asked of `chunk`, which returns the bytes of a chunk of another pack.
+/// Where no frame header is, the pack ends if that is at `durable_len` or behind it: there the crash (or the footer) was. Before it
+/// the header is damaged, and the next whole frame is looked for, up to the object's end; frames behind it that are linked to
+/// some before are lost with it. So it is not, and the pack ends, where a right header leads past the object's end. Damage is
+/// for the caller to judge: when `valid_len` is less than what was made durable, or `lost` is not empty, it was not the crash.
 /// Reads the object once, a frame (at most about [`MAX_FRAME_RAW`](crate::MAX_FRAME_RAW)) at a time, and frames that hold
-/// bases again.
+/// bases again; with damaged headers, at most ten times as much.
 ///
 /// # Errors
 /// [`Error::NoHeader`] when the object is shorter than a pack's header or the header is all zero: there was
@@ -45,35 +49,125 @@ pub struct Recovered {
 pub fn recover<B: AsRef<[u8]>>(
     read: impl Fn(u64, usize) -> io::Result<B>,
     object_len: u64,
+    durable_len: u64,
     chunk: &mut ChunkSource<'_>,
 ) -> Result<Recovered> {
-    let (mut builder, _) = PackBuilder::new(read_header(&read, object_len)?);
-    let mut decoder = FrameDecoder::new()?;
-    let mut bases = BaseSource { plain: HashMap::new(), last: None, chunk };
-    let mut chain = Chain::default();
-    let mut offset = builder.len();
-    let (mut lost, mut damaged) = (Vec::new(), Vec::new());
-    while let Some(bytes) = read_frame(&read, offset, object_len)? {
-        let bytes = bytes.as_ref();
+    let (builder, _) = PackBuilder::new(read_header(&read, object_len)?);
+    let from = builder.len();
+    Scan::new(builder, object_len, durable_len, chunk)?.run(&read, from)
+}
+
+/// Scans, as [`recover`] does, what lies between the last frame that a footer lists and the footer; returns these frames
+/// behind those that it lists. Of these it reads only what holds bases.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_behind<B: AsRef<[u8]>>(
+    read: impl Fn(u64, usize) -> io::Result<B>,
+    footer: &Footer,
+    object_len: u64,
+    chunk: &mut ChunkSource<'_>,
+) -> Result<Recovered> {
+    let (mut builder, _) = PackBuilder::new(footer.id);
+    for (offset, entry) in &footer.frames {
+        builder.push_at(*offset, entry);
+    }
+    let from = builder.len();
+    let end = object_len.saturating_sub(builder.sealed_len() - from);
+    let mut scan = Scan::new(builder, end, end, chunk)?;
+    for (offset, entry) in &footer.frames {
+        scan.bases.note(*offset, entry);
+    }
+    scan.run(&read, from)
+}
+
+/// A scan on its way through a pack.
+struct Scan<'a> {
+    builder: PackBuilder,
+    /// Where frames end at the latest.
+    end: u64,
+    durable_len: u64,
+    decoder: FrameDecoder,
+    bases: BaseSource<'a>,
+    chain: Chain,
+    search: Search,
+    lost: Vec<Range<u64>>,
+    /// What is lost if a whole frame follows.
+    damaged: Vec<Range<u64>>,
+}
+
+impl<'a> Scan<'a> {
+    fn new(builder: PackBuilder, end: u64, durable_len: u64, chunk: &'a mut ChunkSource<'a>) -> Result<Self> {
+        Ok(Self {
+            builder,
+            end,
+            durable_len,
+            decoder: FrameDecoder::new()?,
+            bases: BaseSource { plain: HashMap::new(), last: None, chunk },
+            chain: Chain::default(),
+            search: Search::new(end),
+            lost: Vec::new(),
+            damaged: Vec::new(),
+        })
+    }
+
+    fn run<B: AsRef<[u8]>>(mut self, read: &impl Fn(u64, usize) -> io::Result<B>, from: u64) -> Result<Recovered> {
+        let mut offset = from;
+        loop {
+            offset = match read_frame(read, offset, self.end)? {
+                Some(bytes) => self.take(read, offset, bytes.as_ref())?,
+                None => match self.skip(read, offset)? {
+                    Some(next) => next,
+                    None => break,
+                },
+            };
+        }
+        Ok(Recovered { valid_len: self.builder.len(), builder: self.builder, lost: self.lost })
+    }
+
+    /// Lists the frame at an offset if it is whole, and returns where it ends.
+    fn take<B: AsRef<[u8]>>(
+        &mut self,
+        read: &impl Fn(u64, usize) -> io::Result<B>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<u64> {
         let end = offset + position(bytes.len());
         let head = FrameHead::read(bytes)?;
-        let prefix = bases.prefix(&read, &mut decoder, bytes)?;
-        let prefix = if head.bases == 0 { chain.prefix_of(head.codec) } else { &prefix };
-        let decoded = decoder.decode_delta(bytes, prefix);
-        chain.pass(head.kind, head.codec, decoded.as_ref().ok().map(|frame| frame.data.as_slice()));
+        let prefix = self.bases.prefix(read, &mut self.decoder, bytes)?;
+        let prefix = if head.bases == 0 { self.chain.prefix_of(head.codec) } else { &prefix };
+        let decoded = self.decoder.decode_delta(bytes, prefix);
+        self.chain.pass(head.kind, head.codec, decoded.as_ref().ok().map(|frame| frame.data.as_slice()));
         match decoded {
             Ok(frame) => {
-                lost.append(&mut damaged);
+                self.lost.append(&mut self.damaged);
                 let entry = FrameEntry::of(bytes, &frame)?;
-                bases.note(offset, &entry);
-                builder.push_at(offset, &entry);
+                self.bases.note(offset, &entry);
+                self.builder.push_at(offset, &entry);
             }
-            Err(Error::Corrupt { .. } | Error::NeedsBases) => damaged.push(offset..end),
+            Err(Error::Corrupt { .. } | Error::NeedsBases) => self.damaged.push(offset..end),
             Err(error) => return Err(error),
         }
-        offset = end;
+        Ok(end)
     }
-    Ok(Recovered { valid_len: builder.len(), builder, lost })
+
+    /// Returns where the scan goes on behind a place where no whole frame begins, if it does.
+    fn skip<B: AsRef<[u8]>>(
+        &mut self,
+        read: &impl Fn(u64, usize) -> io::Result<B>,
+        offset: u64,
+    ) -> Result<Option<u64>> {
+        if offset >= self.durable_len.min(self.end) || is_torn(read, offset, self.end)? {
+            return Ok(None);
+        }
+        let next = self.search.next(read, offset, self.end)?;
+        if let Some(next) = next {
+            // What was there may have been records.
+            self.chain.tear();
+            self.damaged.push(offset..next);
+        }
+        Ok(next)
+    }
 }
 
 /// Where the bases of later frames are had from.
@@ -103,7 +197,12 @@ impl BaseSource<'_> {
         let mut prefix = Vec::new();
         for id in frame_bases(frame)? {
             let base = match self.plain.get(&id).copied() {
-                Some((offset, len, index)) => self.here(read, decoder, offset, len)?.item(index).map(<[u8]>::to_vec),
+                Some((offset, len, index)) => match self.here(read, decoder, offset, len) {
+                    Ok(frame) => frame.item(index).map(<[u8]>::to_vec),
+                    // A footer said that it lies there.
+                    Err(Error::Corrupt { .. }) => None,
+                    Err(error) => return Err(error),
+                },
                 None => (self.chunk)(&id).map_err(|source| Error::Read { offset: 0, len: 0, source })?,
             };
             match base.filter(|base| prefix.len() + base.len() <= MAX_BASE_BYTES) {

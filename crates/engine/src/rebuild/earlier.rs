@@ -43,7 +43,7 @@ impl Rebuild {
     ///
     /// A storage without room is no failure: the rows are in the index, and the next rebuild comes to them again.
     pub(super) fn record_rows(&mut self) -> Result<()> {
-        if self.unrecorded.is_empty() {
+        if self.unrecorded.is_empty() && self.untold.is_empty() {
             return Ok(());
         }
         let mut records =
@@ -53,7 +53,13 @@ impl Rebuild {
                 tracing::warn!(rows = self.report.kept, "no room for the records of rows that only the index has");
                 self.report.unrecorded = self.report.kept;
             }
-            other => other?,
+            Err(error) => return Err(error),
+            // No step of its own: the index is not in use yet.
+            Ok(()) => {
+                for cache in std::mem::take(&mut self.untold) {
+                    self.write(Op::CacheGoneRecorded(cache))?;
+                }
+            }
         }
         self.lasts.note_order(records.order);
         self.report.packs = self.packs.chunks.watermark()?;

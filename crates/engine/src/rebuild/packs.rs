@@ -1,7 +1,9 @@
 //! The packs: which there are, what they hold, and in which order they were written.
 
+use std::ops::Range;
+
 use firn_chunk::ChunkId;
-use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PackId};
+use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PackBuilder, PackId};
 
 use super::{PAGE, Rebuild};
 use crate::packs::{FOLDER, object_name};
@@ -40,20 +42,25 @@ impl Rebuild {
         }
     }
 
-    /// Reads all footers, recipes' heads and records, and tells the chunk index. Packs without a footer come last, because
-    /// their frames may have bases in others.
+    /// Reads all footers, recipes' heads and records, and tells the chunk index. Packs without a footer, or with one that does
+    /// not list all of their bytes, come last, because their frames may have bases in others.
     pub(super) fn look_at(&mut self, ids: Vec<PackId>) -> Result<Vec<FoundPack>> {
         let (mut found, mut torn) = (Vec::new(), Vec::new());
         for id in ids {
             let len = self.packs.storage.len(&object_name(id))?;
             match self.footer(id, len)? {
-                Some(footer) => found.push(self.take(id, len, &footer)?),
-                None => torn.push((id, len)),
+                Some(footer) if footer.gaps().is_empty() && footer.unlisted_bytes(len) == 0 => {
+                    found.push(self.take(id, len, &footer)?);
+                }
+                other => torn.push((id, len, other)),
             }
         }
-        for (id, len) in torn {
-            if let Some((len, footer)) = self.seal(id, len)? {
-                self.report.sealed += 1;
+        for (id, len, footer) in torn {
+            let sealed = match footer {
+                Some(footer) => self.extend(id, len, footer)?,
+                None => self.seal(id, len)?,
+            };
+            if let Some((len, footer)) = sealed {
                 found.push(self.take(id, len, &footer)?);
             }
         }
@@ -70,7 +77,7 @@ impl Rebuild {
             Ok(footer) if footer.id == id => Ok(Some(footer)),
             Ok(_) => Ok(None),
             Err(error @ (firn_pack::Error::Read { .. } | firn_pack::Error::Unsupported { .. })) => {
-                Err(Error::Unusable(format!("pack {id} can't be read: {}", crate::error::chain(&error))))
+                Err(unusable(id, &error))
             }
             Err(_) => Ok(None),
         }
@@ -79,12 +86,8 @@ impl Rebuild {
     /// Finds the frames of a pack without a footer, and gives it one, behind all that is there.
     fn seal(&mut self, id: PackId, len: u64) -> Result<Option<(u64, Footer)>> {
         let name = object_name(id);
-        let packs = std::sync::Arc::clone(&self.packs);
-        let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
-        let base = &mut |id: &[u8; 32]| {
-            recovery::base(&packs, &ChunkId(*id), crate::frames::BASE_STEPS).map_err(std::io::Error::other)
-        };
-        let recovered = match firn_pack::recover(read, len, base) {
+        // It is not known how far it was durable: frames may lie behind what looks like its end.
+        let recovered = match self.scan(id, |read, base| firn_pack::recover(read, len, len, base)) {
             Ok(recovered) => recovered,
             Err(firn_pack::Error::NoHeader) => {
                 // Of a pack that was never written, the next opening of the store disposes.
@@ -96,18 +99,60 @@ impl Rebuild {
                 self.report.unreadable.push(format!("{name}: {error}"));
                 return Ok(None);
             }
-            Err(error) => {
-                return Err(Error::Unusable(format!("pack {id} can't be read: {}", crate::error::chain(&error))));
-            }
+            Err(error) => return Err(unusable(id, &error)),
         };
-        self.report.damaged_frames += recovered.lost.len() as u64;
+        self.note_lost(id, &recovered.lost);
+        let durable = match &self.old {
+            Some(old) => old.pack(id)?.map_or(0, |row| row.durable_bytes),
+            None => 0,
+        };
+        // What is behind the last whole frame is no damage if a crash tore it.
+        self.report.damaged_frames += u64::from(recovered.valid_len < durable);
         if recovered.builder.frames() == 0 {
             self.report.unreadable.push(format!("{name}: it has no whole frame"));
             return Ok(None);
         }
-        // It is not known how far it was durable: frames may lie behind what looks like its end.
-        let mut writer = self.packs.storage.resume(&name, len)?;
-        writer.append(&[&recovered.builder.finish()])?;
+        self.write_footer(id, len, recovered.builder)
+    }
+
+    /// Looks through the bytes of a sealed pack that its footer does not list. If there are frames among them, writes another footer, behind
+    /// all that is there; bytes before a frame that are none are damage.
+    fn extend(&mut self, id: PackId, len: u64, footer: Footer) -> Result<Option<(u64, Footer)>> {
+        self.note_lost(id, &footer.gaps());
+        let found = self.scan(id, |read, base| firn_pack::recover_behind(read, &footer, len, base));
+        let recovered = found.map_err(|error| unusable(id, &error))?;
+        self.note_lost(id, &recovered.lost);
+        if recovered.builder.frames() as usize > footer.frames.len() {
+            return self.write_footer(id, len, recovered.builder);
+        }
+        // A crash leaves no footer that lists nothing.
+        self.report.damaged_frames += u64::from(footer.frames.is_empty());
+        Ok(Some((len, footer)))
+    }
+
+    fn scan<T>(
+        &self,
+        id: PackId,
+        scan: impl FnOnce(&dyn Fn(u64, usize) -> std::io::Result<bytes::Bytes>, &mut firn_pack::ChunkSource<'_>) -> T,
+    ) -> T {
+        let (packs, name) = (&self.packs, object_name(id));
+        let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
+        scan(&read, &mut |id: &[u8; 32]| {
+            recovery::base(packs, &ChunkId(*id), crate::frames::BASE_STEPS).map_err(std::io::Error::other)
+        })
+    }
+
+    fn note_lost(&mut self, id: PackId, lost: &[Range<u64>]) {
+        if !lost.is_empty() {
+            tracing::error!(pack = %id, ranges = ?lost, "rebuild: frames of a pack are damaged");
+        }
+        self.report.damaged_frames += lost.len() as u64;
+    }
+
+    fn write_footer(&mut self, id: PackId, len: u64, builder: PackBuilder) -> Result<Option<(u64, Footer)>> {
+        self.report.sealed += 1;
+        let mut writer = self.packs.storage.resume(&object_name(id), len)?;
+        writer.append(&[&builder.finish()])?;
         writer.sync()?;
         let len = writer.len();
         Ok(self.footer(id, len)?.map(|footer| (len, footer)))
@@ -163,6 +208,10 @@ impl Rebuild {
         self.report.packs = found.len() as u64;
         Ok(())
     }
+}
+
+fn unusable(pack: PackId, error: &firn_pack::Error) -> Error {
+    Error::Unusable(format!("pack {pack} can't be read: {}", crate::error::chain(error)))
 }
 
 fn pack_of(name: &str) -> Option<PackId> {

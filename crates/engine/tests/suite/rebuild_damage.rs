@@ -7,7 +7,7 @@ use firn_engine::Rebuilt;
 use firn_pack::{Footer, FrameKind};
 use firn_storage::{Memory, Storage};
 
-use crate::fixture::{Fixture, Pushed, cache, noise, objects, path, push_path};
+use crate::fixture::{Fixture, Pushed, cache, noise, objects, package, path, push_path};
 use crate::invariants::rebuild_indexes;
 
 /// A closed store with a few packs, and its paths `p0`, `p1`, ….
@@ -115,4 +115,57 @@ fn caches_that_an_index_of_another_store_does_not_have_are_made_anew() {
     let (new, done) = again(&fresh, true);
     assert_eq!((done.paths, done.lost), (16, 0), "{done:?}");
     assert_eq!(whole(&new, &pushed), all(&pushed));
+}
+
+/// A store that was killed with its only pack open, and damaged at a byte.
+fn killed(at: usize) -> (Memory, Fixture, Vec<Pushed>) {
+    let memory = Memory::new();
+    let fixture = Fixture::on(Arc::new(memory.clone()));
+    let engine = fixture.open();
+    let push = |seed| push_path(&engine, &format!("p{seed}"), &package(seed, 30_000)).unwrap();
+    let pushed: Vec<Pushed> = (0..8).map(push).collect();
+    drop(engine);
+    memory.damage(&objects(&memory)[0].0, at, 1).unwrap();
+    (memory, fixture, pushed)
+}
+
+/// Checks that all paths but the first are there and whole, and that damage was told.
+fn check_all_but_the_first(new: &Fixture, done: &Rebuilt, pushed: &[Pushed], what: &str) {
+    let mut expected = all(pushed);
+    expected.remove("p0");
+    assert!(done.is_damaged() && done.paths == pushed.len() as u64, "{what}: {done:?}");
+    assert_eq!(whole(new, pushed), expected, "{what}: {done:?}");
+}
+
+#[test]
+fn a_damaged_header_in_a_torn_pack_costs_what_its_frame_held() {
+    // The frame at byte 40 holds chunks of the first path.
+    for at in [40, 56, 60, 70] {
+        for (is_opened, with_old) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (_, fixture, pushed) = killed(at);
+            if is_opened {
+                fixture.open().close().unwrap();
+            }
+            let (new, done) = again(&fixture, with_old);
+            check_all_but_the_first(&new, &done, &pushed, &format!("{at}, opened {is_opened}, old {with_old}"));
+        }
+    }
+}
+
+#[test]
+fn what_a_footer_leaves_out_is_found() {
+    for with_old in [false, true] {
+        let (memory, fixture, pushed) = killed(60);
+        let (name, len) = objects(&memory)[0].clone();
+        let read = |at, len| memory.read(&name, at, len).map_err(std::io::Error::other);
+        let short = firn_pack::recover(read, len, 0, &mut |_| Ok(None)).unwrap().builder;
+        assert_eq!(short.frames(), 0);
+        memory.resume(&name, len).unwrap().append(&[&short.finish()]).unwrap();
+        let (new, done) = again(&fixture, with_old);
+        assert_eq!(done.sealed, 1, "{done:?}");
+        check_all_but_the_first(&new, &done, &pushed, "the first time");
+        let (new, done) = again(&new, with_old);
+        assert_eq!(done.sealed, 0, "{done:?}");
+        check_all_but_the_first(&new, &done, &pushed, "the second time");
+    }
 }

@@ -98,7 +98,7 @@ fn a_footer_torn_anywhere_is_written_again() {
     let (name, len) = objects(&memory)[0].clone();
     let object = read(&memory, &name);
     let recovered =
-        firn_pack::recover(|at, len| Ok(object[at as usize..][..len].to_vec()), len, &mut |_| Ok(None)).unwrap();
+        firn_pack::recover(|at, len| Ok(object[at as usize..][..len].to_vec()), len, len, &mut |_| Ok(None)).unwrap();
     let footer = recovered.builder.finish();
     for cut in 0..=footer.len() {
         let what = format!("the first {cut} bytes of the footer");
@@ -177,21 +177,26 @@ fn a_pack_whose_footer_is_damaged_is_skipped_and_restored_from() {
 /// Bytes that were acknowledged are never cut off, also when what lies before them is damaged.
 #[test]
 fn damage_in_an_open_pack_costs_only_what_is_damaged() {
-    let (memory, fixture, pushed) = killed();
-    let (name, before) = objects(&memory)[0].clone();
-    memory.damage(&name, 41, 1).unwrap();
-    let engine = fixture.open();
-    assert!(matches!(pushed[0].check(&engine), Err(Error::Damaged { .. })));
-    for pushed in &pushed[1..] {
-        pushed.check(&engine).unwrap();
-    }
-    assert!(memory.len(&name).unwrap() >= before);
-    engine.close().unwrap();
-    let engine = fixture.open();
-    // Nobody knows any more what the damaged frame held, so that an upload has to find out.
-    for pushed in &pushed {
-        crate::fixture::upload_again(&engine, &pushed.bytes);
-        pushed.check(&engine).unwrap();
+    // The magic, the length of the payload, that of all items, a checksum, and the payload.
+    for at in [41, 57, 60, 66, 120] {
+        let (memory, fixture, pushed) = killed();
+        let (name, before) = objects(&memory)[0].clone();
+        memory.damage(&name, at, 1).unwrap();
+        let fixture = fixture.without_chunk_index();
+        let engine = fixture.open();
+        assert!(matches!(pushed[0].check(&engine), Err(Error::Damaged { .. })), "{at}");
+        for pushed in &pushed[1..] {
+            pushed.check(&engine).unwrap();
+            assert_eq!(ingest(&engine, &pushed.bytes).unwrap().stats.new_chunks, 0, "{at}: the footer lists them");
+        }
+        assert!(memory.len(&name).unwrap() >= before);
+        engine.close().unwrap();
+        let engine = fixture.open();
+        // Nobody knows any more what the damaged frame held, so that an upload has to find out.
+        for pushed in &pushed {
+            crate::fixture::upload_again(&engine, &pushed.bytes);
+            pushed.check(&engine).unwrap();
+        }
     }
 }
 

@@ -121,7 +121,7 @@ fn recovery_finds_bases_in_the_pack_and_asks_for_others() {
         asked.push(*id);
         Ok(Some(elsewhere.clone()))
     };
-    let recovered = recover(reader(&bytes), bytes.len() as u64, &mut chunk).unwrap();
+    let recovered = recover(reader(&bytes), bytes.len() as u64, 0, &mut chunk).unwrap();
     assert_eq!(recovered.valid_len, bytes.len() as u64);
     assert_eq!(recovered.lost, []);
     assert_eq!(recovered.builder.frames(), 4);
@@ -131,11 +131,11 @@ fn recovery_finds_bases_in_the_pack_and_asks_for_others() {
 #[test]
 fn recovery_keeps_the_bytes_of_frames_whose_bases_are_gone() {
     let (bytes, _, at) = torn();
-    let recovered = recover(reader(&bytes), bytes.len() as u64, &mut |_| Ok(None)).unwrap();
+    let recovered = recover(reader(&bytes), bytes.len() as u64, 0, &mut |_| Ok(None)).unwrap();
     assert_eq!(recovered.valid_len, bytes.len() as u64);
     assert_eq!(recovered.lost.len(), 1);
     assert_eq!(recovered.lost[0].start, at as u64);
-    let failing = recover(reader(&bytes), bytes.len() as u64, &mut |_| Err(io::ErrorKind::Other.into()));
+    let failing = recover(reader(&bytes), bytes.len() as u64, 0, &mut |_| Err(io::ErrorKind::Other.into()));
     assert!(matches!(failing, Err(Error::Read { .. })));
 }
 

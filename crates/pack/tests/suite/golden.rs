@@ -79,7 +79,7 @@ fn delta_frames_are_recovered() {
     let golden = open("pack-v1-delta.bin", delta_frames);
     let elsewhere = noise(2000, 9);
     let mut chunk = |id: &[u8; 32]| Ok((*id == item_id(&elsewhere)).then(|| elsewhere.clone()));
-    let recovered = recover(reader(&golden), golden.len() as u64, &mut chunk).unwrap();
+    let recovered = recover(reader(&golden), golden.len() as u64, 0, &mut chunk).unwrap();
     assert_eq!(golden[recovered.valid_len as usize..], recovered.builder.finish());
 }
 
@@ -126,6 +126,6 @@ fn is_written() {
 #[test]
 fn is_recovered() {
     let golden = golden();
-    let recovered = recover(reader(&golden), golden.len() as u64, &mut |_| Ok(None)).unwrap();
+    let recovered = recover(reader(&golden), golden.len() as u64, 0, &mut |_| Ok(None)).unwrap();
     assert_eq!(golden[recovered.valid_len as usize..], recovered.builder.finish());
 }

@@ -3,13 +3,19 @@
 use std::io;
 use std::ops::Range;
 
-use firn_pack::{Error, Footer, FrameDecoder, FrameEntry, PackBuilder, Recovered, recover};
+use firn_pack::{Error, Footer, FrameDecoder, FrameEntry, PackBuilder, Recovered, recover, recover_behind};
 use proptest::prelude::*;
 
 use crate::sample::{ID, Pack, encode, forge_frame, frames, noise, pack, reader, sum};
 
+/// Recovers a pack of which nothing is known to have been durable: what is torn is cut.
 fn run(bytes: &[u8]) -> Result<Recovered, Error> {
-    recover(reader(bytes), bytes.len() as u64, &mut |_| Ok(None))
+    recover(reader(bytes), bytes.len() as u64, 0, &mut |_| Ok(None))
+}
+
+/// Recovers a pack of which all was durable.
+fn run_durable(bytes: &[u8]) -> Result<Recovered, Error> {
+    recover(reader(bytes), bytes.len() as u64, bytes.len() as u64, &mut |_| Ok(None))
 }
 
 /// Returns the frames that the recovered pack would list, and checks that its numbers agree.
@@ -126,15 +132,101 @@ fn damage_beside_damage_is_lost_as_well() {
 }
 
 #[test]
-fn a_damaged_header_ends_the_pack() {
+fn a_damaged_header_ends_what_was_not_durable_and_costs_only_its_frame_in_what_was() {
     let Pack { mut bytes, frames, .. } = pack(frames());
-    let at = frames[1].0 as usize;
-    for byte in at..at + 44 {
-        bytes[byte] ^= 1;
-        let recovered = run(&bytes).unwrap();
-        assert_eq!((recovered.valid_len, &recovered.lost[..]), (frames[1].0, &[][..]), "byte {}", byte - at);
-        bytes[byte] ^= 1;
+    for (number, frame) in frames[..3].iter().enumerate() {
+        let mut left = frames.clone();
+        left.remove(number);
+        for byte in frame.0 as usize..frame.0 as usize + 44 {
+            bytes[byte] ^= 1;
+            let recovered = run(&bytes).unwrap();
+            assert_eq!((recovered.valid_len, &recovered.lost[..]), (frame.0, &[][..]), "byte {byte} of {number}");
+            let recovered = run_durable(&bytes).unwrap();
+            assert_eq!(recovered.lost, [range(frame)], "byte {byte} of {number}");
+            assert_eq!(listed(&bytes, recovered), left, "byte {byte} of {number}");
+            bytes[byte] ^= 1;
+        }
     }
+}
+
+#[test]
+fn frames_are_found_behind_damage_of_any_length() {
+    let Pack { bytes, frames, .. } = pack(frames());
+    for (number, frame) in frames[..3].iter().enumerate() {
+        for len in [1, 7, 45, 200] {
+            let mut damaged = bytes.clone();
+            let end = (frame.0 as usize + len).min(range(frame).end as usize);
+            damaged[frame.0 as usize..end].fill(0xa5);
+            let recovered = run_durable(&damaged).unwrap();
+            assert_eq!(recovered.lost, [range(frame)], "{len} of {number}");
+            assert_eq!(listed(&damaged, recovered).len(), frames.len() - 1, "{len} of {number}");
+        }
+    }
+    let last = range(frames.last().unwrap());
+    let mut damaged = bytes.clone();
+    damaged[last.start as usize] ^= 1;
+    let recovered = run_durable(&damaged).unwrap();
+    assert_eq!((recovered.valid_len, &recovered.lost[..]), (last.start, &[][..]), "nothing is behind the last one");
+}
+
+#[test]
+fn a_frame_inside_of_another_is_none_while_the_header_tells_how_long_that_is() {
+    let inner = encode(firn_pack::FrameKind::Record, &[b"what somebody uploaded"]);
+    let outer = encode(firn_pack::FrameKind::Chunks, &[&noise(500, 3), &inner.bytes, &noise(500, 4)]);
+    let Pack { mut bytes, frames, .. } = pack(vec![outer, encode(firn_pack::FrameKind::Recipe, &[b"a recipe"])]);
+    // The checksum of the payload, in the header.
+    bytes[40 + 24] ^= 1;
+    let recovered = run_durable(&bytes).unwrap();
+    assert_eq!(recovered.lost, [range(&frames[0])]);
+    assert_eq!(listed(&bytes, recovered), frames[1..]);
+}
+
+#[test]
+fn a_frame_that_was_torn_is_not_searched() {
+    let inner = encode(firn_pack::FrameKind::Record, &[b"what somebody uploaded"]);
+    let outer = encode(firn_pack::FrameKind::Chunks, &[&noise(500, 3), &inner.bytes, &noise(500, 4)]);
+    let Pack { bytes, frames, frames_end } = pack(vec![encode(firn_pack::FrameKind::Recipe, &[b"a recipe"]), outer]);
+    let recovered = run_durable(&bytes[..frames_end as usize - 1]).unwrap();
+    assert_eq!((recovered.valid_len, &recovered.lost[..]), (frames[1].0, &[][..]));
+}
+
+#[test]
+fn what_looks_like_headers_costs_no_more_than_a_few_readings() {
+    // Each place looks like the header of a frame of many items: 200,000 bytes to sum.
+    let mut header = [&b"\xf1RNf\x01\x00\x00\x00"[..], &50_000_u32.to_le_bytes(), &200_040_u32.to_le_bytes()].concat();
+    header.extend([0; 16]);
+    let (_, start) = PackBuilder::new(ID);
+    let bytes = [&start[..], &header.repeat(20_000)].concat();
+    let read = std::cell::Cell::new(0);
+    let counted = |offset, len| {
+        read.set(read.get() + len);
+        reader(&bytes)(offset, len)
+    };
+    let recovered = recover(counted, bytes.len() as u64, bytes.len() as u64, &mut |_| Ok(None)).unwrap();
+    assert_eq!(recovered.builder.frames(), 0);
+    assert!(read.get() < 12 * bytes.len(), "{} of {}", read.get(), bytes.len());
+}
+
+#[test]
+fn what_a_footer_does_not_list_is_found() {
+    let Pack { bytes, frames, frames_end } = pack(frames());
+    // As recovery once sealed a pack whose second frame has a damaged header.
+    let mut damaged = bytes[..frames_end as usize].to_vec();
+    damaged[frames[1].0 as usize + 1] ^= 1;
+    let short = run(&damaged).unwrap().builder;
+    assert_eq!(short.frames(), 1);
+    damaged.extend(short.finish());
+    let footer = Footer::open(reader(&damaged), damaged.len() as u64).unwrap();
+    assert_eq!((footer.gaps(), footer.unlisted_bytes(damaged.len() as u64)), (vec![], frames_end - frames[1].0));
+    let found = recover_behind(reader(&damaged), &footer, damaged.len() as u64, &mut |_| Ok(None)).unwrap();
+    assert_eq!(found.lost, [range(&frames[1])]);
+    damaged.extend(found.builder.finish());
+    let footer = Footer::open(reader(&damaged), damaged.len() as u64).unwrap();
+    assert_eq!(footer.frames, [&frames[..1], &frames[2..]].concat());
+    assert_eq!(footer.gaps(), [range(&frames[1])]);
+    assert!(footer.unlisted_bytes(damaged.len() as u64) > 0, "the first footer");
+    let whole = Footer::open(reader(&bytes), bytes.len() as u64).unwrap();
+    assert_eq!((whole.gaps(), whole.unlisted_bytes(bytes.len() as u64)), (vec![], 0));
 }
 
 #[test]
@@ -183,7 +275,8 @@ fn a_failed_read_is_no_tear() {
             count.set(count.get() + 1);
             if count.get() > fails_at { Err(io::Error::other("the disk is gone")) } else { reader(&bytes)(offset, len) }
         };
-        assert!(matches!(recover(read, bytes.len() as u64, &mut |_| Ok(None)), Err(Error::Read { .. })), "{fails_at}");
+        let recovered = recover(read, bytes.len() as u64, 0, &mut |_| Ok(None));
+        assert!(matches!(recovered, Err(Error::Read { .. })), "{fails_at}");
     }
 }
 
@@ -201,19 +294,26 @@ proptest! {
         let len = damaged.len();
         bytes[damaged.clone()].copy_from_slice(&other[..len]);
         bytes.truncate((frames_end as usize).max(cut.index(bytes.len())));
-        let recovered = run(&bytes).unwrap();
-        let lost = recovered.lost.clone();
-        let found = listed(&bytes, recovered);
-        let untouched = |frame: &&(u64, FrameEntry)| range(frame).end <= damaged.start as u64;
-        prop_assert!(frames.iter().take_while(untouched).all(|frame| found.contains(frame)));
-        prop_assert!(found.iter().all(|frame| frames.contains(frame)));
-        prop_assert!(lost.iter().all(|lost| frames.iter().any(|frame| range(frame) == *lost)));
+        let (start, end) = (damaged.start as u64, damaged.end as u64);
+        let before = |frame: &&(u64, FrameEntry)| range(frame).end <= start;
+        let behind = |frame: &&(u64, FrameEntry)| range(frame).start >= end && range(frame).end <= bytes.len() as u64;
+        let edges: Vec<u64> = frames.iter().flat_map(|frame| [range(frame).start, range(frame).end]).collect();
+        for recovered in [run(&bytes).unwrap(), run_durable(&bytes).unwrap()] {
+            let lost = recovered.lost.clone();
+            let found = listed(&bytes, recovered);
+            prop_assert!(frames.iter().filter(before).all(|frame| found.contains(frame)));
+            prop_assert!(found.iter().all(|frame| frames.contains(frame)));
+            prop_assert!(lost.iter().all(|lost| edges.contains(&lost.start) && edges.contains(&lost.end)));
+        }
+        let found = listed(&bytes, run_durable(&bytes).unwrap());
+        prop_assert!(frames.iter().filter(behind).all(|frame| found.contains(frame)));
     }
 
     #[test]
     fn any_bytes_are_recovered_or_refused(tail in prop::collection::vec(any::<u8>(), 0..300)) {
         let (_, header) = PackBuilder::new(ID);
-        let recovered = run(&[&header[..], &tail].concat()).unwrap();
-        prop_assert_eq!(recovered.valid_len, 40);
+        for recovered in [run(&[&header[..], &tail].concat()).unwrap(), run_durable(&[&header[..], &tail].concat()).unwrap()] {
+            prop_assert_eq!(recovered.valid_len, 40);
+        }
     }
 }
