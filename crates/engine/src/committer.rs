@@ -367,8 +367,11 @@ impl<'a> Group<'a> {
                 self.add_carried(records, *keep_gone).map(|()| Ok(PathOutcome::Created))?
             }
             Change::CacheGone(cache) => {
-                self.records.push(Record::CacheGone(cache.clone()).encode());
-                commit.ops.push(Op::CacheGoneRecorded(cache.clone()));
+                // A record of one that was made again would take along what that holds: the number is above all of its rows.
+                if self.packs.meta.cache(cache)?.is_none() {
+                    self.records.push(Record::CacheGone(cache.clone()).encode());
+                    commit.ops.push(Op::CacheGoneRecorded(cache.clone()));
+                }
                 Ok(PathOutcome::Created)
             }
         };

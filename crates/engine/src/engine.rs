@@ -208,7 +208,8 @@ impl Engine {
     }
 
     /// Writes to the open pack which caches were deleted from the index, so that an index that is made from packs does not
-    /// bring them back. To be called after [`Meta::delete_cache`]; the next opening does it else.
+    /// bring them back. To be called after [`Meta::delete_cache`], and before a cache of that name is made again; the next opening does it else.
+    /// A cache that is there again all the same is left out: what it holds by now must not be taken for what was deleted.
     pub fn record_deleted_caches(&self) -> Result<()> {
         let deleted = self.meta().deleted_caches()?;
         for some in deleted.chunks(committer::REQUEST_CHANGES) {

@@ -138,6 +138,7 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
         leaning: Vec::new(),
         needed: BTreeSet::new(),
         unrecorded: HashSet::new(),
+        untold: BTreeSet::new(),
     };
     work.identify()?;
     let found = work.find_packs()?;
@@ -169,6 +170,8 @@ struct Rebuild {
     needed: BTreeSet<RecipeId>,
     /// Rows that packs do not tell of.
     unrecorded: HashSet<Key>,
+    /// Caches that were deleted, of which packs do not tell yet; some may be there again.
+    untold: BTreeSet<CacheName>,
 }
 
 impl Rebuild {
@@ -215,6 +218,12 @@ impl Rebuild {
             meta.put_source(&name, &row)?;
             meta.put_source_state(&name, &old.source_state(&name)?, Some(&old.source_seen(&name)?))?;
         }
+        for name in old.deleted_caches()? {
+            // So the index knows that packs are still to be told.
+            meta.put_cache(&name, &CacheRow::new(self.packs.clock.now()))?;
+            meta.delete_cache(&name)?;
+            self.untold.insert(name);
+        }
         for (name, row) in old.caches()? {
             meta.put_cache(&name, &row)?;
             meta.put_retention(&name, &old.retention(&name)?)?;
@@ -241,10 +250,9 @@ impl Rebuild {
     /// Makes caches anew that the earlier index does not have and of which nothing says that they were deleted: it is not
     /// this store's, or younger than the packs. Records without numbers are older than those of deletions.
     fn keep_strangers(&self, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) -> Result<()> {
-        let (Some(old), meta) = (&self.old, &self.packs.meta) else { return Ok(()) };
-        let deleted = old.deleted_caches()?;
+        let meta = &self.packs.meta;
         for (name, last) in self.lasts.caches() {
-            if last > 0 && !deleted.contains(&name) && meta.cache(&name)?.is_none() {
+            if last > 0 && !self.untold.contains(&name) && meta.cache(&name)?.is_none() {
                 meta.put_cache(&name, &new_cache(&name))?;
             }
         }

@@ -144,12 +144,16 @@ pub struct OpenIndex {
 impl OpenIndex {
     /// Leaves the index in good order for whoever opens it next.
     pub fn close(self) -> Result<(), DataError> {
+        self.into_lock().map(drop)
+    }
+
+    /// Leaves the index in good order for this process, which still holds the data directory.
+    pub fn into_lock(self) -> Result<Lock, DataError> {
         let Self { meta, index, lock } = self;
         let flushed = meta.flush().map_err(|source| DataError::Index { path: index, source });
         // The index has a lock of its own, which must end first.
         drop(meta);
-        drop(lock);
-        flushed
+        flushed.map(|()| lock)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use firn_chunk::RecipeId;
-use firn_index::{CacheName, Content, DocumentKey, Op, RecipeRow};
+use firn_index::{CacheName, Content, DocumentKey, Meta, Op, RecipeRow};
 use firn_nix::Sha256;
 use firn_pack::{Chain, DecodedFrame, FrameKind, FrameLoc};
 
@@ -38,9 +38,7 @@ impl Rebuild {
     fn is_undone(&self, record: &Record) -> Result<bool> {
         let Some(old) = &self.old else { return Ok(false) };
         Ok(match record {
-            Record::PathGone(cache, hash) => old.path(cache, hash)?.is_some(),
-            Record::NarGone(cache, hash) => old.nar(cache, hash)?.is_some(),
-            Record::DocumentGone(cache, key) => old.document(cache, key)?.is_some(),
+            Record::PathGone(..) | Record::NarGone(..) | Record::DocumentGone(..) => has_row(old.as_ref(), record)?,
             _ => false,
         })
     }
@@ -85,13 +83,26 @@ impl Rebuild {
                 self.report.damaged_frames = damaged_frames;
                 for (record, rank) in records.into_iter().flatten() {
                     // Of a cache that the earlier index does not have, nothing is left.
-                    if self.lasts.is_last(&record, rank) && record.cache().is_some_and(|cache| caches.contains(cache)) {
+                    if self.lasts.is_last(&record, rank)
+                        && record.cache().is_some_and(|cache| caches.contains(cache))
+                        && !self.is_deleted(&record, rank)?
+                    {
                         self.write_row(record)?;
                     }
                 }
             }
         }
         self.commit()
+    }
+
+    /// Returns whether a record may be one of a deleted cache whose name another one has by now: the earlier index knew of the
+    /// record's number and does not have the row.
+    fn is_deleted(&self, record: &Record, rank: Rank) -> Result<bool> {
+        let Some(old) = self.old.as_ref().filter(|_| record.cache().is_some_and(|cache| self.untold.contains(cache)))
+        else {
+            return Ok(false);
+        };
+        Ok(rank.order <= old.record_order()? && !has_row(old.as_ref(), record)?)
     }
 
     /// Writes the row that a record says, and notes the recipe that it needs.
@@ -275,4 +286,17 @@ impl Rebuild {
             }
         }
     }
+}
+
+/// Returns whether an index has a row of what a record is about.
+fn has_row(meta: &dyn Meta, record: &Record) -> Result<bool> {
+    Ok(match record {
+        Record::Nar(cache, hash, _) | Record::NarGone(cache, hash) => meta.nar(cache, hash)?.is_some(),
+        Record::Alias(cache, name, _) => meta.alias(cache, name)?.is_some(),
+        Record::Path(cache, row) => meta.path(cache, &row.path.hash())?.is_some(),
+        Record::PathGone(cache, hash) => meta.path(cache, hash)?.is_some(),
+        Record::Document(cache, key, _) | Record::DocumentGone(cache, key) => meta.document(cache, key)?.is_some(),
+        Record::CacheGone(cache) => meta.cache(cache)?.is_some(),
+        Record::Order(_) => false,
+    })
 }

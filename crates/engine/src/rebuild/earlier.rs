@@ -3,7 +3,7 @@
 //! As far as the earlier index goes it is the truth: what it has counts, whatever records with a number that it knew of say.
 //! Once it is clear which of its rows can be had, they get records in a new pack, so that packs alone are enough again.
 
-use firn_index::{CacheName, DocumentKey, Meta};
+use firn_index::{CacheName, DocumentKey, Meta, Op};
 use firn_nix::{Sha256, StoreHash};
 
 use super::last::Key;
@@ -68,14 +68,21 @@ impl Rebuild {
 
     /// Appends a record of each row that has none, and counts them.
     fn append_rows(&mut self, records: &mut Records) -> Result<()> {
-        let mut full = None;
+        let untold = self.untold.iter().cloned().map(Record::CacheGone);
+        let mut full = untold.map(|record| records.add(self, &record)).find_map(Result::err);
+        if !self.untold.is_empty() && full.is_none() {
+            // What the caches of these names hold now comes after it.
+            full = records.append(self).err();
+            records.order += 1;
+        }
         let meta = std::sync::Arc::clone(&self.packs.meta);
         for (cache, _) in meta.caches()? {
             for_rows(meta.as_ref(), &cache, &mut |record| {
-                if !Key::of(&record).is_some_and(|key| self.unrecorded.contains(&key)) {
+                let is_new = Key::of(&record).is_some_and(|key| self.unrecorded.contains(&key));
+                if !is_new && !self.untold.contains(&cache) {
                     return Ok(());
                 }
-                self.report.kept += 1;
+                self.report.kept += u64::from(is_new);
                 if full.is_none() {
                     full = records.add(self, &record).err();
                 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use firn_engine::Rebuilt;
+use firn_index::{Commit, Op};
 use firn_pack::{Footer, FrameKind};
 use firn_storage::{Memory, Storage};
 
@@ -168,4 +169,77 @@ fn what_a_footer_leaves_out_is_found() {
         assert_eq!(done.sealed, 0, "{done:?}");
         check_all_but_the_first(&new, &done, &pushed, "the second time");
     }
+}
+
+/// A store whose cache was deleted without packs being told, and made again; `p0` was in the first, the others are in the
+/// second.
+fn made_again() -> (Fixture, Vec<Pushed>) {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let push = |seed: u64| push_path(&engine, &format!("p{seed}"), &noise(seed, 60_000)).unwrap();
+    let first = push(0);
+    assert!(fixture.meta.delete_cache(&cache()).unwrap());
+    fixture.with_cache();
+    let pushed = std::iter::once(first).chain((1..4).map(push)).collect();
+    engine.close().unwrap();
+    (fixture, pushed)
+}
+
+#[test]
+fn a_cache_that_was_made_again_before_packs_were_told_keeps_what_came_to_it() {
+    let (fixture, pushed) = made_again();
+    let mut second = all(&pushed);
+    second.remove("p0");
+    // Each start tries to tell packs.
+    for _ in 0..2 {
+        fixture.open().close().unwrap();
+    }
+    let (alone, done) = again(&fixture, false);
+    assert!(second.is_subset(&whole(&alone, &pushed)), "{done:?}");
+    let (new, done) = again(&fixture, true);
+    assert_eq!((done.paths, done.lost), (3, 0), "{done:?}");
+    assert_eq!(whole(&new, &pushed), second);
+    assert_eq!(new.meta.deleted_caches().unwrap(), [], "packs are told");
+    let (alone, done) = again(&new, false);
+    assert_eq!(whole(&alone, &pushed), second, "{done:?}");
+}
+
+#[test]
+fn a_deleted_cache_that_packs_were_not_told_of_stays_deleted() {
+    for is_full in [false, true] {
+        let fixture = Fixture::new();
+        let engine = fixture.open();
+        push_path(&engine, "p0", &noise(0, 60_000)).unwrap();
+        engine.close().unwrap();
+        assert!(fixture.meta.delete_cache(&cache()).unwrap());
+        let broken = Fault::new(Arc::clone(&fixture.storage));
+        broken.plan(is_full.then_some(Operation::Create), if is_full { 0 } else { u64::MAX }, Failure::Full);
+        let (new, _) = again(&fixture.over(broken), true);
+        assert_eq!(new.meta.caches().unwrap(), []);
+        assert_eq!(new.meta.deleted_caches().unwrap().len(), usize::from(is_full));
+        let new = Fixture { storage: Arc::clone(&fixture.storage), ..new };
+        new.open().close().unwrap();
+        assert_eq!(again(&new, false).0.meta.caches().unwrap(), []);
+    }
+}
+
+#[test]
+fn what_an_index_has_is_not_gone_with_a_cache_of_its_name() {
+    let fixture = Fixture::new();
+    let engine = fixture.open();
+    let pushed: Vec<Pushed> =
+        (0..3).map(|n| push_path(&engine, &format!("p{n}"), &noise(n, 60_000)).unwrap()).collect();
+    engine.close().unwrap();
+    let (kept, _) = again(&fixture, true);
+    // As earlier versions wrote it behind the rows of a cache that had been made again.
+    let engine = fixture.open();
+    assert!(fixture.meta.delete_cache(&cache()).unwrap());
+    engine.record_deleted_caches().unwrap();
+    engine.close().unwrap();
+    let order = Op::RecordOrder(fixture.meta.record_order().unwrap());
+    kept.meta.commit(0, &[Commit { session: None, packs: Vec::new(), ops: vec![order] }]).unwrap();
+    let (new, done) = again(&kept, true);
+    assert_eq!((done.paths, done.lost), (3, 0), "{done:?}");
+    assert_eq!(whole(&new, &pushed), all(&pushed));
+    assert_eq!(whole(&again(&new, false).0, &pushed), all(&pushed));
 }

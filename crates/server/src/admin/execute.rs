@@ -130,9 +130,29 @@ impl Admin<'_> {
         }
         check_store_dir(&fresh.store_dir)?;
         let row = self.changed(&name, fresh, &settings)?;
+        self.record_deletion(&name)?;
         self.write_cache(&name, &row)?;
         self.write_retention(&name, &settings)?;
         Ok(Answer::Cache(Box::new(self.view(&name, &row, Some(Contents::default()))?)))
+    }
+
+    /// Sees to it that packs tell that an earlier cache of this name was deleted before there is another: the record would
+    /// take along what that one holds.
+    fn record_deletion(&self, name: &CacheName) -> Result<(), Failure> {
+        if !self.meta.deleted_caches().map_err(store)?.contains(name) {
+            return Ok(());
+        }
+        let untold = |why: &str| Failure::Busy {
+            detail: format!(
+                "create the cache '{name}': an earlier one of this name was deleted, which can't be written to packs \
+                 yet ({why}): make room, and try again"
+            ),
+        };
+        match self.app.map(|app| &app.engine).or(self.engine).map(Engine::record_deleted_caches) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(untold(&crate::error_chain(&error))),
+            None => Err(untold("the store is not open")),
+        }
     }
 
     fn set_cache(&self, text: &str, settings: &Settings) -> Result<Answer, Failure> {
@@ -253,8 +273,10 @@ impl Admin<'_> {
         let view = self.view(&name, &row, Some(contents))?;
         self.meta.delete_cache(&name).map_err(store)?;
         self.refresh_caches()?;
-        if let Some(Err(error)) = self.app.map(|app| app.engine.record_deleted_caches()) {
-            tracing::warn!(cache = %name, %error, "packs are told at the next start that a cache was deleted");
+        // Not before it is gone: what comes to it meanwhile would be behind the record. Nobody makes another one of this name
+        // meanwhile, as no two requests run at once, and one that is asked for later is made behind the record.
+        if let Some(Err(error)) = self.app.map(|app| &app.engine).or(self.engine).map(Engine::record_deleted_caches) {
+            tracing::warn!(cache = %name, %error, "packs are told at the next start that a cache was deleted, or when one of this name is made");
         }
         if let Some(Err(error)) = self.app.map(|app| app.engine.forget_cache(&name)) {
             tracing::warn!(cache = %name, %error, "what a deleted cache had seen stays in the index");

@@ -349,3 +349,14 @@ fn a_cache_is_not_its_own_upstream() {
         assert!(add("main", other).is_ok(), "{other}");
     }
 }
+
+#[test]
+fn a_cache_whose_name_a_deleted_one_had_waits_for_packs_to_be_told() {
+    let bench = Bench::new();
+    bench.create("main", none()).expect("created");
+    bench.ask(Request::CacheDelete { name: "main".into() }).expect("deleted");
+    let Err(Failure::Busy { detail }) = bench.create("main", none()) else { panic!("packs can't be told here") };
+    assert!(detail.contains("make room, and try again"), "{detail}");
+    assert_eq!(bench.meta.caches().expect("read"), []);
+    bench.create("other", none()).expect("created");
+}

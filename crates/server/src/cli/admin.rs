@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use firn_engine::{Clock, SystemClock};
+use firn_index::Meta;
 
 use super::{CliError, Report, output};
 use crate::admin::{Admin, Answer, Request, Status, execute, socket};
@@ -31,6 +32,9 @@ pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_stor
                     return with_engine(data, config, lock, request);
                 }
                 let store = data.open_index(lock)?;
+                if makes_deleted_cache(&*store.meta, request)? {
+                    return with_engine(data, config, store.into_lock()?, request);
+                }
                 let admin = Admin {
                     meta: &*store.meta,
                     index: None,
@@ -51,6 +55,13 @@ pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_stor
             Err(holder) => return Err(DataError::Held { data: data.root().to_owned(), holder }.into()),
         }
     }
+}
+
+/// Returns whether a request makes a cache whose name a deleted one had, of which packs are to be told first.
+fn makes_deleted_cache(meta: &dyn Meta, request: &Request) -> Result<bool, CliError> {
+    let Request::CacheCreate { name, .. } = request else { return Ok(false) };
+    let failed = |error| CliError::Store { detail: crate::error_chain(&error) };
+    Ok(meta.deleted_caches().map_err(failed)?.iter().any(|deleted| deleted.as_str() == name))
 }
 
 /// Gets a request done with the whole store, which is brought into order first if the last server was killed.

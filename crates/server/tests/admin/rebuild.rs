@@ -81,3 +81,23 @@ fn damaged_records_without_an_index_are_told() {
     let said = text(&output.stdout) + &text(&output.stderr);
     assert!(said.contains("what the damaged frames held is lost"), "{said}");
 }
+
+#[test]
+fn a_cache_that_was_deleted_and_made_again_keeps_what_came_to_it() {
+    let place = Place::new();
+    for nth in 0..2 {
+        if nth > 0 {
+            place.ok(&["cache", "delete", "main", "--yes"]);
+        }
+        place.ok(&["cache", "create", "main", "--public"]);
+        let token = place.ok(&["token", "create", "--grant", "main:push"]);
+        let server = place.serve(&[]);
+        let target = format!("/main/log/{nth}a5bc7y7bsa7r26wzvpnlvw7r8g6nfvs-x.drv");
+        let log = Request::put(&target, b"a build's log".to_vec());
+        assert!(log.token(token.trim_end()).send(server.address()).expect("answers").status < 300);
+        server.end();
+    }
+    place.serve(&[]).end();
+    let done = rebuild(&place, &["--without-old"], exit::DONE);
+    assert_eq!(done["documents"], 1, "what the second one has: {done}");
+}
