@@ -8,7 +8,7 @@ use firn_nix::Sha256;
 use firn_pack::{Chain, DecodedFrame, FrameKind, FrameLoc};
 
 use super::last::Rank;
-use super::packs::FoundPack;
+use super::packs::{FoundPack, unreadable};
 use super::{PAGE, Rebuild};
 use crate::packs::object_name;
 use crate::placement::Placement;
@@ -57,7 +57,7 @@ impl Rebuild {
                 self.report.damaged_frames += 1;
                 return Ok(None);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(unreadable(loc.pack, error)),
         };
         // The frame is whole: a newer firn wrote what this one does not know.
         let newer = |detail| {
@@ -201,14 +201,15 @@ impl Rebuild {
                 self.report.damaged_frames += 1;
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(unreadable(record.pack, error)),
         }
     }
 
     /// Returns whether every pack that a recipe needs is there and long enough.
     fn has_all(&self, placement: &Placement) -> Result<bool> {
         for (pack, end) in needs_of(placement) {
-            if !self.lasts.has_pack(pack) || self.packs.storage.len(&object_name(pack))? < end {
+            let len = || self.packs.storage.len(&object_name(pack)).map_err(|error| unreadable(pack, error.into()));
+            if !self.lasts.has_pack(pack) || len()? < end {
                 return Ok(false);
             }
         }

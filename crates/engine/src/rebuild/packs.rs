@@ -47,7 +47,7 @@ impl Rebuild {
     pub(super) fn look_at(&mut self, ids: Vec<PackId>) -> Result<Vec<FoundPack>> {
         let (mut found, mut torn) = (Vec::new(), Vec::new());
         for id in ids {
-            let len = self.packs.storage.len(&object_name(id))?;
+            let len = self.packs.storage.len(&object_name(id)).map_err(|error| unreadable(id, error.into()))?;
             match self.footer(id, len)? {
                 Some(footer) if footer.gaps().is_empty() && footer.unlisted_bytes(len) == 0 => {
                     found.push(self.take(id, len, &footer)?);
@@ -210,8 +210,28 @@ impl Rebuild {
     }
 }
 
+/// Returns the error for a pack that the storage does not give out, with what can be done about it; others as they are.
+pub(super) fn unreadable(pack: PackId, error: Error) -> Error {
+    match error {
+        Error::Storage(error) => Error::Unusable(advice(pack, &error)),
+        other => other,
+    }
+}
+
 fn unusable(pack: PackId, error: &firn_pack::Error) -> Error {
-    Error::Unusable(format!("pack {pack} can't be read: {}", crate::error::chain(error)))
+    Error::Unusable(match error {
+        firn_pack::Error::Read { .. } => advice(pack, error),
+        other => format!("pack {pack} can't be read: {}", crate::error::chain(other)),
+    })
+}
+
+fn advice(pack: PackId, error: &(dyn std::error::Error + 'static)) -> String {
+    format!(
+        "pack {pack} can't be read: {}. Copy what can be read of {} in the store's folder, put the copy in its place, and \
+         try again; or move it out of the store's folder, to make the index without it",
+        crate::error::chain(error),
+        object_name(pack)
+    )
 }
 
 fn pack_of(name: &str) -> Option<PackId> {

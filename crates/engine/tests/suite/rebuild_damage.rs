@@ -6,7 +6,7 @@ use std::sync::Arc;
 use firn_engine::Rebuilt;
 use firn_index::{Commit, Op};
 use firn_pack::{Footer, FrameKind};
-use firn_storage::{Memory, Storage};
+use firn_storage::{Failure, Fault, Memory, Operation, Storage};
 
 use crate::fixture::{Fixture, Pushed, cache, noise, objects, package, path, push_path};
 use crate::invariants::rebuild_indexes;
@@ -98,8 +98,8 @@ fn what_went_with_a_pack_is_named() {
 fn rows_that_a_full_storage_has_no_room_to_record_are_there_and_counted() {
     let (memory, fixture, pushed) = filled();
     objects(&memory).iter().for_each(|pack| damage_records(&memory, pack));
-    let full = firn_storage::Fault::new(Arc::new(memory.clone()));
-    full.plan(Some(firn_storage::Operation::Create), 0, firn_storage::Failure::Full);
+    let full = Fault::new(Arc::new(memory.clone()));
+    full.plan(Some(Operation::Create), 0, Failure::Full);
     let (new, done) = again(&fixture.over(full), true);
     assert!(done.kept > 0 && done.unrecorded == done.kept, "{done:?}");
     let new = new.over(memory.clone());
@@ -242,4 +242,24 @@ fn what_an_index_has_is_not_gone_with_a_cache_of_its_name() {
     assert_eq!((done.paths, done.lost), (3, 0), "{done:?}");
     assert_eq!(whole(&new, &pushed), all(&pushed));
     assert_eq!(whole(&again(&new, false).0, &pushed), all(&pushed));
+}
+
+#[test]
+fn a_pack_that_is_not_given_out_is_named_with_what_to_do() {
+    let (memory, fixture, _) = filled();
+    let packs: Vec<String> = objects(&memory).into_iter().map(|(name, _)| name).collect();
+    for operation in [Operation::Read, Operation::Len] {
+        for n in 0.. {
+            let broken = Fault::new(Arc::new(memory.clone()));
+            broken.plan(Some(operation), n, Failure::Io);
+            let outcome = rebuild_indexes(&mut fixture.over(broken.clone()), true);
+            if !broken.fired() {
+                assert!(n > 2 * packs.len() as u64, "{operation:?}: {n}");
+                break;
+            }
+            let said = outcome.expect_err("it is not given out").to_string();
+            let named = packs.iter().filter(|name| said.contains(*name)).count();
+            assert!(named == 1 && said.contains("Copy what can be read") && said.contains("move it out"), "{said}");
+        }
+    }
 }
