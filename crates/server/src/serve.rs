@@ -9,6 +9,7 @@ mod health;
 mod listen;
 mod logging;
 mod open_files;
+mod outflow;
 mod schedule;
 mod shutdown;
 #[cfg(test)]

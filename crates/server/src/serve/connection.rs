@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -25,12 +25,14 @@ use tracing::Instrument as _;
 
 use super::access_log::{Logged, Record};
 use super::health;
+use super::outflow::{Paced, Streams};
 use super::tls::Tls;
 use super::watch::{Activity, Limits, Overrun, Watched};
 use crate::app::{App, Peer};
 
-/// Requests that an h2 connection has open at once. Nix asks for 25 at once, and more where it is told to.
-const H2_STREAMS: u32 = 256;
+/// Requests that an h2 connection has open at once. Nix asks for 25 at once; told to ask for more, it has curl, which opens no
+/// more than this either. So no ten connections hold all turns for downloads.
+const H2_STREAMS: u32 = 100;
 
 /// The longest header block that is read, in bytes; each header of Nix's requests has below 300.
 const H2_HEADER_BYTES: u32 = 32 << 10;
@@ -49,7 +51,7 @@ pub(super) struct Server {
     app: Arc<App>,
     storage: Arc<dyn Storage>,
     tls: Option<Arc<Tls>>,
-    protocol: auto::Builder<TokioExecutor>,
+    protocol: auto::Builder<Streams>,
     limits: Limits,
     tasks: TaskTracker,
     /// One permit per connection.
@@ -61,7 +63,7 @@ pub(super) struct Server {
 }
 
 /// The body of an answer: the health checks' or the cache's.
-type Body = Logged<Either<Full<Bytes>, crate::http::Body>>;
+type Body = Logged<Paced<Either<Full<Bytes>, crate::http::Body>>>;
 
 impl Server {
     pub(super) fn new(
@@ -143,7 +145,7 @@ impl Server {
         activity: &Arc<Activity>,
     ) -> impl Future<Output = Response<Body>> + use<> {
         let record = Record::new(Arc::clone(&self.app), &request, activity.request());
-        let server = Arc::clone(self);
+        let (server, activity) = (Arc::clone(self), Arc::clone(activity));
         let span = record.span();
         let answer = async move {
             let early = if names_one_host(&request) {
@@ -155,7 +157,7 @@ impl Server {
                 Some(response) => response.map(Either::Left),
                 None => crate::http::handle(Arc::clone(&server.app), request).await.map(Either::Right),
             };
-            record.attach(response)
+            record.attach(response.map(|body| Paced::new(body, &activity)))
         };
         answer.instrument(span)
     }
@@ -191,8 +193,8 @@ fn no_host() -> Response<Full<Bytes>> {
     response
 }
 
-fn protocol() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+pub(super) fn protocol() -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams);
     builder
         .http1()
         .timer(TokioTimer::new())

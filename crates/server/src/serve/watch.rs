@@ -1,17 +1,18 @@
 //! Time limits of a connection: headers that take too long, bodies that stand still on their way out, idle connections.
 //!
-//! Uploads that stand still are noticed where they are read. Nothing here wakes up per byte: reads and writes leave
-//! notes, and one timer per connection looks at them now and then, so a limit is kept to within a quarter.
+//! Uploads that stand still are noticed where they are read. Nothing here wakes up per byte: reads, writes and the bodies of
+//! h2 streams leave notes, and one timer per connection looks at them now and then, so a limit is kept to within a quarter.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The shortest and longest time between two looks.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(10));
@@ -51,6 +52,17 @@ pub(super) struct Activity {
     header_since: AtomicU64,
     blocked_since: AtomicU64,
     is_h2: AtomicBool,
+    /// Bodies of h2 streams, of which there are at most as many as the connection may have open.
+    outflows: Mutex<Vec<Arc<Outflow>>>,
+}
+
+/// The body of an h2 stream.
+#[derive(Debug)]
+struct Outflow {
+    /// Since when nobody has come for more; zero while more is being made.
+    untaken_since: AtomicU64,
+    /// Ends the stream.
+    end: CancellationToken,
 }
 
 impl Activity {
@@ -63,6 +75,7 @@ impl Activity {
             header_since: AtomicU64::new(1),
             blocked_since: AtomicU64::new(0),
             is_h2: AtomicBool::new(false),
+            outflows: Mutex::default(),
         }
     }
 
@@ -82,6 +95,18 @@ impl Activity {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.header_since.store(0, Ordering::Relaxed);
         InProgress { activity: Arc::clone(self) }
+    }
+
+    /// Watches the body of an h2 stream, which `end` ends, until what is returned is dropped.
+    pub(super) fn outgoing(self: &Arc<Self>, end: CancellationToken) -> Outgoing {
+        let outflow = Arc::new(Outflow { untaken_since: AtomicU64::new(self.now()), end });
+        self.outflows().push(Arc::clone(&outflow));
+        Outgoing { activity: Arc::clone(self), outflow }
+    }
+
+    fn outflows(&self) -> MutexGuard<'_, Vec<Arc<Outflow>>> {
+        // Every change is one operation on the list.
+        self.outflows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_read(&self, bytes: &[u8]) {
@@ -107,13 +132,17 @@ impl Activity {
         }
     }
 
-    /// Returns which limit is overrun, if any.
+    /// Returns which limit is overrun, if any; an h2 stream that overruns its own is ended, and the others go on.
     fn look(&self) -> Option<Overrun> {
         let now = self.now();
         let over = |since: &AtomicU64, limit: Duration| {
             let since = since.load(Ordering::Relaxed);
             since != 0 && Duration::from_millis(now.saturating_sub(since)) >= limit
         };
+        for outflow in self.outflows().iter().filter(|outflow| over(&outflow.untaken_since, self.limits.body)) {
+            tracing::debug!("a client takes nothing of an answer: its stream is ended");
+            outflow.end.cancel();
+        }
         if over(&self.blocked_since, self.limits.body) {
             return Some(Overrun::Body);
         }
@@ -149,6 +178,27 @@ impl Drop for InProgress {
     fn drop(&mut self) {
         self.activity.idle_since.store(self.activity.now(), Ordering::Relaxed);
         self.activity.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an h2 stream that is being sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    activity: Arc<Activity>,
+    outflow: Arc<Outflow>,
+}
+
+impl Outgoing {
+    /// Notes what came of asking the body for more: from a frame on it is for the client to take it.
+    pub(super) fn note<T>(&self, frame: &Poll<T>) {
+        let since = if frame.is_ready() { self.activity.now() } else { 0 };
+        self.outflow.untaken_since.store(since, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.activity.outflows().retain(|outflow| !Arc::ptr_eq(outflow, &self.outflow));
     }
 }
 
