@@ -18,6 +18,10 @@ use crate::sources::Sources;
 use crate::squeeze::Squeezer;
 use crate::usage::{Tally, Usage};
 
+/// How many NARs are compressed at once for downloads, by processor and at least; some 8 MiB of memory each.
+const ENCODERS_A_PROCESSOR: usize = 2;
+const MIN_ENCODERS: usize = 4;
+
 /// The state behind all requests.
 pub struct App {
     /// Ingest and restore.
@@ -32,6 +36,8 @@ pub struct App {
     pub uploads: Arc<Semaphore>,
     /// One permit per NAR or file being sent (`server.max-downloads`).
     pub downloads: Arc<Semaphore>,
+    /// One permit per NAR that is compressed for whoever downloads it: memory and a processor.
+    pub encoders: Arc<Semaphore>,
     /// What compresses cold packs again.
     pub squeezer: Squeezer,
     /// What collects garbage.
@@ -94,6 +100,8 @@ impl App {
         let uploads = Arc::new(Semaphore::new(config.server.max_uploads));
         let downloads = Arc::new(Semaphore::new(config.server.max_downloads));
         let http = crate::http::Memory::new(&config, engine.entropy().draw());
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let encoders = Arc::new(Semaphore::new((ENCODERS_A_PROCESSOR * processors).max(MIN_ENCODERS)));
         let scrubber = Arc::new(Scrubber::new(config.scrub.clone()));
         let usage = Usage::default();
         usage.load(engine.meta())?;
@@ -106,6 +114,7 @@ impl App {
             tokens,
             uploads,
             downloads,
+            encoders,
             squeezer,
             collector: Collector::default(),
             http,

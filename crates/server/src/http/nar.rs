@@ -2,7 +2,7 @@
 //!
 //! `nar/<narhash>.nar` and `nar/<narhash>.nar.zst` resume at any byte; the bytes behind them never change. Other names are those
 //! under which files were uploaded: identity and zstd give the same bytes as above, everything else is compressed anew
-//! for each request (nobody checks the file's hash, only the NAR's) and can't be resumed.
+//! for each request (nobody checks the file's hash, only the NAR's), a few at once, and can't be resumed.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,6 +14,7 @@ use firn_index::NarRow;
 use firn_nix::Sha256;
 use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
 use http::{HeaderValue, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
 use super::body::{Body, Broken, Source};
@@ -21,7 +22,7 @@ use super::codec::{Codec, Encoder};
 use super::error::{After, Problem};
 use super::range::{Asked, Wanted};
 use super::route::NarName;
-use super::{Caching, PATIENCE, Want, failed, notice, ok, permit, work};
+use super::{Caching, PATIENCE, Want, failed, notice, permit, work};
 use crate::app::App;
 use crate::caches::Cache;
 
@@ -67,21 +68,32 @@ pub(super) async fn get(
     name: NarName,
     want: Want,
 ) -> Result<Response<Body>, Problem> {
-    let permit = permit(&app.downloads, PATIENCE, After::Headers).await?;
-    let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
-    let response = work(app, After::Headers, move || open(&shared, &cache, &name, want)).await?;
-    Ok(response.map(|body| body.holding(permit)))
+    let turn = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let (shared, owned) = (Arc::clone(app), Arc::clone(cache));
+    match work(app, After::Headers, move || open(&shared, &owned, &name, want)).await? {
+        Opened::Ready(response) => Ok(response.map(|body| body.holding(turn))),
+        Opened::ToEncode(found, span) => {
+            // Whoever waits for an encoder keeps nobody else from downloading.
+            drop(turn);
+            encode(app, cache, found, span).await
+        }
+    }
 }
 
-fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Response<Body>, Problem> {
+/// What a NAR's name leads to.
+enum Opened {
+    Ready(Response<Body>),
+    /// It has to be compressed, which not many do at once.
+    ToEncode(Found, Span),
+}
+
+fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Opened, Problem> {
     let found = find(app, cache, name, After::Headers)?.ok_or(Problem::NotFound("this NAR"))?;
     app.engine.note_nar_use(&cache.name, &found.nar_hash);
-    let caching = Caching::Immutable.of(cache);
     let span = restoring(found.row.nar_size);
-    let entered = span.enter();
-    let mut response = match found.codec {
-        Codec::Identity => identity(app, &found.row, 0..found.row.nar_size, want),
-        Codec::Zstd => zstd(app, &found, want),
+    let response = match found.codec {
+        Codec::Identity => span.in_scope(|| identity(app, &found.row, 0..found.row.nar_size, want)),
+        Codec::Zstd => span.in_scope(|| zstd(app, &found, want)),
         Codec::Xz
         | Codec::Bzip2
         | Codec::Gzip
@@ -89,13 +101,35 @@ fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Res
         | Codec::Lz4
         | Codec::Lzip
         | Codec::Lzma
-        | Codec::Compress => encoded(app, &found).map(|body| ok(body, CONTENT_TYPE, caching.clone())),
+        | Codec::Compress => {
+            if !want.head_only {
+                return Ok(Opened::ToEncode(found, span));
+            }
+            // As far as a download goes before its status line.
+            span.in_scope(|| whole(app, &found)).map(|_restore| Response::new(Body::absent(None)))
+        }
     }?;
+    Ok(Opened::Ready(dress(response.map(|body| body.within(span)), cache)))
+}
+
+/// Compresses a NAR for one client.
+async fn encode(app: &Arc<App>, cache: &Cache, found: Found, span: Span) -> Result<Response<Body>, Problem> {
+    let encoding = permit(&app.encoders, PATIENCE, After::Headers).await?;
+    let turn = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let shared = Arc::clone(app);
+    let body = work(app, After::Headers, move || {
+        let body = span.in_scope(|| encoded(&shared, &found, encoding))?;
+        Ok(body.within(span))
+    });
+    Ok(dress(Response::new(body.await?.holding(turn)), cache))
+}
+
+/// Says what an answer is and how long it may be kept.
+fn dress(mut response: Response<Body>, cache: &Cache) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-    headers.insert(http::header::CACHE_CONTROL, caching);
-    drop(entered);
-    Ok(response.map(|body| body.within(span)))
+    headers.insert(http::header::CACHE_CONTROL, Caching::Immutable.of(cache));
+    response
 }
 
 /// Begins the span of a restore: from the look at its packs to the last of its pieces.
@@ -161,11 +195,16 @@ fn zstd(app: &Arc<App>, found: &Found, want: Want) -> Result<Response<Body>, Pro
     Ok(resumable(source.after(first, Some(length)), Some(range), total))
 }
 
-fn encoded(app: &Arc<App>, found: &Found) -> Result<Body, Problem> {
-    let fail = |error| failed(app, error, After::Headers);
-    let restore = app.engine.restore(&found.row.recipe, &found.row.slots, 0..found.row.nar_size).map_err(fail)?;
+fn whole(app: &App, found: &Found) -> Result<Restore, Problem> {
+    let restore = app.engine.restore(&found.row.recipe, &found.row.slots, 0..found.row.nar_size);
+    restore.map_err(|error| failed(app, error, After::Headers))
+}
+
+fn encoded(app: &Arc<App>, found: &Found, turn: OwnedSemaphorePermit) -> Result<Body, Problem> {
+    let restore = whole(app, found)?;
     let encoder = Encoder::new(found.codec).map_err(|error| Problem::internal(&error, After::Headers))?;
-    Ok(Body::pull(None, Box::new(Encoded { app: Arc::clone(app), restore, encoder: Some(encoder) }), None))
+    let source = Encoded { app: Arc::clone(app), restore, encoder: Some(encoder), _turn: turn };
+    Ok(Body::pull(None, Box::new(source), None))
 }
 
 /// Returns a 200 or, of a range, a 206 whose client may ask for other ranges.
@@ -249,6 +288,8 @@ struct Encoded {
     restore: Restore,
     /// Gone once the stream was ended.
     encoder: Option<Encoder>,
+    /// Not the body's: whose client is gone while a piece is made goes on computing to its end.
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Source for Encoded {

@@ -3,7 +3,7 @@
 use firn_server::http::codec::Codec;
 use firn_testkit::http::{Answer, Request};
 
-use crate::support::{Package, World, code, decode, hash_of};
+use crate::support::{Package, Settings, World, code, decode, hash_of};
 
 #[test]
 fn answers_head_like_get() {
@@ -264,4 +264,26 @@ fn says_when_it_is_busy() {
     assert_eq!((answer.status, code(&answer).as_str(), answer.header("retry-after")), (503, "busy", Some("1")));
     // narinfos need none.
     assert_eq!(world.get(&format!("/pub/{}.narinfo", package.hash())).status, 200);
+}
+
+#[test]
+fn compresses_few_nars_at_once() {
+    let world = World::new();
+    let package = Package::new(8, 1000);
+    let target = format!("/pub/nar/{}", world.put_nar("pub", &package.nar, Codec::Xz));
+    let plain = format!("/pub/nar/{}.nar", package.nar_hash().to_nix32());
+    let all = world.app.encoders.available_permits();
+    assert!(all >= 4, "{all}");
+    let begun: Vec<_> = (0..all).map(|_| world.begin(&target, None)).collect();
+    assert!(begun.iter().all(|answer| answer.status() == 200));
+    assert_eq!(world.app.encoders.available_permits(), 0);
+    drop(begun);
+    assert_eq!(world.app.encoders.available_permits(), all);
+    // Nobody gets a turn any more.
+    world.app.encoders.close();
+    let answer = world.get(&target);
+    assert_eq!((answer.status, code(&answer).as_str(), answer.header("retry-after")), (503, "busy", Some("1")));
+    assert_eq!((world.head(&target).status, world.get(&plain).status), (200, 200));
+    // Who is refused, or waits, keeps no one from what needs no encoder.
+    assert_eq!(world.app.downloads.available_permits(), Settings::default().max_downloads);
 }

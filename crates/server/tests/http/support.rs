@@ -13,6 +13,7 @@ use firn_nix::{SecretKey, Sha256, StoreHash, StorePath};
 use firn_server::app::App;
 use firn_server::auth::Token;
 use firn_server::config::{Config, Size, Span};
+use firn_server::http::Body;
 use firn_server::http::codec::{Codec, Encoder};
 use firn_storage::Memory;
 use firn_testkit::http::{Answer, Request};
@@ -180,18 +181,21 @@ impl World {
         self.send(Request::new("HEAD", target).token(&self.token))
     }
 
-    /// Begins to GET something, and returns the first piece of its body as the connection is given it. What comes after that is
-    /// not waited for.
-    pub(crate) fn first_piece(&self, target: &str, range: Option<&str>) -> Bytes {
+    /// Begins to GET something, and returns the answer with a body of which nothing was asked yet.
+    pub(crate) fn begin(&self, target: &str, range: Option<&str>) -> http::Response<Body> {
         let mut request = http::Request::get(target);
         if let Some(range) = range {
             request = request.header("Range", range);
         }
         let request = request.body(Empty::<Bytes>::new()).unwrap();
-        self.runtime.block_on(async {
-            let mut body = firn_server::http::handle(Arc::clone(&self.app), request).await.into_body();
-            body.frame().await.unwrap().unwrap().into_data().unwrap()
-        })
+        self.runtime.block_on(firn_server::http::handle(Arc::clone(&self.app), request))
+    }
+
+    /// Begins to GET something, and returns the first piece of its body as the connection is given it. What comes after that is
+    /// not waited for.
+    pub(crate) fn first_piece(&self, target: &str, range: Option<&str>) -> Bytes {
+        let mut body = self.begin(target, range).into_body();
+        self.runtime.block_on(body.frame()).unwrap().unwrap().into_data().unwrap()
     }
 
     pub(crate) fn put(&self, target: &str, body: impl Into<Vec<u8>>) -> Answer {
