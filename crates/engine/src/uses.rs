@@ -106,7 +106,7 @@ impl Engine {
 
     /// Notes that somebody asked for a NAR: the paths that it belongs to count as used now.
     pub fn note_nar_use(&self, cache: &CacheName, hash: &Sha256) {
-        self.shared.packs.watch.name_nar(cache, *hash);
+        self.shared.packs.watch.name_asked_nar(cache, *hash);
         self.shared.packs.uses.note(cache, use_of_nar(hash), self.shared.packs.clock.now());
     }
 

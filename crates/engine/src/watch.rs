@@ -25,7 +25,10 @@ struct Inner {
     sweeps: BTreeSet<Since>,
     last: u64,
     paths: Named<(CacheName, StoreHash)>,
+    /// NARs that commits wrote or referred to.
     nars: Named<(CacheName, Sha256)>,
+    /// NARs that were asked for.
+    asked_nars: Named<(CacheName, Sha256)>,
     documents: Named<(CacheName, DocumentKey)>,
     recipes: Named<RecipeId>,
 }
@@ -86,6 +89,11 @@ impl Watch {
         self.name(|inner| &mut inner.nars, || (cache.clone(), hash));
     }
 
+    /// Names a NAR that is only asked for: a sweep leaves it, somebody who wants its path gone does not.
+    pub(crate) fn name_asked_nar(&self, cache: &CacheName, hash: Sha256) {
+        self.name(|inner| &mut inner.asked_nars, || (cache.clone(), hash));
+    }
+
     pub(crate) fn name_document(&self, cache: &CacheName, key: &DocumentKey) {
         self.name(|inner| &mut inner.documents, || (cache.clone(), key.clone()));
     }
@@ -99,6 +107,12 @@ impl Watch {
     }
 
     pub(crate) fn has_nar(&self, cache: &CacheName, hash: Sha256, since: Since) -> bool {
+        let (inner, key) = (self.lock(), (cache.clone(), hash));
+        inner.nars.has(&key, since) || inner.asked_nars.has(&key, since)
+    }
+
+    /// Returns whether a commit named the NAR.
+    pub(crate) fn has_committed_nar(&self, cache: &CacheName, hash: Sha256, since: Since) -> bool {
         self.lock().nars.has(&(cache.clone(), hash), since)
     }
 
@@ -137,6 +151,7 @@ impl Drop for Watching<'_> {
         if was_oldest {
             inner.paths.forget_before(oldest);
             inner.nars.forget_before(oldest);
+            inner.asked_nars.forget_before(oldest);
             inner.documents.forget_before(oldest);
             inner.recipes.forget_before(oldest);
         }

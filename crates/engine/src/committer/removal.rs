@@ -22,6 +22,14 @@ pub(crate) enum Removal {
     Path(CacheName, StoreHash),
     /// A NAR that no path of the cache names, with the names under which it was sent.
     Nar(CacheName, Sha256, Vec<String>),
+    /// A NAR that goes with the paths whose it is, which come before it, and whether its lease is over or not: no other path
+    /// of the cache names it.
+    NarOf {
+        cache: CacheName,
+        hash: Sha256,
+        aliases: Vec<String>,
+        paths: Vec<StoreHash>,
+    },
     Document(CacheName, DocumentKey),
     /// A recipe that no NAR and no document names.
     Recipe(RecipeId),
@@ -95,9 +103,18 @@ impl Group<'_> {
                 if packs.watch.has_nar(cache, *hash, since) || row.lease_until > self.now {
                     return Ok(false);
                 }
-                self.records.push(Record::NarGone(cache.clone(), *hash).encode());
-                commit.ops.push(Op::DeleteNar(cache.clone(), *hash));
-                commit.ops.extend(aliases.iter().map(|name| Op::DeleteAlias(cache.clone(), name.clone())));
+                self.remove_nar(commit, cache, *hash, aliases);
+            }
+            Removal::NarOf { cache, hash, aliases, paths } => {
+                if packs.meta.nar(cache, hash)?.is_none() {
+                    return Ok(true);
+                }
+                // Who only downloads it does not keep it: it would stay for as long as somebody goes on asking.
+                let is_kept = paths.iter().any(|path| rescued.contains(&(cache.clone(), *path)));
+                if is_kept || packs.watch.has_committed_nar(cache, *hash, since) {
+                    return Ok(false);
+                }
+                self.remove_nar(commit, cache, *hash, aliases);
             }
             Removal::Document(cache, key) => {
                 if packs.watch.has_document(cache, key, since) {
@@ -120,6 +137,12 @@ impl Group<'_> {
         let hash = row.path.hash();
         self.records.push(Record::PathGone(cache.clone(), hash).encode());
         commit.ops.push(Op::DeletePath(cache.clone(), hash));
+    }
+
+    fn remove_nar(&mut self, commit: &mut Commit, cache: &CacheName, hash: Sha256, aliases: &[String]) {
+        self.records.push(Record::NarGone(cache.clone(), hash).encode());
+        commit.ops.push(Op::DeleteNar(cache.clone(), hash));
+        commit.ops.extend(aliases.iter().map(|name| Op::DeleteAlias(cache.clone(), name.clone())));
     }
 
     /// Adds records of a pack that is about to go, as far as they are what the index still says. `keep_gone` says whether

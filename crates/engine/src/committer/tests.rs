@@ -126,6 +126,37 @@ fn later_changes_of_a_group_see_the_earlier_ones() {
 }
 
 #[test]
+fn a_nar_goes_with_its_path_unless_a_commit_named_it_or_the_path_stays() {
+    let engine = Fixture::new().open();
+    let watch = &engine.shared.packs.watch;
+    let pushed: Vec<Pushed> = (0..4).map(|seed| push(&engine, &package(seed, 500)).unwrap()).collect();
+    for (n, pushed) in pushed.iter().enumerate() {
+        engine.commit_path(&cache(), pushed.as_path(&format!("path-{n}"))).unwrap();
+    }
+    let watching = watch.begin();
+    watch.name_asked_nar(&cache(), pushed[1].nar_hash);
+    nar_again(&engine, &pushed[2]);
+    watch.name_path(&cache(), path("path-3").hash());
+    let hashes: Vec<StoreHash> = (0..4).map(|n| path(&format!("path-{n}")).hash()).collect();
+    let mut items: Vec<Removal> = hashes.iter().map(|hash| Removal::Path(cache(), *hash)).collect();
+    items.extend(pushed.iter().zip(&hashes).map(|(pushed, path)| Removal::NarOf {
+        cache: cache(),
+        hash: pushed.nar_hash,
+        aliases: Vec::new(),
+        paths: vec![*path],
+    }));
+    let removals = Removals::new(items, watching.since(), Rescued::new());
+    assert!(commit_together(&engine, vec![Change::Remove(Arc::clone(&removals))])[0].is_ok());
+    assert_eq!(removals.outcome().removed, [true, true, true, false, true, true, false, false]);
+    let stay = pushed.iter().map(|pushed| engine.meta().nar(&cache(), &pushed.nar_hash).unwrap().is_some());
+    assert_eq!(stay.collect::<Vec<_>>(), [false, false, true, true]);
+}
+
+fn nar_again(engine: &Engine, pushed: &Pushed) {
+    engine.commit_nar(&cache(), ingest(engine, &pushed.bytes).unwrap(), None).unwrap();
+}
+
+#[test]
 fn records_are_divided_so_that_each_frame_can_be_read() {
     let records = |lens: &[usize]| lens.iter().map(|len| vec![0; *len]).collect::<Vec<_>>();
     let runs = |lens: &[usize]| frames_of(&records(lens)).map(<[_]>::len).collect::<Vec<_>>();

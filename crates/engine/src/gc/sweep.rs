@@ -129,7 +129,8 @@ impl Collection<'_> {
                 None => break,
             }
         }
-        let mut aliases = self.aliases(cache, &candidates)?;
+        let mut aliases = candidates.iter().map(|(hash, _)| (*hash, Vec::new())).collect();
+        self.shared.find_aliases(cache, &mut aliases)?;
         for batch in candidates.chunks(BATCH) {
             let names: Vec<Vec<String>> =
                 batch.iter().map(|(hash, _)| aliases.remove(hash).unwrap_or_default()).collect();
@@ -147,23 +148,6 @@ impl Collection<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Returns the uploaders' names of some NARs.
-    fn aliases(&self, cache: &CacheName, of: &[(Sha256, RecipeId)]) -> Result<HashMap<Sha256, Vec<String>>> {
-        let mut names: HashMap<Sha256, Vec<String>> = of.iter().map(|(hash, _)| (*hash, Vec::new())).collect();
-        let mut after: Option<String> = None;
-        while !names.is_empty() {
-            let page = self.shared.packs.meta.aliases(cache, after.as_deref(), PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            for (name, row) in page {
-                if let Some(names) = names.get_mut(&row.nar_hash) {
-                    names.push(name);
-                }
-            }
-        }
-        Ok(names)
     }
 
     /// Removes documents that are older than what the cache keeps and that no path of it has to do with any more; adds the
@@ -301,6 +285,22 @@ impl Shared {
         };
         let decisions = decide(&graph, &rules);
         Ok(Plan { graph, decisions, pins, retention })
+    }
+
+    /// Adds the uploaders' names of NARs; reads those of the whole cache, if any are asked for.
+    pub(super) fn find_aliases(&self, cache: &CacheName, of: &mut HashMap<Sha256, Vec<String>>) -> Result<()> {
+        let mut after: Option<String> = None;
+        while !of.is_empty() {
+            let page = self.packs.meta.aliases(cache, after.as_deref(), PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (name, row) in page {
+                if let Some(names) = of.get_mut(&row.nar_hash) {
+                    names.push(name);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns what becomes of a path, unless it is gone by now.

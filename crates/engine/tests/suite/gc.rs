@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firn_engine::{Engine, Error, GcOptions, GcReport, PathDeletion};
-use firn_index::{Meta, PackState, PinRow, RetentionRow, Totals};
+use firn_index::{AliasRow, Meta, PackState, PinRow, RetentionRow, Totals};
 use firn_nix::StorePath;
 use firn_storage::{Memory, Storage};
 
@@ -425,8 +425,48 @@ fn a_path_is_deleted_unless_it_is_needed() {
     assert_eq!(delete("base", true), PathDeletion::Deleted(gone));
     fixture.clock.advance(2 * DAY);
     let report = collect(&engine);
-    assert_eq!((report.nars, report.recipes), (2, 2));
+    assert_eq!((report.nars, report.recipes), (0, 2), "their NARs went with them");
     check(&fixture, &engine, &[("other", &other)]);
+}
+
+#[test]
+fn a_deleted_path_takes_its_nar_along_whatever_its_lease() {
+    let fixture = small_packs();
+    let engine = fixture.open();
+    let delete = |name: &str, referrers| {
+        let deletion = engine.delete_path(&cache(), &path(name).hash(), referrers, &|_, _| {}).unwrap();
+        assert!(matches!(deletion, PathDeletion::Deleted(_)), "{deletion:?}");
+    };
+    let has_nar = |pushed: &Pushed| fixture.meta.nar(&cache(), &pushed.nar_hash).unwrap().is_some();
+    let nar = noise(1, 100_000);
+    let ingested = ingest(&engine, &nar).unwrap();
+    let secret = Pushed::of(&ingested, &nar);
+    let alias = AliasRow { nar_hash: secret.nar_hash, compression: "xz".to_owned(), file_size: 9 };
+    engine.commit_nar(&cache(), ingested, Some(("secret.nar.xz".to_owned(), alias))).unwrap();
+    for name in ["secret", "same", "same-again"] {
+        engine.commit_path(&cache(), secret.as_path(name)).unwrap();
+    }
+    let other = push_with(&engine, "other", &noise(2, 100_000), &["same"]);
+    let offered = push(&engine, &noise(3, 100_000)).unwrap();
+    for name in ["secret", "other"] {
+        engine.commit_path(&cache(), offered.as_path(name)).unwrap();
+    }
+
+    delete("secret", false);
+    assert!(has_nar(&secret), "other paths have it too");
+    assert!(!has_nar(&offered), "no path has it");
+    check(&fixture, &engine, &[("same", &secret), ("other", &other)]);
+    // All that have it go at once.
+    delete("same", true);
+    delete("same-again", false);
+    assert!(!has_nar(&secret) && !has_nar(&other));
+    assert_eq!(fixture.meta.alias(&cache(), "secret.nar.xz").unwrap(), None);
+    assert_eq!(collect(&engine).recipes, 3, "no lease keeps their bytes");
+    check(&fixture, &engine, &[]);
+
+    // It may come again.
+    let again = push_with(&engine, "secret", &nar, &[]);
+    check(&fixture, &engine, &[("secret", &again)]);
 }
 
 /// Fails each of the calls of a collection in turn, then opens the store again and collects to the end.

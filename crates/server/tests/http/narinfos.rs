@@ -248,3 +248,27 @@ fn agrees_on_the_store_directory() {
     assert_eq!(world.put("/pub/nix-cache-info", "Priority: many\n").status, 400);
     assert_eq!(world.put("/pub/nix-cache-info", "x".repeat(1 << 20)).status, 413);
 }
+
+#[test]
+fn a_deleted_path_is_gone_under_every_name_of_its_nar() {
+    let world = World::new();
+    let package = Package::new(31, 5000);
+    let file = world.put_nar("pub", &package.nar, Codec::Xz);
+    let narinfo = format!("/pub/{}.narinfo", package.hash());
+    assert_eq!(world.put(&narinfo, package.narinfo(&file, "xz")).status, 200);
+    let hash = package.nar_hash().to_nix32();
+    let names = [
+        narinfo,
+        format!("/pub/{}.ls", package.hash()),
+        format!("/pub/serve/{}/self", package.hash()),
+        format!("/pub/nar/{file}"),
+        format!("/pub/nar/{hash}.nar"),
+        format!("/pub/nar/{hash}.nar.zst"),
+    ];
+    let get_all = || names.iter().map(|name| world.get(name).status).collect::<Vec<_>>();
+    assert_eq!(get_all(), [200; 6]);
+    let removed = |cache: &_, paths: &[_]| paths.iter().for_each(|hash| world.app.http.forget_path(cache, hash));
+    let cache = "pub".parse().unwrap();
+    world.app.engine.delete_path(&cache, &package.path.hash(), false, &removed).unwrap();
+    assert_eq!(get_all(), [404; 6]);
+}
