@@ -379,7 +379,7 @@ pub struct ConflictDescription {
     pub at: u64,
     /// Who offered it.
     pub builder: String,
-    /// `sha256:…`
+    /// `sha256:…`; the path's own if the same NAR was offered with other references.
     pub nar_hash: String,
     /// NAR bytes.
     pub nar_bytes: u64,

@@ -1,9 +1,11 @@
 //! What a commit of a path decides: pure functions over rows.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use firn_index::{
-    Conflict, ConflictPolicy, NarRow, PathRow, PushOutcome, PushRecord, ReferencePolicy, UnixSeconds, Uploader,
+    CacheName, Conflict, ConflictPolicy, NarRow, PathRow, PushOutcome, PushRecord, ReferencePolicy, UnixSeconds,
+    Uploader,
 };
 use firn_nix::{Sha256, StorePath};
 
@@ -18,6 +20,9 @@ const MAX_SIGNERS: usize = 16;
 
 /// Other NARs that a path remembers at most.
 const MAX_CONFLICTS: usize = 16;
+
+/// References of each kind that a warning names.
+const LOGGED_REFERENCES: usize = 5;
 
 /// A path offered for a cache.
 #[derive(Debug, Clone)]
@@ -53,11 +58,11 @@ pub struct PathUpload {
 pub enum PathOutcome {
     /// It is visible from now on.
     Created,
-    /// It was there with the same NAR; signatures were added.
+    /// It was there with the same NAR; signatures were added, or references that had been left out.
     Merged,
-    /// It was there with another NAR, which stays; the offer was recorded.
+    /// It was there with another NAR or other references, which stay; the offer was recorded.
     KeptFirst,
-    /// It was there with another NAR, which stays; the offer was recorded and is to be refused.
+    /// It was there with another NAR or other references, which stay; the offer was recorded and is to be refused.
     Rejected,
 }
 
@@ -76,6 +81,13 @@ pub(crate) struct Decision {
     pub(crate) outcome: PathOutcome,
     /// Whether the path was not visible before, so that it counts.
     pub(crate) replaces: Option<u64>,
+}
+
+impl Decision {
+    /// Returns whether what is there stays, and is something else.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self.outcome, PathOutcome::KeptFirst | PathOutcome::Rejected)
+    }
 }
 
 /// Decides about a path, given what the cache has.
@@ -103,13 +115,29 @@ pub(crate) fn decide(
         return Err(wrong(format!("its NAR has {} bytes, not {}", nar.nar_size, upload.nar_size)));
     }
     match existing.filter(|row| row.nar_hash == upload.nar_hash) {
-        Some(row) => Ok(merge(upload, row)),
+        Some(row) => Ok(merge(upload, row, now)),
         None => Ok(Decision {
             row: Some(new_row(upload, existing, now)),
             outcome: PathOutcome::Created,
             replaces: existing.map(|row| row.nar_size),
         }),
     }
+}
+
+/// Warns of an offer that has the NAR that is there, and references that it can't have.
+pub(crate) fn warn_of_references(cache: &CacheName, upload: &PathUpload, first: &PathRow) {
+    let (offered, kept): (HashSet<_>, HashSet<_>) =
+        (upload.references.iter().collect(), first.references.iter().collect());
+    let without = |paths: &[StorePath], others: &HashSet<&StorePath>| -> Vec<String> {
+        paths.iter().filter(|path| !others.contains(path)).map(StorePath::base_name).collect()
+    };
+    let (lacking, other) = (without(&first.references, &offered), without(&upload.references, &kept));
+    let some = |paths: &[String]| paths[..paths.len().min(LOGGED_REFERENCES)].join(" ");
+    tracing::warn!(
+        %cache, path = %upload.path, first_builder = first.uploader.builder, other_builder = upload.uploader.builder,
+        lacking = lacking.len(), other = other.len(), lacks = some(&lacking), has = some(&other),
+        "a path was offered with other references than the ones that it has: these stay"
+    );
 }
 
 /// Returns the record of a push that changed something.
@@ -146,10 +174,13 @@ fn new_row(upload: &PathUpload, replaced: Option<&PathRow>, now: UnixSeconds) ->
     row
 }
 
-fn merge(upload: &PathUpload, row: &PathRow) -> Decision {
-    // Signatures are over the references too: of an offer with other ones none would verify.
-    if sorted(&upload.references) != row.references {
-        return Decision { row: None, outcome: PathOutcome::KeptFirst, replaces: Some(row.nar_size) };
+fn merge(upload: &PathUpload, row: &PathRow, now: UnixSeconds) -> Decision {
+    let references = sorted(&upload.references);
+    if references != row.references {
+        // Only in a cache that checks it is known that the NAR has what is added.
+        let is_checked = upload.references_policy == ReferencePolicy::Strict;
+        let is_more = is_checked && adds_to(&references, row);
+        return if is_more { complete(upload, row, references) } else { conflict(upload, row, now) };
     }
     let mut merged = row.clone();
     add_signatures(&mut merged, &upload.signatures);
@@ -159,6 +190,22 @@ fn merge(upload: &PathUpload, row: &PathRow) -> Decision {
     Decision { row, outcome: PathOutcome::Merged, replaces: Some(upload.nar_size) }
 }
 
+fn adds_to(references: &[StorePath], row: &PathRow) -> bool {
+    let offered: HashSet<&StorePath> = references.iter().collect();
+    row.references.iter().all(|reference| offered.contains(reference))
+}
+
+/// Takes the references that an earlier offer of the same NAR left out; they were found in it, as the cache demands of all.
+/// What was signed before is not this: signatures are over the references too.
+fn complete(upload: &PathUpload, row: &PathRow, references: Vec<StorePath>) -> Decision {
+    let mut whole = PathRow { references, signatures: Vec::new(), ..row.clone() };
+    add_signatures(&mut whole, &upload.signatures);
+    whole.deriver = whole.deriver.or_else(|| upload.deriver.clone());
+    whole.ca = whole.ca.or_else(|| upload.ca.clone());
+    Decision { row: Some(whole), outcome: PathOutcome::Merged, replaces: Some(upload.nar_size) }
+}
+
+/// Records an offer of another NAR, or of the same one with other references.
 fn conflict(upload: &PathUpload, first: &PathRow, now: UnixSeconds) -> Decision {
     let outcome = match upload.on_conflict {
         ConflictPolicy::KeepFirst => PathOutcome::KeptFirst,

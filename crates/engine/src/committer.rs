@@ -17,7 +17,7 @@ use firn_index::{
 use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::{FrameLoc, PackId};
 
-use crate::commit::{Decision, PathOutcome, PathUpload, decide, push_record};
+use crate::commit::{Decision, PathOutcome, PathUpload, decide, push_record, warn_of_references};
 use crate::ingest::{NewRecipe, Session};
 use crate::measures::Commits;
 use crate::packs::{Lane, Packs};
@@ -505,8 +505,13 @@ impl<'a> Group<'a> {
             _ => false,
         };
         let decision = decide(upload, nar, existing.as_ref(), is_damaged, self.now)?;
-        if decision.outcome == PathOutcome::Created {
+        let references = |row: &Option<PathRow>| row.as_ref().map(|row| row.references.clone());
+        let adds_references = decision.row.is_some() && references(&decision.row) != references(&existing);
+        if decision.outcome == PathOutcome::Created || adds_references {
             self.check_references(commit, cache, upload)?;
+        }
+        if let Some(first) = existing.filter(|first| decision.is_conflict() && first.nar_hash == upload.nar_hash) {
+            warn_of_references(cache, upload, &first);
         }
         Ok(decision)
     }

@@ -89,9 +89,8 @@ impl Engine {
     ) -> Result<()> {
         let Some(row) = self.meta().path(cache, path)? else { return Ok(()) };
         // An offer with other references is none of another NAR, and only so many conflicts are remembered.
-        let Some(conflict) = row.conflicts.iter().find(|conflict| conflict.nar_hash == *offered) else {
-            return Ok(());
-        };
+        let is_other = |conflict: &&Conflict| conflict.nar_hash == *offered && row.nar_hash != *offered;
+        let Some(conflict) = row.conflicts.iter().find(is_other) else { return Ok(()) };
         if self.recorded_difference(cache, path, &row.nar_hash, offered).is_ok_and(|known| known.is_some()) {
             return Ok(());
         }

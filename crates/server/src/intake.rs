@@ -102,17 +102,18 @@ impl Intake<'_> {
         }
         match outcome {
             PathOutcome::Created | PathOutcome::Merged => Ok(outcome),
-            PathOutcome::KeptFirst | PathOutcome::Rejected => {
-                Err(NotTaken::Refused("the cache has this path with another NAR, which stays".to_owned()))
-            }
+            PathOutcome::KeptFirst | PathOutcome::Rejected => Err(NotTaken::Refused(
+                "the cache has this path with another NAR or other references, which stay".to_owned(),
+            )),
         }
     }
 
-    /// Returns whether the cache has a path with all its signatures.
+    /// Returns whether the cache has a path with these references and all its signatures.
     fn knows(&self, upload: &PathUpload) -> Result<bool, EngineError> {
         let known = self.engine.meta().path(&self.cache.name, &upload.path.hash())?;
         Ok(known.is_some_and(|known| {
             known.nar_hash == upload.nar_hash
+                && known.references == upload.references
                 && upload.signatures.iter().all(|signature| known.signatures.contains(signature))
         }))
     }

@@ -89,6 +89,13 @@ fn cases() -> Vec<Case> {
     let seen = PathRow { conflicts: vec![conflict_with(1, NOW, "offering")], ..row(2) };
     let full = PathRow { conflicts: (10..26).map(|n| conflict_with(n, 600, "x")).collect(), ..row(2) };
     let replaced = PathRow { conflicts: vec![conflict_with(9, 600, "x")], ..row(2) };
+    let fewer = PathUpload { references: vec![path("a")], signatures: vec!["key:four".to_owned()], ..upload(1) };
+    let reject_fewer = PathUpload { on_conflict: ConflictPolicy::Reject, ..fewer.clone() };
+    let told = PathRow { conflicts: vec![conflict_with(1, NOW, "offering")], ..row(1) };
+    let early = PathRow { references: vec![path("b")], signatures: vec!["key:five".to_owned()], ..row(1) };
+    let both = row(1).signatures;
+    let loose = PathUpload { references_policy: ReferencePolicy::Present, ..upload(1) };
+    let noted = PathRow { conflicts: told.conflicts.clone(), ..early.clone() };
     let (kept, rejected, merged) = (PathOutcome::KeptFirst, PathOutcome::Rejected, PathOutcome::Merged);
     vec![
         case("it is new", upload(1), None, PathOutcome::Created, Some(mine.clone())),
@@ -97,13 +104,11 @@ fn cases() -> Vec<Case> {
         case("more signatures", signed, Some(row(1)), merged, Some(PathRow { signatures: more, ..row(1) })),
         case("facts that were not known", facts, Some(row(1)), merged, Some(with_facts.clone())),
         case("facts that are known otherwise", other_facts, Some(with_facts), merged, None),
-        case(
-            "the same NAR with other references",
-            PathUpload { references: vec![path("a")], signatures: vec!["key:four".to_owned()], ..upload(1) },
-            Some(row(1)),
-            kept,
-            None,
-        ),
+        case("fewer references", fewer.clone(), Some(row(1)), kept, Some(told.clone())),
+        case("fewer references, and they must be the same", reject_fewer, Some(row(1)), rejected, Some(told.clone())),
+        case("fewer references again", fewer, Some(told), kept, None),
+        case("more references", upload(1), Some(early.clone()), merged, Some(PathRow { signatures: both, ..row(1) })),
+        case("more references, of which nobody knows whether it has them", loose, Some(early), kept, Some(noted)),
         case("another NAR is there", upload(1), Some(row(2)), kept, Some(seen.clone())),
         case("another NAR is there, and is to be refused", reject.clone(), Some(row(2)), rejected, Some(seen.clone())),
         case("the same conflict again", upload(1), Some(seen.clone()), kept, None),

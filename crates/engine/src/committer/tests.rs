@@ -1,11 +1,11 @@
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 
 use firn_index::Refusal;
 use firn_storage::{Memory, Meter};
 
 use super::*;
-use crate::fixture::{Fixture, Pushed, cache, ingest, package, path, push};
+use crate::fixture::{Fixture, Pushed, cache, ingest, package, path, push, uploader};
 use crate::{Engine, Ingested, PathUpload};
 
 /// Commits changes as one group, as if all of them had been waiting, and returns what became of them.
@@ -154,6 +154,44 @@ fn a_nar_goes_with_its_path_unless_a_commit_named_it_or_the_path_stays() {
 
 fn nar_again(engine: &Engine, pushed: &Pushed) {
     engine.commit_nar(&cache(), ingest(engine, &pushed.bytes).unwrap(), None).unwrap();
+}
+
+/// What is logged, whoever holds which copy.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn other_references_are_warned_of() {
+    let engine = Fixture::new().open();
+    let pushed = push(&engine, &package(1, 500)).unwrap();
+    let offer = |names: [&str; 2], builder: &str| PathUpload {
+        references: names.map(path).to_vec(),
+        uploader: uploader(builder),
+        ..pushed.as_path("tool")
+    };
+    engine.commit_path(&cache(), offer(["a", "b"], "one")).unwrap();
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let outcomes = tracing::subscriber::with_default(subscriber, || {
+        commit_together(&engine, vec![path_of(offer(["b", "c"], "two"))])
+    });
+    assert!(matches!(outcomes[0], Ok(PathOutcome::KeptFirst)));
+    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let differs = format!("lacking=1 other=1 lacks=\"{}\" has=\"{}\"", path("a"), path("c"));
+    for part in [" WARN ", "first_builder=\"one\" other_builder=\"two\"", &differs] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
 }
 
 #[test]

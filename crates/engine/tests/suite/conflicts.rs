@@ -234,7 +234,10 @@ fn what_only_refers_elsewhere_is_no_other_nar() {
     let engine = Fixture::new().open();
     let first = push_path(&engine, "tool", &build("one", false)).unwrap();
     let offer = PathUpload { references: vec![path("tool")], ..first.as_path("tool") };
-    assert_eq!(engine.commit_path(&cache(), offer).unwrap(), PathOutcome::KeptFirst);
+    let log = logged(|| assert_eq!(engine.commit_path(&cache(), offer).unwrap(), PathOutcome::KeptFirst));
+    assert!(!log.contains(ALARM), "{log}");
+    let row = engine.meta().path(&cache(), &path("tool").hash()).unwrap().unwrap();
+    assert_eq!((row.references.len(), row.conflicts[0].nar_hash), (0, first.nar_hash), "it is recorded");
     assert!(engine.meta().documents(&cache(), None, 10).unwrap().is_empty());
 }
 

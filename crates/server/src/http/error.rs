@@ -273,7 +273,9 @@ impl Problem {
             Self::UnsignedRealisation(_) => {
                 "Nix signs realisations only as it builds them: put 'secret-key-files' into the builder's nix.conf."
             }
-            Self::Conflict => "Two builders made different things of it. The first one stays.",
+            Self::Conflict => {
+                "Two builders made different things of it, or say differently what it refers to. The first one stays."
+            }
             Self::OutputMissing(_) => "Upload the path first, as 'nix copy' does.",
             Self::BadDocument(_) => "Upload what Nix writes.",
             Self::StoreDir(_) => "Use a cache that was made for this store directory.",

@@ -258,7 +258,11 @@ pub fn path(engine: &Engine, cache: &CacheName, hash: &StoreHash, with_pushes: b
     let (row, _) = nar_of(engine, cache, hash)?;
     let (mut conflicts, mut may_compare) = (Vec::new(), true);
     for conflict in row.conflicts.iter().filter(|_| with_pushes) {
-        let found = offered_difference(engine, cache, &row, &conflict.nar_hash, &mut may_compare)?;
+        let found = if conflict.nar_hash == row.nar_hash {
+            None
+        } else {
+            offered_difference(engine, cache, &row, &conflict.nar_hash, &mut may_compare)?
+        };
         conflicts.push(ConflictDescription {
             at: conflict.at,
             builder: conflict.uploader.builder.clone(),

@@ -6,6 +6,7 @@ mod file_cache;
 mod files_and_documents;
 mod loops;
 mod narinfos;
+mod offers;
 mod oidc;
 mod pages;
 mod pull;

@@ -309,6 +309,7 @@ fn conflicts(found: &PathDescription) -> Markup {
                 h3 { (conflict.builder) ", " (time(conflict.at)) }
                 p { code { (conflict.nar_hash) } ", " (bytes(conflict.nar_bytes)) }
                 @match &conflict.files {
+                    _ if conflict.nar_hash == found.nar_hash => p { "It is the same NAR, with other references: the log names them." },
                     None => p { "Which files differ was not recorded, and that NAR is not held any more." },
                     Some(files) => {
                         @if !files.is_empty() { (differences(files, conflict.files_total)) }
