@@ -48,7 +48,7 @@ pub struct PathAnswer {
     /// With [`PathStatus::Error`] and [`PathStatus::Rejected`], a [`crate::Code`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// With a code, what happened.
+    /// With a code, what happened; else what of the path was left out, if anything was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! What a commit of a path decides: pure functions over rows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use firn_index::{
@@ -12,8 +12,8 @@ use firn_nix::{Sha256, StorePath};
 use crate::ingest::Ingested;
 use crate::{Error, Result};
 
-/// Signatures that a path keeps at most.
-const MAX_SIGNATURES: usize = 64;
+/// Signatures that a path keeps at most: those of keys that its cache knows before others.
+pub const MAX_SIGNATURES: usize = 64;
 
 /// Names of keys that a record of a push has at most.
 const MAX_SIGNERS: usize = 16;
@@ -41,8 +41,11 @@ pub struct PathUpload {
     pub deriver: Option<StorePath>,
     /// Its content address, as the narinfo spells it.
     pub ca: Option<String>,
-    /// `name:base64`: the uploader's, and those that the cache made for this NAR.
+    /// `name:base64`: the uploader's, and those that the cache made for this NAR. In a name of `known_keys`, only what that key
+    /// signed.
     pub signatures: Vec<String>,
+    /// The names of keys that the cache knows: its own, those that it trusts, and its upstreams'.
+    pub known_keys: Vec<String>,
     /// Who offers it.
     pub uploader: Uploader,
     /// From which address, for the record of where the path came from.
@@ -170,7 +173,7 @@ fn new_row(upload: &PathUpload, replaced: Option<&PathRow>, now: UnixSeconds) ->
         uploader: upload.uploader.clone(),
         conflicts: replaced.map(|row| row.conflicts.clone()).unwrap_or_default(),
     };
-    add_signatures(&mut row, &upload.signatures);
+    row.signatures = merged_signatures(upload, &[]);
     row
 }
 
@@ -183,7 +186,7 @@ fn merge(upload: &PathUpload, row: &PathRow, now: UnixSeconds) -> Decision {
         return if is_more { complete(upload, row, references) } else { conflict(upload, row, now) };
     }
     let mut merged = row.clone();
-    add_signatures(&mut merged, &upload.signatures);
+    merged.signatures = merged_signatures(upload, &row.signatures);
     merged.deriver = merged.deriver.or_else(|| upload.deriver.clone());
     merged.ca = merged.ca.or_else(|| upload.ca.clone());
     let row = (merged != *row).then_some(merged);
@@ -199,7 +202,7 @@ fn adds_to(references: &[StorePath], row: &PathRow) -> bool {
 /// What was signed before is not this: signatures are over the references too.
 fn complete(upload: &PathUpload, row: &PathRow, references: Vec<StorePath>) -> Decision {
     let mut whole = PathRow { references, signatures: Vec::new(), ..row.clone() };
-    add_signatures(&mut whole, &upload.signatures);
+    whole.signatures = merged_signatures(upload, &[]);
     whole.deriver = whole.deriver.or_else(|| upload.deriver.clone());
     whole.ca = whole.ca.or_else(|| upload.ca.clone());
     Decision { row: Some(whole), outcome: PathOutcome::Merged, replaces: Some(upload.nar_size) }
@@ -225,13 +228,20 @@ fn conflict(upload: &PathUpload, first: &PathRow, now: UnixSeconds) -> Decision 
     Decision { row: Some(row), outcome, replaces: Some(first.nar_size) }
 }
 
-fn add_signatures(row: &mut PathRow, signatures: &[String]) {
-    for signature in signatures {
-        if row.signatures.len() < MAX_SIGNATURES && !row.signatures.contains(signature) {
-            row.signatures.push(signature.clone());
+/// Returns the signatures of an offer and those that are there, sorted. If these are too many, anybody may have made up most of
+/// them: those by keys that the cache knows stay, then those that came first.
+fn merged_signatures(upload: &PathUpload, stored: &[String]) -> Vec<String> {
+    let known: HashSet<&str> = upload.known_keys.iter().map(String::as_str).collect();
+    let is_known = |signature: &&String| signature.split(':').next().is_some_and(|name| known.contains(name));
+    let (offered, offered_others): (Vec<&String>, Vec<&String>) = upload.signatures.iter().partition(is_known);
+    let (stored, stored_others): (Vec<&String>, Vec<&String>) = stored.iter().partition(is_known);
+    let mut merged: BTreeSet<&String> = BTreeSet::new();
+    for signature in [offered, stored, stored_others, offered_others].concat() {
+        if merged.len() < MAX_SIGNATURES {
+            merged.insert(signature);
         }
     }
-    row.signatures.sort_unstable();
+    merged.into_iter().cloned().collect()
 }
 
 fn sorted(references: &[StorePath]) -> Vec<StorePath> {

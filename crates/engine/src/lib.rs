@@ -63,7 +63,7 @@ mod watch;
 pub const DELETION_LEASE: &str = "gc";
 
 pub use clock::{Clock, Entropy, SystemClock};
-pub use commit::{DocumentContent, PathOutcome, PathUpload};
+pub use commit::{DocumentContent, MAX_SIGNATURES, PathOutcome, PathUpload};
 pub use difference::Difference;
 pub use engine::{Delta, Engine, Options, Stats};
 pub use error::{Error, Result};

@@ -1,13 +1,16 @@
 //! The caches in memory, with their keys parsed: every request looks here and never in the index.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use firn_engine::PathUpload;
+use firn_engine::{MAX_SIGNATURES, PathUpload};
 use firn_index::{CacheName, CacheRow, Error, Meta, ReferencePolicy, Uploader, UpstreamMode, UpstreamsRow};
-use firn_nix::{NarInfo, PublicKey, SecretKey};
+use firn_nix::{NarInfo, PublicKey, SecretKey, Signature, StorePath};
 
 use crate::upstream::Upstream;
+
+/// Signatures of one upload that are verified at most, each some 50 µs; what comes after them in the names of known keys is left out.
+const MAX_VERIFIED: usize = 256;
 
 /// A cache as requests see it; never changed in place.
 pub struct Cache {
@@ -21,6 +24,8 @@ pub struct Cache {
     pub upstreams: Vec<PublicKey>,
     /// The upstreams that are asked for what the cache lacks, in order of their priorities.
     pub proxies: Vec<Arc<Upstream>>,
+    /// All keys that it knows: its own, `trusted` and `upstreams`.
+    known: Vec<PublicKey>,
     listed: UpstreamsRow,
     /// Differs from every earlier value whenever the cache was changed, or deleted and made again: key memory by it.
     pub generation: u64,
@@ -52,7 +57,8 @@ impl Cache {
         }
         proxies.sort_by_key(|upstream| upstream.row.priority);
         let (name, row) = (name.clone(), row.clone());
-        Ok(Self { name, row, trusted, upstreams, proxies, listed, generation, keys })
+        let known = keys.iter().map(SecretKey::public).chain(trusted.iter().chain(&upstreams).cloned()).collect();
+        Ok(Self { name, row, trusted, upstreams, proxies, known, listed, generation, keys })
     }
 
     /// Returns a signature (`name:base64`) of a narinfo's fingerprint by each of the cache's keys.
@@ -62,14 +68,14 @@ impl Cache {
 
     /// Returns what is committed of a path: signed by the cache's keys, all its references here, from nobody knows what address.
     pub fn upload(&self, info: NarInfo, uploader: Uploader) -> PathUpload {
-        // The cache's own come first: a path keeps only so many.
-        let mut signatures = self.sign(&info.fingerprint(&self.row.store_dir));
+        let fingerprint = info.fingerprint(&self.row.store_dir);
+        let mut signatures = self.sign(&fingerprint);
+        signatures.extend(self.plausible(&fingerprint, info.signatures.iter()).map(ToString::to_string));
         // Those that the path was made with need not occur in the NAR: `builtins.toFile` makes such paths.
         let references_policy = match self.row.references {
             ReferencePolicy::Strict if info.is_made_of_references(&self.row.store_dir) => ReferencePolicy::Present,
             policy => policy,
         };
-        signatures.extend(info.signatures.iter().map(ToString::to_string));
         PathUpload {
             path: info.store_path,
             nar_hash: info.nar_hash,
@@ -79,11 +85,48 @@ impl Cache {
             deriver: info.deriver,
             ca: info.ca.map(|ca| ca.as_str().to_owned()),
             signatures,
+            known_keys: self.known.iter().map(|key| key.name().to_owned()).collect(),
             uploader,
             address: None,
             on_conflict: self.row.on_conflict,
             references_policy,
         }
+    }
+
+    /// Returns those of some signatures that may be real: in the name of a key that the cache knows, they are by that key.
+    fn plausible<'a>(
+        &'a self,
+        fingerprint: &'a str,
+        signatures: impl Iterator<Item = &'a Signature>,
+    ) -> impl Iterator<Item = &'a Signature> {
+        let mut to_verify = MAX_VERIFIED;
+        signatures.filter(move |signature| {
+            let mut known = self.known.iter().filter(|key| key.name() == signature.key_name()).peekable();
+            if known.peek().is_none() {
+                return true;
+            }
+            let is_verified = to_verify > 0;
+            to_verify = to_verify.saturating_sub(1);
+            is_verified && known.any(|key| key.verify(fingerprint.as_bytes(), signature))
+        })
+    }
+
+    /// After a commit: says in the log how many of the signatures that came with a path it did not take, and returns the number.
+    pub fn note_left_out(&self, meta: &dyn Meta, path: &StorePath, sent: &[String]) -> usize {
+        if sent.is_empty() {
+            return 0;
+        }
+        // The path stands: what can't be counted must not fail it.
+        let Ok(Some(row)) = meta.path(&self.name, &path.hash()) else { return 0 };
+        let kept: HashSet<&String> = row.signatures.iter().collect();
+        let signatures = sent.iter().filter(|signature| !kept.contains(signature)).count();
+        if signatures > 0 {
+            tracing::warn!(
+                cache = %self.name, %path, signatures, most = MAX_SIGNATURES,
+                "signatures were left out: they are not by the keys whose names they have, or the path has too many"
+            );
+        }
+        signatures
     }
 
     /// Returns what clients put into `trusted-public-keys`.

@@ -85,10 +85,12 @@ impl Intake<'_> {
         fetch: &mut Fetch<'_, E>,
     ) -> Result<PathOutcome, NotTaken<E>> {
         let uploader = Uploader { token: None, builder: self.builder.to_owned() };
+        let narinfo = info.narinfo();
+        let sent: Vec<String> = narinfo.signatures.iter().map(ToString::to_string).collect();
         let upload = PathUpload {
             elsewhere: info.references.iter().filter(|path| elsewhere.contains(path)).cloned().collect(),
             ca: info.ca.clone(),
-            ..self.cache.upload(info.narinfo(), uploader)
+            ..self.cache.upload(narinfo, uploader)
         };
         if !self.has_nar(&info.nar_hash, info.nar_size)? {
             self.nar(info, fetch)?;
@@ -101,7 +103,10 @@ impl Intake<'_> {
             app.usage.counters.of(&self.cache.name, self.builder).outcome(outcome, info.nar_size);
         }
         match outcome {
-            PathOutcome::Created | PathOutcome::Merged => Ok(outcome),
+            PathOutcome::Created | PathOutcome::Merged => {
+                self.cache.note_left_out(self.engine.meta(), &info.path, &sent);
+                Ok(outcome)
+            }
             PathOutcome::KeptFirst | PathOutcome::Rejected => Err(NotTaken::Refused(
                 "the cache has this path with another NAR or other references, which stay".to_owned(),
             )),

@@ -15,6 +15,7 @@ fn upload(nar: u8) -> PathUpload {
         deriver: None,
         ca: None,
         signatures: vec!["key:two".to_owned(), "key:one".to_owned()],
+        known_keys: vec!["known".to_owned(), "mine".to_owned()],
         uploader: uploader("offering"),
         address: None,
         on_conflict: ConflictPolicy::KeepFirst,
@@ -176,4 +177,25 @@ fn signatures_are_sorted_without_duplicates_and_limited() {
     let signatures = decision.row.unwrap().signatures;
     assert_eq!(signatures.len(), MAX_SIGNATURES);
     assert!(signatures.is_sorted() && signatures.windows(2).all(|pair| pair[0] != pair[1]));
+}
+
+#[test]
+fn signatures_by_known_keys_find_room_among_those_that_came_first() {
+    let numbered = |name: &str, numbers: std::ops::Range<usize>| -> Vec<String> {
+        numbers.map(|n| format!("{name}:{n:03}")).collect()
+    };
+    let merge = |stored: Vec<String>, offered: Vec<String>| {
+        let row = PathRow { signatures: stored, ..row(1) };
+        let offer = PathUpload { signatures: offered, ..upload(1) };
+        decide(&offer, Some(&nar_row(1)), Some(&row), false, NOW).unwrap().row.map(|row| row.signatures)
+    };
+    let full = numbered("evil", 0..MAX_SIGNATURES);
+    assert_eq!(merge(full.clone(), numbered("later", 0..5)), None, "the first that came stay");
+    let merged = merge(full.clone(), [numbered("later", 0..5), numbered("known", 0..2)].concat()).unwrap();
+    assert_eq!(merged, [numbered("evil", 0..62), numbered("known", 0..2)].concat());
+    // What is there by known keys gives way to what was verified just now, and to nothing else.
+    let known = numbered("known", 0..MAX_SIGNATURES);
+    assert_eq!(merge(known.clone(), numbered("later", 0..5)), None);
+    let merged = merge(known, numbered("mine", 0..1)).unwrap();
+    assert_eq!(merged, [numbered("known", 0..63), numbered("mine", 0..1)].concat());
 }

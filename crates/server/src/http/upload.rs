@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_chunk::Input;
-use firn_engine::{Ingest, Ingested, PathOutcome, PathUpload};
+use firn_engine::{Ingest, Ingested, MAX_SIGNATURES, PathOutcome, PathUpload};
 use firn_index::{AliasRow, CacheRow, Uploader};
 use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, Sha256, StoreHash, StorePath};
-use http::Response;
+use http::{HeaderValue, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Body;
@@ -21,7 +21,7 @@ use super::codec::{Codec, decoder};
 use super::error::{After, Problem};
 use super::receive::{Incoming, Outcome, Reader};
 use super::route::NarName;
-use super::{PATIENCE, failed, known, nar, permit, pull, taken, work};
+use super::{PATIENCE, failed, known, nar, ok, permit, pull, taken, work};
 use crate::app::App;
 use crate::caches::Cache;
 use crate::error_chain;
@@ -123,14 +123,18 @@ impl Upload<'_> {
         .await?;
         // The uploader was told that these are here.
         let elsewhere = pull::known(&app, &cache, absent).await;
-        work(self.app, After::Body, move || {
+        let left_out = work(self.app, After::Body, move || {
             let _turn = turn;
+            let (path, sent) = (info.store_path.clone(), texts(&info));
             let committed = commit_narinfo(&app, &cache, info, elsewhere, uploader, address);
             app.http.narinfos.forget(&cache.name, &hash);
-            committed
+            Ok(match committed? {
+                PathOutcome::Created | PathOutcome::Merged => cache.note_left_out(app.engine.meta(), &path, &sent),
+                PathOutcome::KeptFirst | PathOutcome::Rejected => 0,
+            })
         })
         .await?;
-        Ok(taken())
+        Ok(taken_but(left_out))
     }
 
     /// Takes a listing, which is not kept: what a NAR holds is read from the NAR.
@@ -289,7 +293,7 @@ fn commit_narinfo(
     elsewhere: Vec<StorePath>,
     uploader: Uploader,
     address: Option<IpAddr>,
-) -> Result<(), Problem> {
+) -> Result<PathOutcome, Problem> {
     let row = &cache.row;
     check_nar(app, cache, &info)?;
     check_signatures(row, cache, &info)?;
@@ -306,15 +310,34 @@ fn commit_narinfo(
             && upload.signatures.iter().all(|signature| known.signatures.contains(signature))
     });
     if is_known {
-        return Ok(());
+        return Ok(PathOutcome::Merged);
     }
     let nar_size = upload.nar_size;
     let outcome = app.engine.commit_path(&cache.name, upload).map_err(|error| failed(app, error, After::Body))?;
     tally.outcome(outcome, nar_size);
     match outcome {
-        PathOutcome::Created | PathOutcome::Merged | PathOutcome::KeptFirst => Ok(()),
+        PathOutcome::Created | PathOutcome::Merged | PathOutcome::KeptFirst => Ok(outcome),
         PathOutcome::Rejected => Err(Problem::Conflict),
     }
+}
+
+fn texts(info: &NarInfo) -> Vec<String> {
+    info.signatures.iter().map(ToString::to_string).collect()
+}
+
+/// Returns the answer to a narinfo that was taken, but for some signatures. Nix shows none of it.
+fn taken_but(left_out: usize) -> Response<Body> {
+    if left_out == 0 {
+        return taken();
+    }
+    ok(Body::full(left_out_text(left_out) + "\n"), "text/plain; charset=utf-8", HeaderValue::from_static("no-store"))
+}
+
+/// Says how many signatures were not taken, and why.
+pub(super) fn left_out_text(left_out: usize) -> String {
+    format!(
+        "{left_out} signatures were left out: they are not by the keys whose names they have, or the path has {MAX_SIGNATURES} already"
+    )
 }
 
 /// Returns which references a cache lacks whose upstreams are asked for what it lacks.

@@ -94,3 +94,47 @@ fn more_references_must_be_there_like_those_of_a_new_path() {
     assert_eq!(put(&world, &both).0, 200);
     assert_eq!(served(&world, &package).references.len(), 2);
 }
+
+/// Returns lines of signatures that nobody made, in names that begin alike.
+fn made_up(name: impl Fn(usize) -> String, count: usize) -> String {
+    let signature =
+        |n| format!("Sig: {}\n", key("x", n as u8).sign(b"anything").to_string().replacen("x", &name(n), 1));
+    (0..count).map(signature).collect()
+}
+
+#[test]
+fn signatures_of_keys_that_the_cache_knows_come_first_and_are_real() {
+    let world = World::new();
+    let [good, other, server] = [key("zgood-1", 1), key("other-1", 2), key("test-1", 5)];
+    world.set_cache("pub", |row| {
+        row.upstream_keys = vec![good.public().to_string()];
+        row.trusted_keys = vec![other.public().to_string()];
+    });
+    let package = Package::new(27, 1000);
+    let signed = offer(&world, &package, &[&package], Some(&other));
+    let flood = |info: &NarInfo| {
+        let forged = ["test-1", "zgood-1", "other-1"].map(|name| made_up(|_| name.to_owned(), 2)).concat();
+        let text = format!("{}{}{forged}", info.to_text("/nix/store"), made_up(|n| format!("evil-{n}"), 100));
+        let answer = world.put(&format!("/pub/{}.narinfo", package.hash()), text);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    };
+    assert!(flood(&signed).contains("44 signatures"), "6 that are not real, and 38 of 100");
+    let names = |info: &NarInfo, name: &str| info.signatures.iter().filter(|sig| sig.key_name() == name).count();
+    let check = |known: &[&SecretKey]| {
+        let info = served(&world, &package);
+        assert_eq!(info.signatures.len(), 64);
+        for key in known {
+            assert!(info.is_signed_by(&key.public(), "/nix/store"));
+        }
+        assert_eq!(["test-1", "other-1"].map(|name| names(&info, name)), [1, 1]);
+        assert_eq!(names(&info, "zgood-1"), known.len() - 2);
+    };
+    check(&[&server, &other]);
+
+    // Of a key that the cache knows, it finds room.
+    let mut better = signed.clone();
+    better.sign(&good, "/nix/store");
+    flood(&better);
+    check(&[&server, &other, &good]);
+}

@@ -13,7 +13,7 @@ use http::StatusCode;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::error::Problem;
-use super::super::upload::{check_signatures, decode_all};
+use super::super::upload::{check_signatures, decode_all, left_out_text};
 use super::access::Asker;
 use super::proofs::Checked;
 use super::refusal::Refusal;
@@ -177,7 +177,18 @@ impl Batch {
             Err(error) => return refused(&item.path, self.explain(error)),
         };
         app.http.push.parts.forget(self.token, item.recipe);
-        PathAnswer::new(item.path.clone(), status)
+        PathAnswer { message: self.left_out(item, status), ..PathAnswer::new(item.path.clone(), status) }
+    }
+
+    /// Returns what to say of signatures that were not taken.
+    fn left_out(&self, item: &PathItem, status: PathStatus) -> Option<String> {
+        let (meta, cache) = (self.app.engine.meta(), &self.asker.cache);
+        let sent: Vec<String> = item.signatures.iter().map(ToString::to_string).collect();
+        let left_out = match status {
+            PathStatus::Created | PathStatus::Merged => cache.note_left_out(meta, &item.path, &sent),
+            _ => 0,
+        };
+        (left_out > 0).then(|| left_out_text(left_out))
     }
 
     /// Returns what an error of a commit means: a reference that is missing although a proof came needs another proof.
