@@ -335,6 +335,8 @@ impl Restore {
             found = self.copy_chunk(&run, index, chunk, out, &part);
         }
         match found {
+            Ok(None) => Ok(()),
+            Ok(Some(length)) => Err(self.found_wrong_length(chunk, length)),
             Err(error) if self.is_lost(&error) => {
                 let bad = ChunkLoc { frame: run.frame, index };
                 self.shared.packs.forget_chunks(&[(chunk.id, bad)])?;
@@ -350,11 +352,11 @@ impl Restore {
                 let bad = ChunkLoc { frame: run.frame, index };
                 if self.read_elsewhere(chunk, bad, out, part)? { Ok(()) } else { Err(error) }
             }
-            other => other,
+            Err(error) => Err(error),
         }
     }
 
-    /// Takes a chunk from where it should be.
+    /// Takes a chunk from where it should be. Returns its length if it is whole and not as long as the recipe says.
     fn copy_chunk(
         &mut self,
         run: &Run,
@@ -362,12 +364,30 @@ impl Restore {
         chunk: &ChunkRef,
         out: &mut Vec<u8>,
         part: &Range<usize>,
-    ) -> Result<()> {
+    ) -> Result<Option<usize>> {
         let frame = self.frame(run.frame)?;
-        let range = self.find(&frame, index, chunk);
-        let range = range.ok_or_else(|| Error::damaged(format!("the chunk {}", chunk.id), "its bytes are wrong"))?;
-        out.extend_from_slice(&frame.data()[range][part.clone()]);
-        Ok(())
+        match self.find(&frame, index, chunk) {
+            Some(range) => {
+                out.extend_from_slice(&frame.data()[range][part.clone()]);
+                Ok(None)
+            }
+            None => match frame.chunk(index, &chunk.id) {
+                Some(whole) => Ok(Some(whole.len())),
+                None => Err(Error::damaged(format!("the chunk {}", chunk.id), "its bytes are wrong")),
+            },
+        }
+    }
+
+    /// Returns the error for a chunk that is whole and not as long as the recipe says: the chunk is right then. A pusher's
+    /// recipe is refused; one that is stored is damaged.
+    fn found_wrong_length(&self, chunk: &ChunkRef, length: usize) -> Error {
+        let detail = format!("its chunk {} has {length} bytes, not {}", chunk.id, chunk.len);
+        if self.id.is_none() {
+            return Error::BadRecipe { detail };
+        }
+        let error = Error::damaged(describe(self.id), detail);
+        self.found_damage(&error);
+        error
     }
 
     /// Returns whether a chunk's bytes are not to be had from where it is. An upload need not wait until it is known why they
@@ -384,9 +404,11 @@ impl Restore {
         let Some(other) = packs.lookup(&chunk.id)?.filter(|other| *other != bad) else { return Ok(false) };
         match self.shared.frames.get(other.frame, &self.stored.placement.bases, &mut std::iter::empty()) {
             Ok(fetched) => {
-                let data = fetched.first().and_then(|(_, frame)| frame.chunk(other.index, &chunk.id));
-                if let Some(data) = data.and_then(|data| data.get(part)) {
-                    out.extend_from_slice(data);
+                if let Some(data) = fetched.first().and_then(|(_, frame)| frame.chunk(other.index, &chunk.id)) {
+                    match data.get(part).filter(|_| data.len() == chunk.len as usize) {
+                        Some(data) => out.extend_from_slice(data),
+                        None => return Err(self.found_wrong_length(chunk, data.len())),
+                    }
                     return Ok(true);
                 }
             }

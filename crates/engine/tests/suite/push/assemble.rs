@@ -141,6 +141,38 @@ fn a_recipe_of_crumbs_is_refused() {
 }
 
 #[test]
+fn a_recipe_that_is_wrong_about_a_chunks_length_is_refused_and_the_chunk_stays() {
+    let memory = Memory::new();
+    let mut fixture = Fixture::on(Arc::new(memory.clone()));
+    fixture.options.frame_cache_bytes = 0;
+    let engine = fixture.open();
+    let nar = noise(1, 24_000);
+    let (first, second) = nar.split_at(15_000);
+    let frame = frame(&[first, second]);
+    engine.take_frames(engine.begin_session().unwrap(), &Scope::Store, &cache(), frame[..].into()).unwrap();
+    let ids = [first, second].map(ChunkId::of);
+    let chunk = |n: usize, len: usize| ChunkRef { id: ids[n], len: len as u32 };
+    let cases = [
+        vec![chunk(0, 10_000), chunk(0, 10_000)],
+        vec![chunk(0, 5_000)],
+        vec![chunk(0, 15_001), chunk(1, second.len())],
+        vec![chunk(0, 15_000), chunk(1, second.len() - 1)],
+        vec![chunk(0, 15_000), chunk(1, second.len() + 1)],
+    ];
+    for chunks in cases {
+        let length = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        let (input, chunker, patches) = (Input::Nar, ChunkerId::CURRENT, Patches::default());
+        let encoded = Recipe { input, chunker, length, chunks: chunks.clone(), patches }.encode();
+        let recipe = RecipeId::of(&encoded);
+        let nar_hash = Sha256([1; 32]);
+        let claim = NarClaim { recipe, encoded: Some(encoded), slots: vec![], nar_hash, nar_size: length };
+        let error = error_of(assemble(&engine, claim));
+        assert!(matches!(error, Error::BadRecipe { .. }), "{chunks:?}: {error:?}");
+        assert_eq!(engine.missing_chunks(&Scope::Store, &ids).unwrap(), [false, false], "{chunks:?}");
+    }
+}
+
+#[test]
 fn a_nar_over_the_limit_is_refused() {
     let mut fixture = Fixture::new();
     fixture.options.max_nar_bytes = 100_000;
