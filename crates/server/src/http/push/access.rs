@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use firn_api::Endpoint;
 use firn_engine::Scope;
-use firn_index::{CacheName, TokenId, TokenRow, UnixSeconds, Uploader, Verb};
+use firn_index::{CacheName, PathRow, TokenId, TokenRow, UnixSeconds, Uploader, Verb};
 use http::HeaderMap;
 
 use super::super::error::Problem;
@@ -68,6 +68,16 @@ impl Asker {
             }
         };
         Ok(Self { cache, uploader, address, can_pull, can_push, expires_at, scope })
+    }
+
+    /// Returns by which token a path must have been brought first for the asker to be told of it; `None` if that does not matter.
+    pub(super) fn told_only_of(&self) -> Option<TokenId> {
+        self.uploader.token.filter(|_| !self.can_pull)
+    }
+
+    /// Returns whether the asker may be told that the cache has a path.
+    pub(super) fn may_be_told_of(&self, path: &PathRow) -> bool {
+        self.told_only_of().is_none_or(|token| path.uploader.token == Some(token))
     }
 }
 

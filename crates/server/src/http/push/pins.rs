@@ -21,7 +21,7 @@ const MAX_BODY_BYTES: u64 = 4 << 10;
 const MAX_PINS: usize = 10_000;
 
 pub(super) async fn list(call: &Call<'_>) -> Answered {
-    let pins = call.ask(|app, asker| known(app, asker)).await?;
+    let pins = call.ask(|app, asker| listed(app, asker)).await?;
     Ok(json(&Pins { pins: pins.iter().map(|(name, row)| view(name, row)).collect() }))
 }
 
@@ -68,7 +68,7 @@ fn put(app: &App, asker: &Asker, asked: &PinAdd) -> Result<Pin, Refusal> {
         None => {}
     }
     let found = app.engine.meta().path(&cache.name, &path.hash()).map_err(|error| index(app, error))?;
-    if found.is_none_or(|row| row.path != path) {
+    if found.is_none_or(|row| row.path != path || !asker.may_be_told_of(&row)) {
         let message = format!("the cache does not have {}: push it first", path.base_name());
         return Err(Refusal::with(StatusCode::NOT_FOUND, Code::NoSuchPath, message));
     }
@@ -84,9 +84,29 @@ fn put(app: &App, asker: &Asker, asked: &PinAdd) -> Result<Pin, Refusal> {
     }
 }
 
+/// Returns the pins that the asker may see: all, or those of paths that they are told of, and their builder's own.
+fn listed(app: &App, asker: &Asker) -> Result<Vec<(PinName, PinRow)>, Refusal> {
+    let pins = known(app, asker)?;
+    if asker.told_only_of().is_none() {
+        return Ok(pins);
+    }
+    let mut listed = Vec::new();
+    for (name, row) in pins {
+        let path = app.engine.meta().path(&asker.cache.name, &row.path.hash()).map_err(|error| index(app, error))?;
+        if is_owner(asker, &row) || path.is_some_and(|path| asker.may_be_told_of(&path)) {
+            listed.push((name, row));
+        }
+    }
+    Ok(listed)
+}
+
+fn is_owner(asker: &Asker, row: &PinRow) -> bool {
+    row.by.token.is_some() && row.by.builder == asker.uploader.builder
+}
+
 /// Refuses to change what the operator or another builder pinned.
 fn check_owner(asker: &Asker, name: &PinName, row: &PinRow) -> Result<(), Refusal> {
-    if row.by.token.is_some() && row.by.builder == asker.uploader.builder {
+    if is_owner(asker, row) {
         return Ok(());
     }
     let message = format!("{} made the pin '{name}': only they and the operator may change it", row.by.builder);

@@ -22,8 +22,7 @@ where
         if let Some(session) = session {
             app.engine.renew_session(session).map_err(refuse(app))?;
         }
-        let only_from = asker.uploader.token.filter(|_| !asker.can_pull);
-        app.engine.missing_paths(&asker.cache.name, only_from, &hashes).map_err(refuse(app))
+        app.engine.missing_paths(&asker.cache.name, asker.told_only_of(), &hashes).map_err(refuse(app))
     })
     .await
 }
