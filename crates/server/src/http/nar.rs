@@ -61,6 +61,17 @@ pub(super) fn find(app: &App, cache: &Cache, name: &NarName, after: After) -> Re
     Ok(Some(Found { nar_hash: alias.nar_hash, row, codec }))
 }
 
+/// Returns what a name under `nar/` stands for in a cache, and notes that the NAR was used.
+fn find_to_use(app: &App, cache: &Cache, name: &NarName) -> Result<Option<Found>, Problem> {
+    // Of a name that nobody has nothing is noted.
+    let Some(found) = find(app, cache, name, After::Headers)? else { return Ok(None) };
+    app.engine.note_nar_use(&cache.name, &found.nar_hash);
+    // Once more: a collection leaves what it was told of, but may have removed this NAR before.
+    let row = app.engine.meta().nar(&cache.name, &found.nar_hash);
+    let row = row.map_err(|error| failed(app, error.into(), After::Headers))?;
+    Ok(row.map(|row| Found { row, ..found }))
+}
+
 /// Answers GET and HEAD.
 pub(super) async fn get(
     app: &Arc<App>,
@@ -88,8 +99,7 @@ enum Opened {
 }
 
 fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Opened, Problem> {
-    let found = find(app, cache, name, After::Headers)?.ok_or(Problem::NotFound("this NAR"))?;
-    app.engine.note_nar_use(&cache.name, &found.nar_hash);
+    let found = find_to_use(app, cache, name)?.ok_or(Problem::NotFound("this NAR"))?;
     let span = restoring(found.row.nar_size);
     let response = match found.codec {
         Codec::Identity => span.in_scope(|| identity(app, &found.row, 0..found.row.nar_size, want)),

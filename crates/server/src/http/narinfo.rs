@@ -147,20 +147,8 @@ pub(super) async fn get(
     hash: StoreHash,
     way: Option<pull::Way>,
 ) -> Result<Response<Body>, Problem> {
-    let text = match app.http.narinfos.get(cache, &hash) {
-        Some(kept) => kept,
-        // Most questions are about paths that somebody else has; they are not worth a change of threads.
-        None if !app.engine.meta().path_may_exist(&cache.name, &hash) => None,
-        None => {
-            let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
-            super::work(app, After::Headers, move || look_up(&shared, &cache, &hash)).await?
-        }
-    };
-    let text = match text {
-        Some(text) => {
-            app.engine.note_use(&cache.name, hash);
-            text
-        }
+    let text = match find(app, cache, hash).await? {
+        Some(text) => text,
         None => {
             let absent = Problem::NotFound("this path");
             let Some(way) = way else { return Err(absent) };
@@ -168,6 +156,28 @@ pub(super) async fn get(
         }
     };
     Ok(ok(Body::full(text), "text/x-nix-narinfo", Caching::For(MAX_AGE_SECONDS).of(cache)))
+}
+
+/// Returns the narinfo of a path that the cache has, and notes that it was used.
+async fn find(app: &Arc<App>, cache: &Arc<Cache>, hash: StoreHash) -> Result<Option<Bytes>, Problem> {
+    let (memory, meta) = (&app.http.narinfos, app.engine.meta());
+    // Most questions are about paths that somebody else has; they are worth no note, and no change of threads.
+    let may_exist =
+        memory.get(cache, &hash).map_or_else(|| meta.path_may_exist(&cache.name, &hash), |kept| kept.is_some());
+    if !may_exist {
+        return Ok(None);
+    }
+    // In this order: a collection leaves what it was told of, and what it had removed before is not found. The memory of narinfos
+    // is told of that a little later than the index.
+    app.engine.note_use(&cache.name, hash);
+    if !meta.path_may_exist(&cache.name, &hash) {
+        return Ok(None);
+    }
+    if let Some(kept) = memory.get(cache, &hash) {
+        return Ok(kept);
+    }
+    let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
+    super::work(app, After::Headers, move || look_up(&shared, &cache, &hash)).await
 }
 
 /// Reads and renders a narinfo; `None` if there is none, or its NAR can't be restored.

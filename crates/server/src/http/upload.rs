@@ -299,7 +299,12 @@ fn commit_narinfo(
     check_signatures(row, cache, &info)?;
     let tally = app.usage.counters.of(&cache.name, &uploader.builder);
     let upload = PathUpload { elsewhere, address, ..cache.upload(info, uploader) };
-    let known = app.engine.meta().path(&cache.name, &upload.path.hash());
+    let hash = upload.path.hash();
+    // Before the row is read: a collection leaves what it was told of, and what it had removed before is written anew.
+    if app.engine.meta().path_may_exist(&cache.name, &hash) {
+        app.engine.note_use(&cache.name, hash);
+    }
+    let known = app.engine.meta().path(&cache.name, &hash);
     let known = known.map_err(|error| failed(app, error.into(), After::Body))?;
     let is_known = known.is_some_and(|known| {
         known.path == upload.path

@@ -19,3 +19,4 @@ mod sources;
 mod support;
 mod uploads;
 mod usage;
+mod uses;

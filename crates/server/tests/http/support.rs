@@ -2,13 +2,13 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use firn_engine::{Clock, Engine, Entropy, Options, PathDeletion};
 use firn_index::memory::{MemoryChunkIndex, MemoryMeta};
-use firn_index::{CacheName, CacheRow, Grant, Meta as _, TokenId, TokenRow, Transport, UnixSeconds, Verb};
+use firn_index::{CacheName, CacheRow, Commit, Grant, Meta as _, Op, TokenId, TokenRow, Transport, UnixSeconds, Verb};
 use firn_nix::{SecretKey, Sha256, StoreHash, StorePath};
 use firn_server::app::App;
 use firn_server::auth::Token;
@@ -29,6 +29,22 @@ pub(crate) struct Standing(AtomicU64);
 impl Clock for Standing {
     fn now(&self) -> UnixSeconds {
         self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// The same clock as the engine sees it, and what is to happen once it looks next: a request makes it look when it notes a use.
+struct Looked {
+    clock: Arc<Standing>,
+    next: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Clock for Looked {
+    fn now(&self) -> UnixSeconds {
+        let next = self.next.lock().unwrap().take();
+        if let Some(happen) = next {
+            happen();
+        }
+        self.clock.now()
     }
 }
 
@@ -77,6 +93,7 @@ pub(crate) struct World {
     /// May push to and pull from every cache.
     pub(crate) token: String,
     clock: Arc<Standing>,
+    looked: Arc<Looked>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -97,6 +114,7 @@ impl World {
         meta.put_cache(&"pub".parse().unwrap(), &cache_row()).unwrap();
         meta.put_cache(&"priv".parse().unwrap(), &private).unwrap();
         let clock = Arc::new(Standing(AtomicU64::new(1_000_000)));
+        let looked = Arc::new(Looked { clock: Arc::clone(&clock), next: Mutex::default() });
         let options = Options {
             max_nar_bytes: settings.max_nar_bytes,
             min_free_bytes: 1 << 20,
@@ -107,7 +125,7 @@ impl World {
             Arc::new(storage.clone()),
             Arc::clone(&meta) as _,
             Arc::new(MemoryChunkIndex::new()),
-            Arc::clone(&clock) as _,
+            Arc::clone(&looked) as _,
             Arc::new(Counting(AtomicU64::new(settings.seed))),
             options,
         )
@@ -122,7 +140,7 @@ impl World {
         let squeezer = firn_server::squeeze::Squeezer::start(engine.clone(), &config.squeeze).unwrap();
         let app = Arc::new(App::new(engine, config, Arc::clone(&clock) as _, squeezer).unwrap());
         let address = runtime.block_on(listen(Arc::clone(&app)));
-        let mut world = Self { app, storage, meta, address, token: String::new(), clock, runtime };
+        let mut world = Self { app, storage, meta, address, token: String::new(), clock, looked, runtime };
         world.token = world.make_token(1, "*", &[Verb::Push, Verb::Pull], |_| {});
         world
     }
@@ -135,6 +153,17 @@ impl World {
     /// Lets time pass.
     pub(crate) fn pass(&self, seconds: u64) {
         self.clock.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    /// Changes the index once the engine looks at its clock next; returns a function that says if that has happened.
+    pub(crate) fn change_when_used(&self, op: Op) -> impl Fn() -> bool + use<> {
+        let (meta, looked) = (Arc::clone(&self.meta), Arc::clone(&self.looked));
+        let change = move || {
+            let commit = Commit { session: None, packs: vec![], ops: vec![op] };
+            meta.commit(1, &[commit]).unwrap()[0].clone().unwrap();
+        };
+        *looked.next.lock().unwrap() = Some(Box::new(change));
+        move || looked.next.lock().unwrap().is_none()
     }
 
     /// Makes a token; `change` may spoil it.
