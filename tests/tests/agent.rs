@@ -143,6 +143,10 @@ fn what_is_deleted_before_its_push_is_named() -> Result<()> {
     firnd.launch()?;
     builder.url = firnd.url("main");
     builder.start()?;
+    // The agent may have noticed before it is asked.
+    let flushed = builder.ask(["flush", "--wait", "--timeout", "120s"])?;
+    let names_it = String::from_utf8_lossy(&flushed.stderr).contains(base_name(&lose));
+    assert_eq!(flushed.status.code(), Some(i32::from(names_it)), "{flushed:?}");
     builder.flush()?;
     let status = builder.status()?;
     assert_eq!(status["lost"][0]["path"], base_name(&lose), "{status:#}");
