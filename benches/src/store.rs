@@ -260,6 +260,7 @@ fn offer(entry: &Entry) -> PathUpload {
         deriver: info.deriver.clone(),
         ca: info.ca.as_ref().map(ToString::to_string),
         signatures: info.signatures.iter().map(ToString::to_string).collect(),
+        known_keys: Vec::new(),
         uploader: Uploader { token: None, builder: "bench".to_owned() },
         address: None,
         on_conflict: Default::default(),

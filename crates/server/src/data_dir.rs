@@ -416,7 +416,7 @@ impl DataDir {
     }
 
     /// Puts the index that was made in the place of the present one, at once and durably. That one is removed, or kept in a
-    /// folder whose path is returned: [`DataDir::old_index`], or the next free name. What was kept before stays.
+    /// folder whose path is returned: `index.old`, or the next free name. What was kept before stays.
     pub fn swap_index(&self, keep_old: bool) -> Result<Option<PathBuf>, DataError> {
         let (new, present) = (self.new_index(), self.index());
         let io = |doing, path: &Path| {

@@ -62,7 +62,9 @@ fn all(pushed: &[Pushed]) -> BTreeSet<String> {
 #[test]
 fn rows_whose_records_are_damaged_come_from_the_earlier_index_and_get_records() {
     let (memory, fixture, pushed) = filled();
-    objects(&memory).iter().for_each(|pack| damage_records(&memory, pack));
+    for pack in objects(&memory) {
+        damage_records(&memory, &pack);
+    }
     let (alone, without) = again(&fixture, false);
     assert!(without.damaged_frames > 0 && without.is_damaged(), "{without:?}");
     assert!(whole(&alone, &pushed).len() < pushed.len(), "packs alone have lost some");
@@ -97,7 +99,9 @@ fn what_went_with_a_pack_is_named() {
 #[test]
 fn rows_that_a_full_storage_has_no_room_to_record_are_there_and_counted() {
     let (memory, fixture, pushed) = filled();
-    objects(&memory).iter().for_each(|pack| damage_records(&memory, pack));
+    for pack in objects(&memory) {
+        damage_records(&memory, &pack);
+    }
     let full = Fault::new(Arc::new(memory.clone()));
     full.plan(Some(Operation::Create), 0, Failure::Full);
     let (new, done) = again(&fixture.over(full), true);

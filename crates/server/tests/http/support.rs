@@ -250,7 +250,9 @@ impl World {
     /// Deletes a path, as `firnd path delete` does.
     pub(crate) fn remove_path(&self, cache: &str, package: &Package) {
         let forget = |cache: &CacheName, gone: &[StoreHash]| {
-            gone.iter().for_each(|hash| self.app.http.forget_path(cache, hash));
+            for hash in gone {
+                self.app.http.forget_path(cache, hash);
+            }
         };
         let done = self.app.engine.delete_path(&cache.parse().unwrap(), &package.path.hash(), true, &forget).unwrap();
         assert!(matches!(done, PathDeletion::Deleted(_)), "{done:?}");
