@@ -7,17 +7,19 @@ use std::time::Duration;
 use firn_index::{Error, Result};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, FlushOptions, Options, WaitForCompactOptions,
-    WriteBatch, WriteOptions,
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, ErrorKind, FlushOptions, Options,
+    WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 
 use crate::errors::{failed, failed_io};
+use crate::log_files;
 
 /// How long merges are waited for.
 const MERGE_WAIT: Duration = Duration::from_secs(1800);
 
 /// Where a database notes its format: in the default column family.
 const FORMAT_KEY: &[u8] = b"format";
+const FORMAT: &str = "the version of the index";
 
 /// Opens a database in a folder, or makes one; refuses one of a newer format than `version` and one that another process
 /// has open. One of an older format has this one afterwards: between them only column families
@@ -32,6 +34,7 @@ pub(crate) fn open(
 ) -> Result<DB> {
     make_folder(folder)?;
     refuse_leftovers(folder)?;
+    log_files::check(folder)?;
     let doing = format!("open the index in {}", folder.display());
     let known = ["default"].iter().chain(families);
     let mut names: Vec<String> = known.map(|name| (*name).to_owned()).collect();
@@ -54,6 +57,29 @@ pub(crate) fn open(
         return Err(Error::Corrupt { what: format!("the index in {}", folder.display()), detail });
     }
     Ok(db)
+}
+
+/// Opens a database to read what is left of it, and changes nothing: of its logs, RocksDB leaves out what is damaged, with the
+/// rest of that block of 32 KiB.
+pub(crate) fn open_damaged(
+    folder: &Path,
+    version: u32,
+    options: &Options,
+    families: &[&str],
+    family: &Options,
+) -> Result<DB> {
+    let doing = format!("read the damaged index in {}", folder.display());
+    let mut options = options.clone();
+    options.create_if_missing(false);
+    options.create_missing_column_families(false);
+    options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
+    let names = ["default"].iter().chain(families);
+    let descriptors = names.map(|name| ColumnFamilyDescriptor::new(*name, family.clone()));
+    let db = DB::open_cf_descriptors_read_only(&options, folder, descriptors, false).map_err(failed(&doing))?;
+    match format_of(&db)? {
+        Some(found) if found > version => Err(Error::TooNew { found, known: version }),
+        _ => Ok(db),
+    }
 }
 
 /// Waits until RocksDB has merged what waits for that, for [`MERGE_WAIT`] at most.
@@ -92,21 +118,25 @@ fn refuse_leftovers(folder: &Path) -> Result<()> {
 }
 
 fn check_format(db: &DB, version: u32) -> Result<()> {
-    let what = "the version of the index";
-    let found = db.get(FORMAT_KEY).map_err(failed(format_args!("read {what}")))?;
-    let Some(found) = found else {
-        if db.latest_sequence_number() != 0 {
-            return Err(Error::Corrupt { what: what.to_owned(), detail: "there is none".to_owned() });
+    match format_of(db)? {
+        None if db.latest_sequence_number() != 0 => {
+            Err(Error::Corrupt { what: FORMAT.to_owned(), detail: "there is none".to_owned() })
         }
-        return note_format(db, version);
-    };
-    let found = <[u8; 4]>::try_from(&found[..])
-        .map_err(|_| Error::Corrupt { what: what.to_owned(), detail: format!("it has {} bytes", found.len()) })?;
+        None => note_format(db, version),
+        Some(found) if found > version => Err(Error::TooNew { found, known: version }),
+        Some(found) if found < version => note_format(db, version),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Returns the version that a database notes, if it does.
+fn format_of(db: &DB) -> Result<Option<u32>> {
+    let corrupt = |detail: String| Error::Corrupt { what: FORMAT.to_owned(), detail };
+    let Some(found) = db.get(FORMAT_KEY).map_err(failed(format_args!("read {FORMAT}")))? else { return Ok(None) };
+    let found = <[u8; 4]>::try_from(&found[..]).map_err(|_| corrupt(format!("it has {} bytes", found.len())))?;
     match u32::from_le_bytes(found) {
-        0 => Err(Error::Corrupt { what: what.to_owned(), detail: "it is 0".to_owned() }),
-        found if found > version => Err(Error::TooNew { found, known: version }),
-        found if found < version => note_format(db, version),
-        _ => Ok(()),
+        0 => Err(corrupt("it is 0".to_owned())),
+        found => Ok(Some(found)),
     }
 }
 

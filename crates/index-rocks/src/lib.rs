@@ -22,6 +22,7 @@ mod database;
 mod errors;
 mod keys;
 mod lineage;
+mod log_files;
 mod meta;
 mod options;
 mod staged;

@@ -20,6 +20,7 @@ use crate::staged::Staged;
 
 use self::reads::{id, listed, number, text};
 
+mod damaged;
 mod reads;
 mod sources;
 mod writes;
@@ -348,7 +349,8 @@ impl Meta for RocksMeta {
         for (hash, at) in uses {
             batch.put_cf(self.family(Family::Use), keys::of_cache(cache, &hash.0), at.to_le_bytes());
         }
-        database::write(&self.db, &self.families(), &batch, WriteOptions::default(), "note uses in the index")
+        // Nobody waits for it, but each record of the log is durable before the next: see `log_files`.
+        self.write(&batch)
     }
 
     fn last_use(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<UnixSeconds>> {

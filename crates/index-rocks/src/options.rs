@@ -81,8 +81,10 @@ fn database() -> Options {
 /// Returns the settings of the database of [`crate::RocksMeta`].
 pub(crate) fn meta_database() -> Options {
     let mut options = database();
-    // An ordinary crash tears the last record, which nobody was told of.
+    // An ordinary crash tears the last record, which nobody was told of. That it is the last one, `log_files` has seen.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // Logs that are written no more are noted with their lengths, so that one that is gone is missed.
+    options.set_track_and_verify_wals_in_manifest(true);
     // Counted as everything else on the disk is: a family that is seldom written to would keep the logs of the others.
     options.set_max_total_wal_size(MIB as u64);
     options.set_db_write_buffer_size(8 * MIB);

@@ -129,7 +129,9 @@ pub enum OldIndex {
     Open(Arc<dyn Meta>),
     /// There is none.
     None,
-    /// It is damaged.
+    /// It is damaged, and this is what can be read of it.
+    Damaged(Arc<dyn Meta>, DataError),
+    /// It is damaged, and nothing of it can be read.
     Unreadable(DataError),
 }
 
@@ -375,12 +377,21 @@ impl DataDir {
         }
         match self.open_meta(COMMAND_INDEX_CACHE) {
             Ok(meta) => Ok(OldIndex::Open(meta)),
-            Err(error @ DataError::Index { source: firn_index::Error::Corrupt { .. }, .. }) => {
-                Ok(OldIndex::Unreadable(error))
-            }
             // RocksDB tells of some damage in its own words.
-            Err(error @ DataError::Index { source: firn_index::Error::Engine { .. }, .. }) => {
-                Ok(OldIndex::Unreadable(error))
+            Err(
+                error @ DataError::Index {
+                    source: firn_index::Error::Corrupt { .. } | firn_index::Error::Engine { .. },
+                    ..
+                },
+            ) => {
+                let options = firn_index_rocks::MetaOptions { cache_bytes: COMMAND_INDEX_CACHE };
+                match firn_index_rocks::RocksMeta::open_damaged(&self.index(), &options) {
+                    Ok(meta) => Ok(OldIndex::Damaged(Arc::new(meta), error)),
+                    Err(source @ firn_index::Error::TooNew { .. }) => {
+                        Err(DataError::Index { path: self.index(), source })
+                    }
+                    Err(_) => Ok(OldIndex::Unreadable(error)),
+                }
             }
             Err(error) => Err(error),
         }

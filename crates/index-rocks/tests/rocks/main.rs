@@ -3,5 +3,6 @@
 mod conformance;
 mod faults;
 mod folders;
+mod logs;
 mod processes;
 mod sizes;

@@ -170,6 +170,19 @@ fn data_hint(error: &DataError) -> Option<String> {
         DataError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Some("run firnd as the user who owns the data directory".to_owned())
         }
-        DataError::Io { .. } | DataError::Index { .. } | DataError::Storage { .. } | DataError::Engine { .. } => None,
+        DataError::Index { source, .. } => index_hint(source),
+        DataError::Engine { source, .. } => match &**source {
+            firn_engine::Error::Index(source) => index_hint(source),
+            _ => None,
+        },
+        DataError::Io { .. } | DataError::Storage { .. } => None,
     }
+}
+
+fn index_hint(error: &firn_index::Error) -> Option<String> {
+    matches!(error, firn_index::Error::Corrupt { .. }).then(|| {
+        "`firnd rebuild-index` makes the index again from the packs, with what can be read of the present one, or nothing of it \
+         (--without-old); copy the data directory first if there is room: OPERATIONS, \"When something breaks\""
+            .to_owned()
+    })
 }

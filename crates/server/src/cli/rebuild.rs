@@ -11,9 +11,9 @@ use crate::data_dir::{DataDir, DataError, OldIndex, SystemEntropy};
 
 pub(super) const HELP: &str = "\
 Packs hold all that the index says of NARs, paths and logs; not caches' settings and keys, tokens, pins and
-retention: they are kept from the present index if it can be read, and so are paths of which packs do not tell any
-more. If it can't, or with --without-old, caches are made anew under the names found: private, with fresh keys and no
-tokens. Paths keep the signatures that they have.
+retention: they are kept from the present index, or from what can be read of it, and so are paths of which packs do not
+tell any more. If nothing can, or with --without-old, caches are made anew under the names found: private, with fresh
+keys and no tokens. Paths keep the signatures that they have.
 
 No server may run. The new index is made beside the present one and takes its place at the end, at once.
 Chunks are not read: run `firnd scrub` afterwards.
@@ -35,6 +35,7 @@ pub(super) struct Rebuild {
 #[derive(Debug, Serialize)]
 struct View {
     kept_from_old: bool,
+    old_is_damaged: bool,
     new_caches: Vec<String>,
     packs: u64,
     sealed_packs: u64,
@@ -62,6 +63,7 @@ pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<
     let lock = data.lock("firnd rebuild-index")?;
     let (old, why_not) = match data.open_old_index(rebuild.without_old)? {
         OldIndex::Open(old) => (Some(old), None),
+        OldIndex::Damaged(old, error) => (Some(old), Some(error)),
         OldIndex::None => (None, None),
         OldIndex::Unreadable(error) => (None, Some(error)),
     };
@@ -82,13 +84,14 @@ pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<
         return Err(failure.into());
     }
     let is_damaged = done.is_damaged();
-    let old_index = data.swap_index(!is_kept || is_damaged)?;
+    let old_index = data.swap_index(!is_kept || is_damaged || why_not.is_some())?;
     let store = data.open_store(lock, config)?;
     store.engine.learn(rebuild.lineage).map_err(failed)?;
     store.engine.close().map_err(failed)?;
     store.release();
     let view = View {
         kept_from_old: is_kept,
+        old_is_damaged: why_not.is_some(),
         new_caches,
         packs: done.packs,
         sealed_packs: done.sealed,
@@ -144,8 +147,10 @@ fn notes(view: &View, why_not: Option<&DataError>) -> String {
         text +=
             "there was no room to write to packs what only the earlier index had: make room, and run this once more\n";
     }
-    if let Some(error) = why_not {
-        text += &format!("the earlier index can't be read ({})\n", crate::error_chain(error));
+    match why_not {
+        Some(error) if view.kept_from_old => text += &partly_read(error),
+        Some(error) => text += &format!("the earlier index can't be read ({})\n", crate::error_chain(error)),
+        None => {}
     }
     if let Some(folder) = &view.old_index {
         text += &format!("the earlier index lies in {folder}: remove it when you need it no more\n");
@@ -158,6 +163,15 @@ fn notes(view: &View, why_not: Option<&DataError>) -> String {
                  what, usage counters\n";
     }
     text
+}
+
+fn partly_read(error: &DataError) -> String {
+    format!(
+        "the earlier index is damaged ({}), and was read as far as it can be\n\
+         what was changed there shortly before the damage may be as it was before the change: see whether a token that was \
+         revoked is there again (`firnd token list`), and at caches, pins and rules (`firnd cache list`, `firnd pin list`)\n",
+        crate::error_chain(error)
+    )
 }
 
 fn made_anew(view: &View) -> String {

@@ -1,0 +1,79 @@
+//! An index that the disk damaged: nothing that was acknowledged is lost without a word, and there is a way out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use firn_server::cli::exit;
+use firn_testkit::http::Request;
+use rustix::process::Signal;
+
+use crate::support::Place;
+
+/// How many logs of builds [`filled`] uploads.
+const LOGS: usize = 30;
+
+fn log_path(n: usize) -> String {
+    let digit = char::from(b"0123456789abcdfghijklmnpqrsvwxyz"[n % 32]);
+    format!("/main/log/{digit}a5bc7y7bsa7r26wzvpnlvw7r8g6nfvs-x{n}.drv")
+}
+
+/// Returns a store whose server was killed after the last answer.
+fn filled() -> Place {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main", "--public"]);
+    let token = place.ok(&["token", "create", "--grant", "main:push"]);
+    let revoked = place.ok(&["token", "create", "--grant", "main:push", "--name", "revoked"]);
+    let mut server = place.serve(&[]);
+    for n in 0..LOGS {
+        let log = Request::put(&log_path(n), format!("the log of build {n}").into_bytes());
+        assert!(log.token(token.trim_end()).send(server.address()).expect("answers").status < 300);
+    }
+    place.ok(&["token", "revoke", &revoked[5..21]]);
+    server.signal(Signal::KILL);
+    server.wait();
+    place
+}
+
+/// Returns the files of a database that end like this.
+fn files(place: &Place, database: &str, end: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(place.data().join("index").join(database)).expect("lists").flatten();
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(end)).collect();
+    files.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).map_or(0, |metadata| metadata.len())));
+    files
+}
+
+fn flip(file: &Path, part: f64) {
+    let mut bytes = fs::read(file).expect("reads");
+    let at = (bytes.len() as f64 * part) as usize;
+    bytes[at] ^= 4;
+    fs::write(file, bytes).expect("writes");
+}
+
+#[track_caller]
+fn check_logs(place: &Place) {
+    let server = place.serve(&[]);
+    for n in 0..LOGS {
+        let answer = Request::get(&log_path(n)).send(server.address()).expect("answers");
+        assert_eq!((answer.status, answer.body), (200, format!("the log of build {n}").into_bytes()));
+    }
+    server.end();
+}
+
+const SERVE: [&str; 3] = ["serve", "--listen", "127.0.0.1:0"];
+
+#[test]
+fn a_bit_that_flips_in_the_log_of_the_index_is_told_and_nothing_is_lost() {
+    let place = filled();
+    flip(&files(&place, "meta", ".log")[0], 0.2);
+    for command in [&SERVE[..], &["gc"], &["status"]] {
+        let said = place.fails(command, exit::FAILED.into());
+        assert!(said.contains("damaged at byte") && said.contains("firnd rebuild-index"), "{command:?}: {said}");
+    }
+    let output = place.run(&["rebuild-index"]);
+    let said = crate::support::text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("the earlier index is damaged") && said.contains("a token that was revoked"), "{said}");
+    assert!(place.data().join("index.old/meta").is_dir());
+    check_logs(&place);
+}
