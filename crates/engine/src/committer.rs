@@ -20,6 +20,7 @@ use firn_pack::{FrameLoc, PackId};
 use crate::commit::{Decision, PathOutcome, PathUpload, decide, push_record, warn_of_references};
 use crate::ingest::{NewRecipe, Session};
 use crate::measures::Commits;
+use crate::orders::{frame_after, group_after, opening_after};
 use crate::packs::{Lane, Packs};
 use crate::placement::Placement;
 use crate::records::{Record, RecordEncoder};
@@ -161,7 +162,7 @@ pub(crate) fn submit(queue: &SyncSender<Request>, changes: Vec<Change>) -> Outco
 
 /// The thread's work, until every sender is gone.
 pub(crate) fn run(packs: &Arc<Packs>, encoder: RecordEncoder, queue: &Receiver<Request>, commits: &Commits) {
-    let mut writer = Writer { encoder, order: None };
+    let mut writer = Writer { encoder, order: None, is_begun: false };
     let mut held = None;
     while let Some(first) = held.take().or_else(|| queue.recv().ok()) {
         let is_alone = |request: &Request| request.changes.iter().any(Change::is_alone);
@@ -184,7 +185,10 @@ pub(crate) fn run(packs: &Arc<Packs>, encoder: RecordEncoder, queue: &Receiver<R
                 // Whoever asked may have gone; what was done stays done.
                 let _ = reply.send(Ok(outcomes.split_off(*from)));
             }),
-            Err(error) => fail(replies.iter().map(|(reply, _)| reply), &error),
+            Err(error) => {
+                writer.order = None;
+                fail(replies.iter().map(|(reply, _)| reply), &error);
+            }
         }
     }
 }
@@ -215,30 +219,31 @@ fn frames_of(records: &[Vec<u8>]) -> impl Iterator<Item = &[Vec<u8>]> {
 /// What makes frames of records, from group to group.
 struct Writer {
     encoder: RecordEncoder,
-    /// The number of the last record frame; `None` before the first one of this opening of the store.
+    /// The number of the last record frame; `None` before the first one of this opening of the store, and when a group failed.
     order: Option<u64>,
+    /// Whether the present group has a number.
+    is_begun: bool,
 }
-
-/// How many record frames may be numbered from one opening of the store to the next.
-const ORDERS: u64 = 1 << 32;
 
 impl Writer {
     /// Appends a frame of records, with a number above those of all frames before it.
     ///
-    /// Every opening has numbers of its own, durably so before the first is used: frames whose commit failed or was never
-    /// reached are in packs too, and none of them may outrank what came later.
+    /// Every opening has numbers of its own, durably so before the first is used, and so has what comes after a group that
+    /// failed: frames whose commit failed or was never reached are in packs too, and none of them may outrank what came
+    /// later, nor be taken for one that was acknowledged.
     fn append(&mut self, packs: &Packs, records: &[Vec<u8>]) -> Result<()> {
-        let last = match self.order {
-            Some(last) => last,
-            None => {
-                let first = (packs.meta.record_order()? / ORDERS + 1) * ORDERS;
-                let commit = Commit { session: None, packs: Vec::new(), ops: vec![Op::RecordOrder(first)] };
-                packs.meta.commit(packs.clock.now(), &[commit])?;
-                first
-            }
-        };
-        self.order = Some(last + 1);
-        let order = Record::Order(last + 1).encode();
+        let number =
+            match self.order.and_then(|last| if self.is_begun { Some(frame_after(last)) } else { group_after(last) }) {
+                Some(number) => number,
+                None => {
+                    let first = opening_after(packs.meta.record_order()?);
+                    let commit = Commit { session: None, packs: Vec::new(), ops: vec![Op::RecordOrder(first)] };
+                    packs.meta.commit(packs.clock.now(), &[commit])?;
+                    group_after(first).unwrap_or(first)
+                }
+            };
+        (self.order, self.is_begun) = (Some(number), true);
+        let order = Record::Order(number).encode();
         packs.append_records(&mut self.encoder, std::iter::once(&order).chain(records))
     }
 }
@@ -262,6 +267,7 @@ struct Group<'a> {
 
 impl<'a> Group<'a> {
     fn new(packs: &'a Packs, writer: &'a mut Writer) -> Self {
+        writer.is_begun = false;
         Self {
             packs,
             writer,
@@ -286,10 +292,10 @@ impl<'a> Group<'a> {
             self.writer.append(self.packs, records)?;
         }
         let durable = self.packs.sync()?;
-        if !durable.is_empty() {
+        let mut ops: Vec<Op> = durable.iter().map(|durable| Op::PackDurable(durable.pack, durable.bytes)).collect();
+        ops.extend(self.writer.order.filter(|_| self.writer.is_begun).map(Op::RecordOrder));
+        if !ops.is_empty() {
             // A commit of its own, behind those that have an outcome: a refusal of one of them must not take it along.
-            let mut ops: Vec<Op> = durable.iter().map(|durable| Op::PackDurable(durable.pack, durable.bytes)).collect();
-            ops.extend(self.writer.order.map(Op::RecordOrder));
             self.commits.push(Commit { session: None, packs: Vec::new(), ops });
         }
         let refusals = self.packs.meta.commit(self.now, &self.commits)?;

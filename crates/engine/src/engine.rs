@@ -31,7 +31,7 @@ use crate::recipes::Recipes;
 use crate::records::RecordEncoder;
 use crate::restore::Restore;
 use crate::transport::{TransportSizes, ZstdRestore};
-use crate::{Clock, Entropy, Error, Result, files, recovery, spans};
+use crate::{Clock, Entropy, Error, Result, acknowledged, files, recovery, spans};
 
 /// Bytes that a document row may hold itself.
 const MAX_INLINE_BYTES: usize = 4096;
@@ -167,6 +167,7 @@ impl Engine {
             state: Mutex::default(),
         });
         recovery::identify(&packs)?;
+        acknowledged::check(&packs)?;
         recovery::prepare_collection(&packs)?;
         // Before packs are recovered, whose frames may have bases in others.
         let mut leaning = recovery::catch_up(&packs)?;

@@ -10,6 +10,7 @@
 #[cfg(test)]
 extern crate self as firn_engine;
 
+mod acknowledged;
 mod bases;
 mod carry;
 mod clock;
@@ -37,6 +38,7 @@ mod likeness;
 mod lineage;
 mod mark;
 mod measures;
+mod orders;
 mod pack_chunks;
 mod packs;
 mod placement;

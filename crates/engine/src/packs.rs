@@ -33,12 +33,20 @@ const MAX_UNREADABLE: usize = 4096;
 pub(crate) const LOOKUP_IDS: usize = 4096;
 
 /// Where packs lie in a storage.
-pub(crate) const FOLDER: &str = "packs/";
+pub(crate) const PACKS: &str = "packs/";
 
 /// Returns the name of the object that holds a pack.
 pub(crate) fn object_name(pack: PackId) -> String {
     let hex = pack.to_string();
-    format!("{FOLDER}{}/{hex}", &hex[..2])
+    format!("{PACKS}{}/{hex}", &hex[..2])
+}
+
+/// Returns the pack that an object of this name holds.
+pub(crate) fn pack_of(name: &str) -> Option<PackId> {
+    let (folder, hex) = name.strip_prefix(PACKS)?.split_once('/')?;
+    let number = u128::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 32 && hex.starts_with(folder))?;
+    let pack = PackId(number.to_be_bytes());
+    (object_name(pack) == name).then_some(pack)
 }
 
 /// Which open pack a frame goes to.

@@ -11,7 +11,7 @@ use firn_index::{PackState, StoreInfo};
 use firn_pack::{Footer, PackId};
 use firn_storage::Error as Fault;
 
-use crate::packs::{FOLDER, Packs, object_name};
+use crate::packs::{PACKS, Packs, object_name};
 use crate::{Error, Result};
 
 /// The object that names the store to which a storage belongs: its id in 32 hexadecimal digits and a line feed.
@@ -135,7 +135,7 @@ impl Packs {
 
     /// Returns whether the storage has an object where packs lie.
     pub(crate) fn has_objects(&self) -> Result<bool> {
-        Ok(!self.storage.list(FOLDER, None, 1)?.is_empty())
+        Ok(!self.storage.list(PACKS, None, 1)?.is_empty())
     }
 
     /// Checks that of the packs that the index knows at least one is there, if it knows any.

@@ -6,7 +6,7 @@ use firn_chunk::ChunkId;
 use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PackBuilder, PackId};
 
 use super::{PAGE, Rebuild};
-use crate::packs::{FOLDER, object_name};
+use crate::packs::{PACKS, object_name, pack_of};
 use crate::recipes::id_of;
 use crate::{Error, Result, recovery};
 
@@ -28,7 +28,7 @@ impl Rebuild {
     pub(super) fn find_packs(&mut self) -> Result<Vec<PackId>> {
         let (mut found, mut after) = (Vec::new(), None::<String>);
         loop {
-            let page = self.packs.storage.list(FOLDER, after.as_deref(), PAGE)?;
+            let page = self.packs.storage.list(PACKS, after.as_deref(), PAGE)?;
             for entry in &page {
                 match pack_of(&entry.name) {
                     Some(pack) => found.push(pack),
@@ -232,11 +232,4 @@ fn advice(pack: PackId, error: &(dyn std::error::Error + 'static)) -> String {
         crate::error::chain(error),
         object_name(pack)
     )
-}
-
-fn pack_of(name: &str) -> Option<PackId> {
-    let (folder, hex) = name.strip_prefix(FOLDER)?.split_once('/')?;
-    let number = u128::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 32 && hex.starts_with(folder))?;
-    let pack = PackId(number.to_be_bytes());
-    (object_name(pack) == name).then_some(pack)
 }

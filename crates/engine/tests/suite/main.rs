@@ -5,6 +5,7 @@ mod fixture;
 #[path = "../fixture/indexes.rs"]
 mod indexes;
 
+mod acknowledged;
 mod bit_rot;
 mod budget;
 mod concurrency;

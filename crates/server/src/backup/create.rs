@@ -151,8 +151,13 @@ impl Work<'_> {
         if len < wanted {
             return Err(wrong(format!("it has {len} bytes, and the index relies on {wanted}")));
         }
+        // Damage at the end of a sealed one does not keep the rest from being safe: copied as long as it is. Of one that grows,
+        // what came behind is of a later moment than the index, which would lack what was acknowledged there.
+        let len = if is_sealed { len } else { wanted };
+        if len == 0 {
+            return Ok(());
+        }
         self.done.packs += 1;
-        // Damage at its end does not keep the rest from being safe: copied as long as it is.
         let file = if is_sealed { name } else { format!("tails/{hex}.{len}") };
         if let Some(entry) = self.old.files.get(&file).filter(|entry| entry.bytes == len && is_sealed) {
             self.new.files.insert(file, entry.clone());

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use firn_engine::PackId;
-use firn_index::{Meta, StoreInfo};
+use firn_index::{Commit, Meta, Op, StoreInfo};
 use firn_index_rocks::{MetaOptions, RocksMeta};
 
 use tempfile::TempDir;
@@ -49,6 +49,9 @@ impl Store {
             }
             if is_sealed {
                 meta.seal_pack(id, bytes as u64, 0).unwrap();
+            } else {
+                let ops = vec![Op::PackDurable(id, bytes as u64)];
+                meta.commit(1, &[Commit { session: None, packs: Vec::new(), ops }]).unwrap();
             }
         });
     }
@@ -112,10 +115,12 @@ fn a_second_run_copies_what_is_new_and_removes_what_is_gone() {
 }
 
 #[test]
-fn a_pack_that_grows_is_copied_as_far_as_it_is_and_never_linked() {
+fn a_pack_that_grows_is_copied_as_far_as_the_index_relies_on_it_and_never_linked() {
     let store = Store::new();
     store.write_pack(1, 1000, false);
-    store.backup(true).unwrap();
+    store.copy_index();
+    store.write_pack(1, 1200, false);
+    store.run(5, true).unwrap();
     store.write_pack(1, 1500, false);
     // What was copied has not grown, and the earlier copy goes when the later one counts.
     assert_eq!(files::below(&store.root(), "tails").unwrap(), [format!("tails/{}.1000", PackId([1; 16]))]);
@@ -125,6 +130,17 @@ fn a_pack_that_grows_is_copied_as_far_as_it_is_and_never_linked() {
     assert_eq!(files::below(&store.root(), "tails").unwrap(), Vec::<String>::new());
     let data = store.restored();
     assert_eq!(fs::read(data.store().join(&packs_below(&data.store())[0])).unwrap(), vec![1; 1800]);
+}
+
+#[test]
+fn a_pack_of_which_the_index_knows_nothing_yet_is_left_out() {
+    let store = Store::new();
+    store.with(|meta| meta.reserve_pack(PackId([1; 16]), 1).unwrap());
+    store.copy_index();
+    store.write_pack(1, 1000, true);
+    assert_eq!(store.run(5, false).unwrap().packs, 0);
+    verify(&store.root()).unwrap();
+    assert_eq!(packs_below(&store.restored().store()), Vec::<String>::new());
 }
 
 #[test]

@@ -77,3 +77,16 @@ fn a_bit_that_flips_in_the_log_of_the_index_is_told_and_nothing_is_lost() {
     assert!(place.data().join("index.old/meta").is_dir());
     check_logs(&place);
 }
+
+#[test]
+fn an_index_whose_log_is_gone_is_told_and_nothing_is_lost() {
+    let place = filled();
+    files(&place, "meta", ".log").iter().for_each(|log| fs::remove_file(log).expect("removes"));
+    for command in [&SERVE[..], &["gc"], &SERVE] {
+        let said = place.fails(command, exit::FAILED.into());
+        assert!(said.contains("lacks changes that were acknowledged"), "{command:?}: {said}");
+        assert!(said.contains("firnd rebuild-index"), "{command:?}: {said}");
+    }
+    place.run(&["rebuild-index"]);
+    check_logs(&place);
+}
