@@ -55,6 +55,26 @@ impl RocksChunkIndex {
         Ok(Self { db, cache, writer: Mutex::new(()) })
     }
 
+    /// Opens the database in `folder`/`chunks` as [`RocksChunkIndex::open`] does; one that is damaged is moved to
+    /// `folder`/`chunks.damaged`, where it replaces an earlier one, and an empty one is made. Returns why, if so: then it is to be
+    /// filled from the packs, which opening a store does.
+    ///
+    /// Damage that shows only when a row is read stays.
+    ///
+    /// # Errors
+    /// As [`RocksChunkIndex::open`], but not [`Error::Corrupt`]: a disk without room, a folder that may not be read, or another process are
+    /// no damage.
+    pub fn open_or_renew(folder: &Path, options: &ChunkIndexOptions) -> Result<(Self, Option<Error>)> {
+        let opened = Self::open(folder, options).and_then(|chunks| chunks.watermark().map(|_| chunks));
+        match opened {
+            Err(error @ Error::Corrupt { .. }) => {
+                database::move_aside(&folder.join("chunks"), &folder.join("chunks.damaged"))?;
+                Ok((Self::open(folder, options)?, Some(error)))
+            }
+            other => Ok((other?, None)),
+        }
+    }
+
     /// Waits until RocksDB has merged what waits for that, so that a measurement begins at rest.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Opening a database, and the version of its format.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use rocksdb::{
     WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 
-use crate::errors::{failed, failed_io};
+use crate::errors::{failed, failed_io, failed_open};
 use crate::log_files;
 
 /// How long merges are waited for.
@@ -40,7 +41,7 @@ pub(crate) fn open(
     let mut names: Vec<String> = known.map(|name| (*name).to_owned()).collect();
     // A newer firn may have added families. RocksDB wants to hear of all before it lets the version be read.
     let strange: Vec<String> = if folder.join("CURRENT").exists() {
-        let there = DB::list_cf(options, folder).map_err(failed(&doing))?;
+        let there = DB::list_cf(options, folder).map_err(failed_open(&doing))?;
         there.into_iter().filter(|name| !names.contains(name)).collect()
     } else {
         Vec::new()
@@ -50,13 +51,24 @@ pub(crate) fn open(
         let own = if name == "default" { default } else { family };
         ColumnFamilyDescriptor::new(name, own.clone())
     });
-    let db = DB::open_cf_descriptors(options, folder, descriptors).map_err(failed(&doing))?;
+    let db = DB::open_cf_descriptors(options, folder, descriptors).map_err(failed_open(&doing))?;
     check_format(&db, version)?;
     if let Some(name) = strange.first() {
         let detail = format!("it has a column family '{name}' that format {version} does not");
         return Err(Error::Corrupt { what: format!("the index in {}", folder.display()), detail });
     }
     Ok(db)
+}
+
+/// Moves a damaged database out of the way, to `aside`, in the place of an earlier one.
+pub(crate) fn move_aside(folder: &Path, aside: &Path) -> Result<()> {
+    match fs::remove_dir_all(aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed_io("remove the folder", aside)(error));
+        }
+        _ => {}
+    }
+    fs::rename(folder, aside).map_err(failed_io("rename the folder", folder))
 }
 
 /// Opens a database to read what is left of it, and changes nothing: of its logs, RocksDB leaves out what is damaged, with the

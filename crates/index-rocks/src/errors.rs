@@ -23,6 +23,17 @@ pub(crate) fn failed(doing: impl Display) -> impl FnOnce(rocksdb::Error) -> Erro
     }
 }
 
+/// Does as [`failed`] for the opening of a database that is there: a file that it lacks is damage, too.
+pub(crate) fn failed_open(doing: impl Display) -> impl FnOnce(rocksdb::Error) -> Error {
+    move |error| {
+        let message: &str = error.as_ref();
+        if error.kind() == ErrorKind::IOError && message.contains("No such file or directory") {
+            return Error::Corrupt { what: format!("RocksDB's files in order to {doing}"), detail: message.to_owned() };
+        }
+        failed(doing)(error)
+    }
+}
+
 /// Returns a mapping of errors of the file system.
 pub(crate) fn failed_io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |error| match error.kind() {

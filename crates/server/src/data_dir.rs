@@ -346,8 +346,14 @@ impl DataDir {
         let meta = self.open_meta(half)?;
         let path = self.index();
         let options = firn_index_rocks::ChunkIndexOptions { cache_bytes: half, ..Default::default() };
-        let chunks = firn_index_rocks::RocksChunkIndex::open(&path, &options)
-            .map_err(|source| DataError::Index { path, source })?;
+        let (chunks, damage) = firn_index_rocks::RocksChunkIndex::open_or_renew(&path, &options)
+            .map_err(|source| DataError::Index { path: path.clone(), source })?;
+        if let Some(error) = damage {
+            tracing::error!(
+                %error, moved_to = %path.join("chunks.damaged").display(),
+                "the chunk index is damaged and made anew from the packs: the disk may be failing"
+            );
+        }
         Ok(IndexFiles { meta, chunks: Arc::new(chunks) })
     }
 

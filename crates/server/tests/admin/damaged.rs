@@ -90,3 +90,24 @@ fn an_index_whose_log_is_gone_is_told_and_nothing_is_lost() {
     place.run(&["rebuild-index"]);
     check_logs(&place);
 }
+
+#[test]
+fn a_damaged_chunk_index_is_made_anew() {
+    let place = filled();
+    place.serve(&[]).end();
+    let damages: [&dyn Fn(); 2] =
+        [&|| files(&place, "chunks", ".sst").iter().for_each(|table| flip(table, 0.9)), &|| {
+            fs::remove_file(place.data().join("index/chunks/CURRENT")).expect("removes")
+        }];
+    for damage in damages {
+        damage();
+        let server = place.serve(&[]);
+        let log = server.end();
+        assert!(log.contains("chunk index is damaged") && log.contains("ERROR"), "{log}");
+        assert!(place.data().join("index/chunks.damaged").is_dir());
+        check_logs(&place);
+    }
+    fs::remove_file(place.data().join("index/meta/CURRENT")).expect("removes");
+    let said = place.fails(&SERVE, exit::FAILED.into());
+    assert!(said.contains("CURRENT") && said.contains("firnd rebuild-index"), "{said}");
+}
