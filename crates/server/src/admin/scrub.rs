@@ -50,10 +50,9 @@ pub struct ScrubPassView {
 }
 
 impl ScrubPassView {
-    /// Returns whether somebody should act: paths can't be had, or it is not known whether they can. Damaged bytes that
-    /// nobody needs go with the next repack.
+    /// Returns whether any stored byte is damaged, or it is not known whether it is. If paths can't be had for it, it says which.
     pub fn is_damaged(&self) -> bool {
-        self.damaged_paths + self.unreadable_packs > 0
+        self.damaged_paths + self.unreadable_packs + self.damaged_packs + self.damaged_frames > 0
     }
 }
 

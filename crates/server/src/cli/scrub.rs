@@ -21,7 +21,8 @@ The server does this by itself too (scrub.every in the configuration), while it 
 A pass that is interrupted goes on behind the last pack that it checked. If no server runs, the command
 does the work itself.
 
-Exit code 8: something is damaged.
+Exit code 8: something is damaged, be it only bytes that no path needs (they go when their pack is repacked), or could
+not be read.
 
 Examples:
   firnd scrub                      a whole pass, now; waits for its end
@@ -145,10 +146,12 @@ fn pass_text(pass: &ScrubPassView) -> String {
     rows.extend(pass.finished_at.map(|at| ("ended", output::time(at))));
     rows.push(("packs", pass.packs.to_string()));
     rows.push(("read", output::bytes(pass.read_bytes)));
-    rows.push(("packs not readable", pass.unreadable_packs.to_string()));
-    rows.push(("damaged packs", pass.damaged_packs.to_string()));
-    rows.push(("damaged frames", pass.damaged_frames.to_string()));
-    rows.push(("damaged paths", pass.damaged_paths.to_string()));
+    let told = |count: u64, means: &str| if count == 0 { "0".to_owned() } else { format!("{count}: {means}") };
+    rows.push(("packs not readable", told(pass.unreadable_packs, "not known what is in them; the log says why")));
+    let harm = if pass.damaged_paths > 0 { "the paths below need some of it" } else { "no path is harmed" };
+    rows.push(("damaged packs", told(pass.damaged_packs, &format!("header, footer or length; {harm}"))));
+    rows.push(("damaged frames", told(pass.damaged_frames, harm)));
+    rows.push(("damaged paths", told(pass.damaged_paths, "not to be had until they are uploaded again")));
     let mut text = output::pairs(&rows);
     for found in &pass.paths {
         text += &format!("  {}: {}\n", found.cache, found.path);

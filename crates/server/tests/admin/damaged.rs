@@ -81,7 +81,9 @@ fn a_bit_that_flips_in_the_log_of_the_index_is_told_and_nothing_is_lost() {
 #[test]
 fn an_index_whose_log_is_gone_is_told_and_nothing_is_lost() {
     let place = filled();
-    files(&place, "meta", ".log").iter().for_each(|log| fs::remove_file(log).expect("removes"));
+    for log in files(&place, "meta", ".log") {
+        fs::remove_file(log).expect("removes");
+    }
     for command in [&SERVE[..], &["gc"], &SERVE] {
         let said = place.fails(command, exit::FAILED.into());
         assert!(said.contains("lacks changes that were acknowledged"), "{command:?}: {said}");
@@ -97,7 +99,7 @@ fn a_damaged_chunk_index_is_made_anew() {
     place.serve(&[]).end();
     let damages: [&dyn Fn(); 2] =
         [&|| files(&place, "chunks", ".sst").iter().for_each(|table| flip(table, 0.9)), &|| {
-            fs::remove_file(place.data().join("index/chunks/CURRENT")).expect("removes")
+            fs::remove_file(place.data().join("index/chunks/CURRENT")).expect("removes");
         }];
     for damage in damages {
         damage();
@@ -110,4 +112,25 @@ fn a_damaged_chunk_index_is_made_anew() {
     fs::remove_file(place.data().join("index/meta/CURRENT")).expect("removes");
     let said = place.fails(&SERVE, exit::FAILED.into());
     assert!(said.contains("CURRENT") && said.contains("firnd rebuild-index"), "{said}");
+}
+
+#[test]
+fn a_scrub_that_finds_damage_nobody_needs_says_so_with_its_exit_code() {
+    let place = filled();
+    place.serve(&[]).end();
+    assert_eq!(place.json(&["scrub"])["last"]["damaged_frames"], 0);
+    let mut packs = vec![place.data().join("store/packs")];
+    while packs[0].is_dir() {
+        let below = fs::read_dir(&packs[0]).expect("lists").flatten().map(|entry| entry.path());
+        packs.splice(0..1, below.collect::<Vec<_>>());
+    }
+    // Records and recipes of short logs, which are in the index: no path needs a pack's footer.
+    let bytes = fs::read(&packs[0]).expect("reads").len();
+    flip(&packs[0], (bytes - 30) as f64 / bytes as f64);
+    let output = place.run(&["scrub"]);
+    let said = crate::support::text(&output.stdout);
+    assert_eq!(output.status.code(), Some(exit::DAMAGED.into()), "{said}");
+    assert!(said.contains("no path is harmed"), "{said}");
+    let status = place.run(&["scrub", "--status"]);
+    assert_eq!(status.status.code(), Some(exit::DAMAGED.into()));
 }
