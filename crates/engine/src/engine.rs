@@ -199,7 +199,7 @@ impl Engine {
             committer: Mutex::new(Some(thread)),
         };
         let engine = Self { shared: Arc::new(shared) };
-        // A store without room opens, if only to be read; an index that can't be read does not.
+        // A store with room for the index's own files and no more opens, if only to be read; an index that can't be read does not.
         if !engine.meta().deleted_caches()?.is_empty()
             && let Err(error) = engine.record_deleted_caches()
         {

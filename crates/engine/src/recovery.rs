@@ -83,7 +83,7 @@ pub(crate) fn seal_torn_packs(packs: &Packs) -> Result<()> {
         for (pack, row) in page.iter().filter(|(_, row)| row.state == PackState::Writing) {
             match seal_torn(packs, *pack, row) {
                 Err(Error::StorageFull) => {
-                    // Restores know where its frames are. A full store must open, if only to be read.
+                    // Restores know where its frames are. A store with just the room that its index needs must open, if only to be read.
                     tracing::warn!(%pack, "no room to seal a pack that was being written: left for the next start");
                 }
                 other => other?,
