@@ -131,6 +131,15 @@ impl From<firn_chunk::Error> for Error {
 }
 
 impl Error {
+    /// Returns the error for packs of which no index tells.
+    pub fn packs_without_index() -> Self {
+        Self::Unusable(
+            "there are packs, and its index is missing or empty: put the index back, or have it made from the packs \
+             (`firnd rebuild-index`)"
+                .to_owned(),
+        )
+    }
+
     pub(crate) fn damaged(what: impl ToString, detail: impl ToString) -> Self {
         Self::Damaged { what: what.to_string(), detail: detail.to_string() }
     }

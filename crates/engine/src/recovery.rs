@@ -22,11 +22,7 @@ pub(crate) fn identify(packs: &Packs) -> Result<()> {
         return packs.check_storage(&info);
     }
     if packs.meta.packs(None, 1)?.is_empty() && packs.has_objects()? {
-        return Err(Error::Unusable(
-            "there are packs, and its index is missing or empty: put the index back, or have it made from the packs \
-             (`firnd rebuild-index`)"
-                .to_owned(),
-        ));
+        return Err(Error::packs_without_index());
     }
     // A crash may have come between the two below.
     let store_id = match packs.storage_id()? {

@@ -333,11 +333,22 @@ impl DataDir {
     }
 
     fn open_meta(&self, cache_bytes: usize) -> Result<Arc<firn_index_rocks::RocksMeta>, DataError> {
+        self.check_packs_have_index()?;
         let path = self.index();
         self.make(&path)?;
         let meta = firn_index_rocks::RocksMeta::open(&path, &firn_index_rocks::MetaOptions { cache_bytes })
             .map_err(|source| DataError::Index { path, source })?;
         Ok(Arc::new(meta))
+    }
+
+    /// Refuses packs of which no index tells: one that is made now would not know of them.
+    fn check_packs_have_index(&self) -> Result<(), DataError> {
+        let has_packs = fs::read_dir(self.store().join("packs")).is_ok_and(|mut packs| packs.next().is_some());
+        if !has_packs || self.index().join("meta").exists() {
+            return Ok(());
+        }
+        let source = Box::new(firn_engine::Error::packs_without_index());
+        Err(DataError::Engine { path: self.root.clone(), source })
     }
 
     fn open_index_files(&self, cache_bytes: usize) -> Result<IndexFiles, DataError> {

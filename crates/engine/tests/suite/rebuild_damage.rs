@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use firn_engine::Rebuilt;
+use firn_engine::{Error, Rebuilt};
 use firn_index::{Commit, Op};
 use firn_pack::{Footer, FrameKind};
 use firn_storage::{Failure, Fault, Memory, Operation, Storage};
@@ -261,7 +261,13 @@ fn a_pack_that_is_not_given_out_is_named_with_what_to_do() {
                 assert!(n > 2 * packs.len() as u64, "{operation:?}: {n}");
                 break;
             }
-            let said = outcome.expect_err("it is not given out").to_string();
+            let error = outcome.expect_err("it is not given out");
+            // Whose packs these are is read first.
+            if operation == Operation::Read && n < 2 {
+                assert!(matches!(error, Error::Storage(_)), "{error:?}");
+                continue;
+            }
+            let said = error.to_string();
             let named = packs.iter().filter(|name| said.contains(*name)).count();
             assert!(named == 1 && said.contains("Copy what can be read") && said.contains("move it out"), "{said}");
         }

@@ -76,6 +76,8 @@ fn what_damaged_records_said_comes_from_the_present_index_which_is_kept() {
 fn damaged_records_without_an_index_are_told() {
     let place = damaged();
     fs::remove_dir_all(place.data().join("index")).expect("the index");
+    let output = place.run(&["cache", "create", "other"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("firnd rebuild-index"), "no other index is made");
     let output = place.run(&["rebuild-index"]);
     assert_eq!(output.status.code(), Some(exit::DAMAGED.into()), "{}", text(&output.stderr));
     let said = text(&output.stdout) + &text(&output.stderr);
