@@ -91,6 +91,8 @@ fn an_index_whose_log_is_gone_is_told_and_nothing_is_lost() {
         assert!(said.contains("firnd rebuild-index"), "{command:?}: {said}");
     }
     place.run(&["rebuild-index"]);
+    // What it said of caches is gone too.
+    place.ok(&["cache", "set", "main", "--public"]);
     check_logs(&place);
 }
 
