@@ -17,7 +17,7 @@ impl RocksMeta {
     /// Whatever writes fails.
     ///
     /// # Errors
-    /// [`Error::TooNew`] as when it is opened, any other if too much of it is damaged. The caller sees to it that no other process has it
+    /// [`firn_index::Error::TooNew`] as when it is opened, any other if too much of it is damaged. The caller sees to it that no other process has it
     /// open.
     pub fn open_damaged(folder: &Path, options: &MetaOptions) -> Result<Self> {
         let cache = options::block_cache(options.cache_bytes);
