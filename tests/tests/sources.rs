@@ -483,7 +483,7 @@ fn schedules_pauses_and_stops_are_obeyed() -> Result<()> {
 
     // A transfer that would take hours is under way when the server ends; it ends at once, and the next one takes it up.
     let large = world.builder.build_one(&noise("large", 4))?;
-    world.add("slow", &world.url("ssh-ng"), &["--trust", "--rate", "1 kB"])?;
+    world.add("slow", &world.url("ssh-ng"), &["--trust", "--rate", "1 KiB"])?;
     world.firnd.admin(["source", "sync", "slow", "--detach"])?;
     until("bytes come", || Ok(number(&world.show("slow")?, "nar_bytes") > 0))?;
     let view = world.show("slow")?;
