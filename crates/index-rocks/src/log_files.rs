@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crc32c::{crc32c, crc32c_append};
 use firn_index::{Error, Result};
 
 use crate::errors::failed_io;
@@ -147,33 +148,10 @@ fn fragment(bytes: &[u8]) -> Option<(u8, &[u8])> {
     let [a, b, c, d, low, high, kind] = *header;
     let payload = rest.get(..u16::from_le_bytes([low, high]).into())?;
     let sum = u32::from_le_bytes([a, b, c, d]);
-    (kind != 0 && masked(crc32c(kind, payload)) == sum).then_some((kind, payload))
+    (kind != 0 && masked(crc32c_append(crc32c(&[kind]), payload)) == sum).then_some((kind, payload))
 }
 
 /// RocksDB stores checksums so, because it takes checksums of bytes that hold some.
 fn masked(sum: u32) -> u32 {
     sum.rotate_right(15).wrapping_add(0xa282_ead8)
-}
-
-/// Returns the CRC-32C of a fragment's kind and payload.
-fn crc32c(kind: u8, payload: &[u8]) -> u32 {
-    let step = |sum: u32, byte: &u8| CRC[usize::from(sum.to_le_bytes()[0] ^ byte)] ^ (sum >> 8);
-    !payload.iter().fold(step(!0, &kind), step)
-}
-
-const CRC: [u32; 256] = crc_table();
-
-const fn crc_table() -> [u32; 256] {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < table.len() {
-        let (mut sum, mut bit) = (at as u32, 0);
-        while bit < 8 {
-            sum = if sum & 1 == 1 { (sum >> 1) ^ 0x82f6_3b78 } else { sum >> 1 };
-            bit += 1;
-        }
-        table[at] = sum;
-        at += 1;
-    }
-    table
 }
