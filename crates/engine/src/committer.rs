@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use firn_chunk::RecipeId;
 use firn_index::{
     AliasRow, CacheName, Commit, DocumentKey, DocumentRow, NarRow, Op, PathRow, RecipeRow, ReferencePolicy, Refusal,
-    SessionId, Totals,
+    SessionId, Totals, UnixSeconds,
 };
 use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::{FrameLoc, PackId};
@@ -390,13 +390,7 @@ impl<'a> Group<'a> {
     }
 
     /// Marks a recipe as damaged, or takes its mark back, if it still has this record.
-    fn mark(
-        &self,
-        commit: &mut Commit,
-        id: &RecipeId,
-        record: FrameLoc,
-        at: Option<firn_index::UnixSeconds>,
-    ) -> Result<()> {
+    fn mark(&self, commit: &mut Commit, id: &RecipeId, record: FrameLoc, at: Option<UnixSeconds>) -> Result<()> {
         if let Some(mut row) = self.packs.meta.recipe(id)?
             && row.damaged_at.is_some() != at.is_some()
             && row.record == record

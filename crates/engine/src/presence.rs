@@ -159,7 +159,7 @@ impl Packs {
                 _ => {
                     return Err(Error::Unusable(format!(
                         "none of the {gone} packs that its index knows is there: is the file system mounted that holds \
-                         them? If they are lost, `firnd rebuild-index` makes the index of what is left"
+                         them? If they are lost, `firnd rebuild-index --without-old` makes the index of what is left"
                     )));
                 }
             }

@@ -8,15 +8,6 @@ use firn_storage::{Memory, Storage};
 
 use crate::fixture::{Fixture, noise, objects, push_path};
 
-fn store() -> (Memory, Fixture) {
-    let memory = Memory::new();
-    let mut fixture = Fixture::on(Arc::new(memory.clone()));
-    // Nothing in memory may hide what is on the disk.
-    fixture.options.frame_cache_bytes = 0;
-    fixture.options.recipe_cache_bytes = 0;
-    (memory, fixture)
-}
-
 /// Takes all objects away, as unmounting a file system does; returns them.
 fn unmount(memory: &Memory) -> Vec<(String, Vec<u8>)> {
     let all = memory.list("", None, 1000).unwrap();
@@ -44,7 +35,7 @@ fn why(fixture: &Fixture) -> String {
 
 #[test]
 fn a_storage_that_goes_away_is_no_damage() {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let engine = fixture.open();
     let pushed = push_path(&engine, "p", &noise(1, 500_000)).unwrap();
     engine.close().unwrap();
@@ -61,7 +52,7 @@ fn a_storage_that_goes_away_is_no_damage() {
 
 #[test]
 fn a_store_without_its_packs_is_not_opened() {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let engine = fixture.open();
     let pushed = push_path(&engine, "p", &noise(1, 500_000)).unwrap();
     engine.close().unwrap();
@@ -74,7 +65,7 @@ fn a_store_without_its_packs_is_not_opened() {
 
 #[test]
 fn packs_without_their_index_are_not_taken_for_a_new_store() {
-    let (memory, mut fixture) = store();
+    let (memory, mut fixture) = Fixture::bare();
     push_path(&fixture.open(), "p", &noise(1, 500_000)).unwrap();
     fixture.meta = Arc::new(MemoryMeta::default());
     assert!(why(&fixture).contains("firnd rebuild-index"));
@@ -84,10 +75,10 @@ fn packs_without_their_index_are_not_taken_for_a_new_store() {
 
 #[test]
 fn the_packs_of_another_store_are_refused() {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     push_path(&fixture.open(), "p", &noise(1, 500_000)).unwrap();
     let away = unmount(&memory);
-    let (other, another) = store();
+    let (other, another) = Fixture::bare();
     another.entropy.draw();
     another.open().close().unwrap();
     unmount(&other);
@@ -98,7 +89,7 @@ fn the_packs_of_another_store_are_refused() {
 /// Stores of firn 0.1 say nothing of themselves beside their packs.
 #[test]
 fn an_unnamed_storage_is_named() {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let engine = fixture.open();
     let pushed = push_path(&engine, "p", &noise(1, 500_000)).unwrap();
     engine.close().unwrap();

@@ -12,17 +12,9 @@ use crate::fixture::{Fixture, Pushed, cache_row, ingest, noise, objects, package
 use crate::indexes;
 use crate::invariants::parts;
 
-fn store() -> (Memory, Fixture) {
-    let memory = Memory::new();
-    let mut fixture = Fixture::on(Arc::new(memory.clone()));
-    fixture.options.frame_cache_bytes = 0;
-    fixture.options.recipe_cache_bytes = 0;
-    (memory, fixture)
-}
-
 /// Returns a store that was killed with its pack open, and what had been acknowledged.
 fn killed() -> (Memory, Fixture, Vec<Pushed>) {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let engine = fixture.open();
     let pushed = (1..4).map(|seed| push(&engine, &package(seed, 30_000)).unwrap()).collect();
     (memory, fixture, pushed)
@@ -69,7 +61,7 @@ fn a_pack_that_never_came_to_be_is_forgotten() {
     let nothing: Option<&[u8]> = None;
     let (_, header) = PackBuilder::new(PackId([7; 16]));
     for object in [nothing, Some(b""), Some(&header[..1]), Some(&header[..39]), Some(&[0; 40]), Some(&header[..])] {
-        let (memory, fixture) = store();
+        let (memory, fixture) = Fixture::bare();
         let pack = PackId([7; 16]);
         fixture.meta.reserve_pack(pack, 5).unwrap();
         if let Some(bytes) = object {
@@ -118,7 +110,7 @@ fn a_footer_torn_anywhere_is_written_again() {
 #[test]
 fn a_frame_torn_anywhere_is_cut_off() {
     for torn in (0..25_000).step_by(499) {
-        let (memory, fixture) = store();
+        let (memory, fixture) = Fixture::bare();
         let engine = fixture.open();
         let pushed: Vec<_> = (1..4).map(|seed| push(&engine, &package(seed, 30_000)).unwrap()).collect();
         let (_, durable) = objects(&memory)[0];
@@ -135,7 +127,7 @@ fn a_frame_torn_anywhere_is_cut_off() {
 
 #[test]
 fn a_lost_chunk_index_is_rebuilt_from_footers() {
-    let (memory, mut fixture) = store();
+    let (memory, mut fixture) = Fixture::bare();
     fixture.options.pack_bytes = 60_000;
     let engine = fixture.open();
     let pushed: Vec<_> = (0..6).map(|seed| push(&engine, &noise(seed, 50_000)).unwrap()).collect();
@@ -254,7 +246,7 @@ fn a_store_of_a_newer_format_or_another_chunker_is_left_alone() {
 
 #[test]
 fn the_open_pack_can_be_read_before_and_after_its_sync() {
-    let (_, fixture) = store();
+    let (_, fixture) = Fixture::bare();
     let engine = fixture.open();
     let pushed = push(&engine, &noise(1, 2_000_000)).unwrap();
     pushed.check(&engine).unwrap();
@@ -284,7 +276,7 @@ fn an_index_that_fails_while_the_store_is_opened_leaves_it_as_it_was() {
 fn a_real_disk_keeps_what_memory_does() {
     let folder = tempfile::tempdir().unwrap();
     let open = |fixture: &Fixture| fixture.over(Disk::open(folder.path()).unwrap());
-    let (_, fixture) = store();
+    let (_, fixture) = Fixture::bare();
     let first = open(&fixture);
     let engine = first.open();
     let pushed: Vec<_> = (1..4).map(|seed| push(&engine, &package(seed, 30_000)).unwrap()).collect();

@@ -149,7 +149,7 @@ impl CliError {
                 Some("choose another address with --listen, or port 0 for any free port".to_owned())
             }
             Self::NoStore { .. } => Some(
-                "name the data directory with --data or FIRN_DATA; `firnd serve` or `firnd cache create` makes a new store".to_owned(),
+                "name the data directory with --data or FIRN_DATA; `firnd serve` or `firnd cache create` makes a new store; of packs whose index is lost `firnd rebuild-index` makes one".to_owned(),
             ),
             Self::Socket(_) => Some("if no server runs, remove the socket file and try again".to_owned()),
             Self::Serve(_) | Self::Failure(_) | Self::Unconfirmed { .. } | Self::Read { .. } | Self::Store { .. } | Self::Backup(_) | Self::NoText { .. } | Self::Output(_) => None,

@@ -5,22 +5,12 @@ use std::sync::Arc;
 use firn_engine::{Engine, Error, Scope};
 use firn_index::memory::MemoryChunkIndex;
 use firn_index::{ChunkIndex, PackState};
-use firn_storage::Memory;
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
 use super::rebuilt;
 use crate::fixture::client::{Local, error_of};
 use crate::fixture::{Fixture, cache, objects, path};
-
-/// Returns a store in memory whose bytes can be damaged; nothing hides what is on the disk.
-fn store() -> (Memory, Fixture) {
-    let memory = Memory::new();
-    let mut fixture = Fixture::on(Arc::new(memory.clone()));
-    fixture.options.frame_cache_bytes = 0;
-    fixture.options.recipe_cache_bytes = 0;
-    (memory, fixture)
-}
 
 fn file(seed: u64) -> Node {
     Node::file(Random::new(seed).noise(1_000_000))
@@ -32,7 +22,7 @@ fn is_visible(engine: &Engine, name: &str) -> bool {
 
 #[test]
 fn a_known_recipe_with_a_damaged_chunk_is_repaired_by_a_push() {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let engine = fixture.open();
     let (local, other) = (rebuilt(1), rebuilt(2));
     local.push(&engine, local.pushed().as_path("tool")).unwrap();
@@ -56,7 +46,7 @@ fn a_known_recipe_with_a_damaged_chunk_is_repaired_by_a_push() {
 
 #[test]
 fn a_new_recipe_that_shares_a_damaged_chunk_asks_for_it() {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let engine = fixture.open();
     let old = Local::of(&Node::directory([("a", file(1))]).encode());
     old.push(&engine, old.pushed().as_path("old")).unwrap();
@@ -78,7 +68,7 @@ fn a_new_recipe_that_shares_a_damaged_chunk_asks_for_it() {
 
 #[test]
 fn a_chunk_of_which_there_is_another_copy_is_taken_from_there() {
-    let (memory, mut fixture) = store();
+    let (memory, mut fixture) = Fixture::bare();
     let engine = fixture.open();
     let local = Local::of(&file(1).encode());
     local.push(&engine, local.pushed().as_path("tool")).unwrap();
@@ -98,7 +88,7 @@ fn a_chunk_of_which_there_is_another_copy_is_taken_from_there() {
 
 #[test]
 fn a_record_that_is_damaged_is_asked_for() {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let engine = fixture.open();
     let local = Local::of(&file(1).encode());
     local.push(&engine, local.pushed().as_path("tool")).unwrap();
@@ -117,7 +107,7 @@ fn a_record_that_is_damaged_is_asked_for() {
 #[test]
 fn an_error_of_the_disk_is_not_damage() {
     use firn_storage::{Failure, Fault, Operation};
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let fault = Fault::new(Arc::new(memory.clone()));
     let engine = fixture.over(fault.clone()).open();
     let local = Local::of(&file(1).encode());
@@ -131,7 +121,7 @@ fn an_error_of_the_disk_is_not_damage() {
 /// A bad sector must not keep a path out for ever: what can't be read is asked for and stored anew.
 #[test]
 fn what_the_disk_does_not_give_is_asked_for() {
-    let (memory, fixture) = store();
+    let (memory, fixture) = Fixture::bare();
     let fault = firn_storage::Fault::new(Arc::new(memory.clone()));
     let engine = fixture.over(fault.clone()).open();
     let local = Local::of(&file(1).encode());
@@ -148,7 +138,7 @@ fn what_the_disk_does_not_give_is_asked_for() {
 /// A pack may be taken away between the restore and the commit: whoever refers to what is refused is refused as well.
 #[test]
 fn what_leans_on_packs_that_are_gone_is_refused_with_all_that_refers_to_it() {
-    let (_, fixture) = store();
+    let (_, fixture) = Fixture::bare();
     let engine = fixture.open();
     let base = Local::of(&file(1).encode());
     let session = engine.begin_session().unwrap();
