@@ -25,6 +25,10 @@ const HEADER: usize = 7;
 /// A batch's sequence number (8) and how many numbers it takes (4), with which each record begins.
 const BATCH_HEADER: usize = 12;
 
+/// How far the number of a record behind a damaged one may be from the one that was expected, and how many it may take itself.
+/// Rows hold what uploaders sent, so a torn one may contain what looks like a fragment: its numbers will hardly fit.
+const FAR: u64 = 1 << 20;
+
 /// Kinds of fragments: a whole record, or the first part of one. Others go on with one, or are no changes.
 const FULL: u8 = 1;
 const FIRST: u8 = 2;
@@ -38,7 +42,7 @@ const LAST: u8 = 4;
 pub(crate) fn check(folder: &Path) -> Result<()> {
     let mut next = None;
     for path in logs(folder)? {
-        let mut log = Log { path: &path, next, broken_at: None, begun: Vec::new() };
+        let mut log = Log { path: &path, next, broken_at: None, begun: None };
         let mut file = match File::open(&path) {
             // Whoever has the database open removed it. RocksDB will say so.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -82,8 +86,9 @@ struct Log<'a> {
     next: Option<u64>,
     /// Where the first bytes lie that are no whole fragment.
     broken_at: Option<u64>,
-    /// The first bytes of a record whose header is not whole yet.
-    begun: Vec<u8>,
+    /// The first bytes of a record whose header is not whole yet; `None` outside of such a record. A first fragment may be
+    /// empty: where just its own header fits into a block, RocksDB writes it there.
+    begun: Option<Vec<u8>>,
 }
 
 impl Log<'_> {
@@ -98,6 +103,7 @@ impl Log<'_> {
                 // A wrong length says nothing of where the next one lies.
                 None => {
                     self.broken_at.get_or_insert(offset + at as u64);
+                    self.begun = None;
                     at += 1;
                 }
             }
@@ -106,34 +112,41 @@ impl Log<'_> {
     }
 
     fn fragment(&mut self, kind: u8, payload: &[u8]) -> Result<()> {
-        match (kind, self.broken_at) {
-            (FULL | FIRST, Some(at)) => {
-                return Err(self.corrupt(format!("it is damaged at byte {at}, and changes behind that are whole")));
-            }
-            (FULL | FIRST, None) => self.begun.clear(),
-            (MIDDLE | LAST, None) if !self.begun.is_empty() => {}
+        let begun = match kind {
+            FULL | FIRST => Some(Vec::new()),
+            MIDDLE | LAST => self.begun.take(),
+            // No changes.
             _ => return Ok(()),
-        }
-        let missing = BATCH_HEADER - self.begun.len();
-        self.begun.extend_from_slice(&payload[..missing.min(payload.len())]);
-        if self.begun.len() == BATCH_HEADER {
-            self.record()?;
-            self.begun.clear();
+        };
+        let Some(mut begun) = begun else { return Ok(()) };
+        let missing = BATCH_HEADER - begun.len();
+        begun.extend_from_slice(&payload[..missing.min(payload.len())]);
+        match begun.first_chunk() {
+            Some(header) => return self.record(header),
+            None if matches!(kind, FIRST | MIDDLE) => self.begun = Some(begun),
+            None => {}
         }
         Ok(())
     }
 
     /// Compares a record's number with that of the one before, which may be in an earlier log.
-    fn record(&mut self) -> Result<()> {
-        let (number, count) = self.begun.split_at(8);
+    fn record(&mut self, header: &[u8; BATCH_HEADER]) -> Result<()> {
+        let (number, count) = header.split_at(8);
         let number = u64::from_le_bytes(number.try_into().expect("it is cut to that"));
-        let count = u32::from_le_bytes(count.try_into().expect("it is cut to that"));
+        let count = u64::from(u32::from_le_bytes(count.try_into().expect("it is cut to that")));
+        if let Some(at) = self.broken_at {
+            let is_next = self.next.is_none_or(|next| number >= next && number - next < FAR);
+            if is_next && (1..FAR).contains(&count) {
+                return Err(self.corrupt(format!("it is damaged at byte {at}, and changes behind that are whole")));
+            }
+            return Ok(());
+        }
         // A record whose sync failed is written again with the same number. Nothing is written without the log while
         // there is one.
         if let Some(next) = self.next.filter(|next| number > *next) {
             return Err(self.corrupt(format!("changes {next} to {} before its own are gone", number - 1)));
         }
-        self.next = Some(number + u64::from(count));
+        self.next = Some(number.saturating_add(count));
         Ok(())
     }
 

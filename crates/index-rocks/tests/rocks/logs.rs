@@ -118,6 +118,54 @@ fn a_torn_record_of_many_blocks_is_left_out() {
     }
 }
 
+#[test]
+fn records_begin_anywhere_in_a_block() {
+    // Returns where the log ends behind a row with a text of some length, and what is left after one more.
+    let with_text = |len: usize| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let meta = meta(folder.path()).expect("opens");
+        let mut row = token_row(1);
+        row.builder = "x".repeat(len);
+        meta.put_token(&TokenId(1), &row).expect("writes");
+        let end = fs::metadata(&logs(folder.path())[0]).expect("reads").len() as usize;
+        for n in 0..3 {
+            meta.reserve_pack(pack(n), 1).expect("writes");
+        }
+        (end, crashed(folder.path()))
+    };
+    // Where 7 bytes are left of a block, RocksDB writes the first fragment of the next record there, with nothing in it.
+    for block in 1..3 {
+        for left in 0..25 {
+            let (some, border) = (20_000 + (block - 1) * (32_768 - 7), block * 32_768 - left);
+            let (end, folder) = with_text(some + border - with_text(some).0);
+            assert_eq!(end, border);
+            let meta = meta(folder.path()).unwrap_or_else(|error| panic!("{left} bytes left in {block}: {error}"));
+            assert_eq!(meta.packs(None, 9).expect("reads").len(), 3, "{left} bytes left in {block}");
+        }
+    }
+}
+
+#[test]
+fn what_looks_like_a_record_in_a_torn_one_is_no_damage() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let opened = meta(folder.path()).expect("opens");
+    opened.reserve_pack(pack(0), 1).expect("writes");
+    let mut row = token_row(1);
+    // What an uploader sends is in the log as it is: a whole fragment with a batch in it, of a number that is far away.
+    let payload = [&(1u64 << 40).to_le_bytes()[..], &1u32.to_le_bytes(), b"xyz"].concat();
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&[1]), &payload).rotate_right(15).wrapping_add(0xa282_ead8);
+    let fragment = [&sum.to_le_bytes()[..], &(payload.len() as u16).to_le_bytes(), &[1], &payload].concat();
+    row.builder = "y".repeat(3000);
+    opened.put_token(&TokenId(1), &row).expect("writes");
+    let copy = crashed(folder.path());
+    let log = &logs(copy.path())[0];
+    let mut bytes = fs::read(log).expect("reads");
+    let at = bytes.windows(100).position(|window| window == [b'y'; 100]).expect("is there");
+    bytes[at + 500..at + 500 + fragment.len()].copy_from_slice(&fragment);
+    fs::write(log, &bytes[..at + 2000]).expect("writes");
+    assert_eq!(meta(copy.path()).expect("opens").packs(None, 9).expect("reads").len(), 1);
+}
+
 /// Returns a folder as [`written`] does, with a third of the log's records in a log each.
 fn three_logs() -> TempDir {
     let folder = written();
