@@ -37,9 +37,12 @@ pub struct PathUpload {
     pub references: Vec<StorePath>,
     /// References that another binary cache is proven to have: they need not be in this one.
     pub elsewhere: Vec<StorePath>,
+    /// References that the path lacks so far and that its NAR was found to name, hash and name; the engine fills it.
+    pub named: Vec<StorePath>,
     /// The derivation that made it.
     pub deriver: Option<StorePath>,
-    /// Its content address, as the narinfo spells it.
+    /// Its content address, as the narinfo spells it, if the path follows from it and the references: no signature is over it, and
+    /// a wrong one makes Nix refuse the path.
     pub ca: Option<String>,
     /// `name:base64`: the uploader's, and those that the cache made for this NAR. In a name of `known_keys`, only what that key
     /// signed.
@@ -54,6 +57,16 @@ pub struct PathUpload {
     pub on_conflict: ConflictPolicy,
     /// What to demand of the references.
     pub references_policy: ReferencePolicy,
+}
+
+impl PathUpload {
+    /// Returns the references that this offer of a path adds to those that it has; none if it has another NAR, or others.
+    pub(crate) fn adds_to(&self, row: &PathRow) -> Vec<StorePath> {
+        let offered: HashSet<&StorePath> = self.references.iter().collect();
+        let is_more = row.nar_hash == self.nar_hash && row.references.iter().all(|one| offered.contains(one));
+        let known: HashSet<&StorePath> = row.references.iter().collect();
+        self.references.iter().filter(|reference| is_more && !known.contains(reference)).cloned().collect()
+    }
 }
 
 /// What became of a path that was offered.
@@ -105,12 +118,8 @@ pub(crate) fn decide(
     now: UnixSeconds,
 ) -> Result<Decision> {
     let wrong = |detail: String| Error::WrongNar { path: upload.path.to_string(), detail };
-    if let Some(existing) = existing
-        && existing.path != upload.path
-    {
-        return Err(wrong(format!("the cache has its hash under another name, {}", existing.path)));
-    }
-    if let Some(first) = existing.filter(|row| row.nar_hash != upload.nar_hash && !is_damaged) {
+    let is_other = |row: &&PathRow| row.path != upload.path || (row.nar_hash != upload.nar_hash && !is_damaged);
+    if let Some(first) = existing.filter(is_other) {
         return Ok(conflict(upload, first, now));
     }
     let nar = nar.ok_or_else(|| wrong(format!("its NAR sha256:{} was not uploaded", upload.nar_hash.to_nix32())))?;
@@ -127,8 +136,19 @@ pub(crate) fn decide(
     }
 }
 
-/// Warns of an offer that has the NAR that is there, and references that it can't have.
-pub(crate) fn warn_of_references(cache: &CacheName, upload: &PathUpload, first: &PathRow) {
+/// Warns of an offer that has the NAR that is there, and references that it can't have, or whose hash has another name.
+pub(crate) fn warn_of_conflict(cache: &CacheName, upload: &PathUpload, first: &PathRow) {
+    if first.path != upload.path {
+        tracing::warn!(
+            %cache, path = %upload.path, first = %first.path, first_builder = first.uploader.builder,
+            other_builder = upload.uploader.builder,
+            "a path was offered whose hash is there under another name: that one stays, until `firnd path delete` removes it"
+        );
+        return;
+    }
+    if first.nar_hash != upload.nar_hash {
+        return;
+    }
     let (offered, kept): (HashSet<_>, HashSet<_>) =
         (upload.references.iter().collect(), first.references.iter().collect());
     let without = |paths: &[StorePath], others: &HashSet<&StorePath>| -> Vec<String> {
@@ -145,7 +165,7 @@ pub(crate) fn warn_of_references(cache: &CacheName, upload: &PathUpload, first: 
 
 /// Returns the record of a push that changed something.
 pub(crate) fn push_record(upload: &PathUpload, outcome: PathOutcome, now: UnixSeconds) -> PushRecord {
-    let names = upload.signatures.iter().filter_map(|signature| signature.split(':').next());
+    let names = upload.signatures.iter().map(|signature| signer(signature));
     PushRecord {
         at: now,
         uploader: upload.uploader.clone(),
@@ -180,31 +200,36 @@ fn new_row(upload: &PathUpload, replaced: Option<&PathRow>, now: UnixSeconds) ->
 fn merge(upload: &PathUpload, row: &PathRow, now: UnixSeconds) -> Decision {
     let references = sorted(&upload.references);
     if references != row.references {
-        // Only in a cache that checks it is known that the NAR has what is added.
-        let is_checked = upload.references_policy == ReferencePolicy::Strict;
-        let is_more = is_checked && adds_to(&references, row);
-        return if is_more { complete(upload, row, references) } else { conflict(upload, row, now) };
+        return if may_complete(upload, row) { complete(upload, row, references) } else { conflict(upload, row, now) };
     }
     let mut merged = row.clone();
     merged.signatures = merged_signatures(upload, &row.signatures);
     merged.deriver = merged.deriver.or_else(|| upload.deriver.clone());
-    merged.ca = merged.ca.or_else(|| upload.ca.clone());
+    // What is there may be from before it had to be proven.
+    merged.ca = upload.ca.clone().or(merged.ca);
     let row = (merged != *row).then_some(merged);
     Decision { row, outcome: PathOutcome::Merged, replaces: Some(upload.nar_size) }
 }
 
-fn adds_to(references: &[StorePath], row: &PathRow) -> bool {
-    let offered: HashSet<&StorePath> = references.iter().collect();
-    row.references.iter().all(|reference| offered.contains(reference))
+/// Returns whether an offer of the same NAR says only what an earlier one left out.
+///
+/// Anyone who may push can make paths with any hash, and so with one of the many strings of 32 letters that a NAR has: what is
+/// added has to stand there as a store path does, with its name. And nobody takes away what a known key has signed.
+fn may_complete(upload: &PathUpload, row: &PathRow) -> bool {
+    let added = upload.adds_to(row);
+    let is_named = !added.is_empty() && added.iter().all(|reference| upload.named.contains(reference));
+    let offered: HashSet<&str> = upload.signatures.iter().map(|signature| signer(signature)).collect();
+    let mut known = row.signatures.iter().map(|signature| signer(signature));
+    is_named && known.all(|name| offered.contains(name) || !upload.known_keys.iter().any(|key| key == name))
 }
 
-/// Takes the references that an earlier offer of the same NAR left out; they were found in it, as the cache demands of all.
+/// Takes the references that an earlier offer of the same NAR left out.
 /// What was signed before is not this: signatures are over the references too.
 fn complete(upload: &PathUpload, row: &PathRow, references: Vec<StorePath>) -> Decision {
     let mut whole = PathRow { references, signatures: Vec::new(), ..row.clone() };
     whole.signatures = merged_signatures(upload, &[]);
     whole.deriver = whole.deriver.or_else(|| upload.deriver.clone());
-    whole.ca = whole.ca.or_else(|| upload.ca.clone());
+    whole.ca = upload.ca.clone();
     Decision { row: Some(whole), outcome: PathOutcome::Merged, replaces: Some(upload.nar_size) }
 }
 
@@ -214,11 +239,11 @@ fn conflict(upload: &PathUpload, first: &PathRow, now: UnixSeconds) -> Decision 
         ConflictPolicy::KeepFirst => PathOutcome::KeptFirst,
         ConflictPolicy::Reject => PathOutcome::Rejected,
     };
+    let mut row = first.clone();
     let is_known = first.conflicts.iter().any(|seen| seen.nar_hash == upload.nar_hash);
-    if is_known || first.conflicts.len() >= MAX_CONFLICTS {
+    if is_known || !make_room(&mut row.conflicts, &upload.uploader.builder) {
         return Decision { row: None, outcome, replaces: Some(first.nar_size) };
     }
-    let mut row = first.clone();
     row.conflicts.push(Conflict {
         nar_hash: upload.nar_hash,
         nar_size: upload.nar_size,
@@ -228,11 +253,24 @@ fn conflict(upload: &PathUpload, first: &PathRow, now: UnixSeconds) -> Decision 
     Decision { row: Some(row), outcome, replaces: Some(first.nar_size) }
 }
 
+/// Makes room for a conflict of a builder; returns whether there is any. Of many it takes the last one of whoever has most, so that
+/// nobody hides what others make.
+fn make_room(conflicts: &mut Vec<Conflict>, builder: &str) -> bool {
+    if conflicts.len() < MAX_CONFLICTS {
+        return true;
+    }
+    let count = |name: &str| conflicts.iter().filter(|one| one.uploader.builder == name).count();
+    let most = (0..conflicts.len()).max_by_key(|at| (count(&conflicts[*at].uploader.builder), *at));
+    let Some(at) = most.filter(|at| count(&conflicts[*at].uploader.builder) > count(builder) + 1) else { return false };
+    conflicts.remove(at);
+    true
+}
+
 /// Returns the signatures of an offer and those that are there, sorted. If these are too many, anybody may have made up most of
 /// them: those by keys that the cache knows stay, then those that came first.
 fn merged_signatures(upload: &PathUpload, stored: &[String]) -> Vec<String> {
     let known: HashSet<&str> = upload.known_keys.iter().map(String::as_str).collect();
-    let is_known = |signature: &&String| signature.split(':').next().is_some_and(|name| known.contains(name));
+    let is_known = |signature: &&String| known.contains(signer(signature));
     let (offered, offered_others): (Vec<&String>, Vec<&String>) = upload.signatures.iter().partition(is_known);
     let (stored, stored_others): (Vec<&String>, Vec<&String>) = stored.iter().partition(is_known);
     let mut merged: BTreeSet<&String> = BTreeSet::new();
@@ -242,6 +280,11 @@ fn merged_signatures(upload: &PathUpload, stored: &[String]) -> Vec<String> {
         }
     }
     merged.into_iter().cloned().collect()
+}
+
+/// Returns the name of the key that made a signature.
+fn signer(signature: &str) -> &str {
+    signature.split_once(':').map_or(signature, |(name, _)| name)
 }
 
 fn sorted(references: &[StorePath]) -> Vec<StorePath> {

@@ -17,7 +17,7 @@ use firn_index::{
 use firn_nix::{Sha256, StoreHash, StorePath};
 use firn_pack::{FrameLoc, PackId};
 
-use crate::commit::{Decision, PathOutcome, PathUpload, decide, push_record, warn_of_references};
+use crate::commit::{Decision, PathOutcome, PathUpload, decide, push_record, warn_of_conflict};
 use crate::ingest::{NewRecipe, Session};
 use crate::measures::Commits;
 use crate::orders::{frame_after, group_after, opening_after};
@@ -510,8 +510,8 @@ impl<'a> Group<'a> {
         if decision.outcome == PathOutcome::Created || adds_references {
             self.check_references(commit, cache, upload)?;
         }
-        if let Some(first) = existing.filter(|first| decision.is_conflict() && first.nar_hash == upload.nar_hash) {
-            warn_of_references(cache, upload, &first);
+        if let Some(first) = existing.filter(|_| decision.is_conflict()) {
+            warn_of_conflict(cache, upload, &first);
         }
         Ok(decision)
     }

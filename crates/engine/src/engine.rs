@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use firn_chunk::{Input, RecipeId};
 use firn_index::{
     AliasRow, CacheName, ChunkIndex, Content, DocumentKey, DocumentRow, LineageKey, LineageRow, Meta, NarRow,
-    RecipeRow, ReferencePolicy, Refusal, Totals, Uploader,
+    RecipeRow, Refusal, Totals, Uploader,
 };
 use firn_nix::nar::Listing;
-use firn_nix::{Sha256, StoreHash, StorePath};
+use firn_nix::{Sha256, StoreHash};
 use firn_pack::FrameEncoder;
 use firn_pack::FrameLoc;
 use firn_storage::Storage;
@@ -38,9 +38,6 @@ const MAX_INLINE_BYTES: usize = 4096;
 
 /// How many listings are kept in memory.
 const LISTINGS: usize = 64;
-
-/// Bytes read at a time when references are looked for.
-const SCAN_BYTES: usize = 1 << 20;
 
 /// When delta frames are made. Those that are there are read in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -276,10 +273,8 @@ impl Engine {
     /// # Errors
     /// [`Error::WrongNar`] when the NAR is missing or of another length, [`Error::MissingReferences`] and
     /// [`Error::ForeignReferences`] by the cache's policy. Nothing is visible then.
-    pub fn commit_path(&self, cache: &CacheName, upload: PathUpload) -> Result<PathOutcome> {
-        if upload.references_policy == ReferencePolicy::Strict {
-            self.check_content(cache, &upload)?;
-        }
+    pub fn commit_path(&self, cache: &CacheName, mut upload: PathUpload) -> Result<PathOutcome> {
+        self.check_content(cache, &mut upload)?;
         let (path, offered) = (upload.path.hash(), upload.nar_hash);
         let outcome = self.submit(Change::Path { cache: cache.clone(), upload: Box::new(upload) })?;
         self.note_conflict(cache, &path, &offered, outcome, None, self.comparing_until());
@@ -457,40 +452,6 @@ impl Engine {
         let _span = spans::commit(1);
         self.shared.submit(change)
     }
-
-    /// Checks that every claimed reference occurs in the NAR, if the cache has it.
-    pub(crate) fn check_content(&self, cache: &CacheName, upload: &PathUpload) -> Result<()> {
-        let Some(nar) = self.meta().nar(cache, &upload.nar_hash)? else { return Ok(()) };
-        check_occur(&upload.references, &nar.slots, || self.restore(&nar.recipe, &nar.slots, 0..u64::MAX))
-    }
-}
-
-/// Checks that references occur in a NAR: as its slots, or else, somewhere in its bytes.
-pub(crate) fn check_occur(
-    references: &[StorePath],
-    slots: &[StoreHash],
-    restore: impl FnOnce() -> Result<Restore>,
-) -> Result<()> {
-    let mut absent: Vec<&StorePath> = references.iter().collect();
-    absent.retain(|reference| !slots.contains(&reference.hash()));
-    if absent.is_empty() {
-        return Ok(());
-    }
-    let mut restore = restore()?;
-    let mut window: Vec<u8> = Vec::new();
-    while let Some(piece) = restore.next(SCAN_BYTES)?
-        && !absent.is_empty()
-    {
-        // A hash may lie across two pieces: keep the last 31 bytes.
-        let keep = window.len().saturating_sub(31);
-        window.drain(..keep);
-        window.extend_from_slice(&piece);
-        absent.retain(|reference| memchr::memmem::find(&window, &reference.hash().to_ascii()).is_none());
-    }
-    if absent.is_empty() {
-        return Ok(());
-    }
-    Err(Error::ForeignReferences(absent.into_iter().cloned().collect()))
 }
 
 impl Drop for Shared {

@@ -38,6 +38,7 @@ mod likeness;
 mod lineage;
 mod mark;
 mod measures;
+mod occurrence;
 mod orders;
 mod pack_chunks;
 mod packs;

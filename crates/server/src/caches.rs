@@ -67,21 +67,27 @@ impl Cache {
     }
 
     /// Returns what is committed of a path: signed by the cache's keys, all its references here, from nobody knows what address.
-    pub fn upload(&self, info: NarInfo, uploader: Uploader) -> PathUpload {
+    pub fn upload(&self, mut info: NarInfo, uploader: Uploader) -> PathUpload {
         let fingerprint = info.fingerprint(&self.row.store_dir);
         let mut signatures = self.sign(&fingerprint);
         signatures.extend(self.plausible(&fingerprint, info.signatures.iter()).map(ToString::to_string));
         // Those that the path was made with need not occur in the NAR: `builtins.toFile` makes such paths.
+        let false_address = info.take_false_address(&self.row.store_dir);
         let references_policy = match self.row.references {
-            ReferencePolicy::Strict if info.is_made_of_references(&self.row.store_dir) => ReferencePolicy::Present,
+            ReferencePolicy::Strict if info.ca.is_some() => ReferencePolicy::Present,
             policy => policy,
         };
+        if let Some(ca) = false_address {
+            let (cache, path) = (&self.name, &info.store_path);
+            tracing::warn!(%cache, %path, ca = ca.as_str(), "a content address was left out: the path does not follow from it");
+        }
         PathUpload {
             path: info.store_path,
             nar_hash: info.nar_hash,
             nar_size: info.nar_size,
             references: info.references.into_iter().collect(),
             elsewhere: Vec::new(),
+            named: Vec::new(),
             deriver: info.deriver,
             ca: info.ca.map(|ca| ca.as_str().to_owned()),
             signatures,
@@ -99,16 +105,13 @@ impl Cache {
         fingerprint: &'a str,
         signatures: impl Iterator<Item = &'a Signature>,
     ) -> impl Iterator<Item = &'a Signature> {
-        let mut to_verify = MAX_VERIFIED;
-        signatures.filter(move |signature| {
-            let mut known = self.known.iter().filter(|key| key.name() == signature.key_name()).peekable();
-            if known.peek().is_none() {
-                return true;
-            }
-            let is_verified = to_verify > 0;
-            to_verify = to_verify.saturating_sub(1);
-            is_verified && known.any(|key| key.verify(fingerprint.as_bytes(), signature))
-        })
+        let mut judge = self.judge();
+        signatures.filter(move |signature| judge.weigh(&[fingerprint], signature).is_some())
+    }
+
+    /// Returns what tells the signatures of one upload apart.
+    pub(crate) fn judge(&self) -> Judge<'_> {
+        Judge { known: &self.known, to_verify: MAX_VERIFIED }
     }
 
     /// After a commit: says in the log how many of the signatures that came with a path it did not take, and returns the number.
@@ -132,6 +135,27 @@ impl Cache {
     /// Returns what clients put into `trusted-public-keys`.
     pub fn public_keys(&self) -> Vec<PublicKey> {
         self.keys.iter().map(SecretKey::public).collect()
+    }
+}
+
+/// Tells signatures that may be real from those that are not.
+pub(crate) struct Judge<'a> {
+    known: &'a [PublicKey],
+    to_verify: usize,
+}
+
+impl Judge<'_> {
+    /// Returns whether a signature is by a key that the cache knows: `Some(false)` if it has no such name, `None` if it has and
+    /// the key signed none of `fingerprints`.
+    pub(crate) fn weigh(&mut self, fingerprints: &[&str], signature: &Signature) -> Option<bool> {
+        let mut known = self.known.iter().filter(|key| key.name() == signature.key_name()).peekable();
+        if known.peek().is_none() {
+            return Some(false);
+        }
+        let is_verified = self.to_verify > 0;
+        self.to_verify = self.to_verify.saturating_sub(1);
+        let signed = |key: &PublicKey| fingerprints.iter().any(|text| key.verify(text.as_bytes(), signature));
+        (is_verified && known.any(signed)).then_some(true)
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use firn_chunk::Input;
 use firn_engine::{Engine, Error as EngineError, Ingest, PathOutcome, PathUpload};
 use firn_index::{AliasRow, Uploader};
-use firn_nix::{Sha256, StorePath};
+use firn_nix::{NarInfo, Sha256, StorePath};
 use firn_nix_store::PathInfo;
 
 use crate::app::App;
@@ -85,11 +85,11 @@ impl Intake<'_> {
         fetch: &mut Fetch<'_, E>,
     ) -> Result<PathOutcome, NotTaken<E>> {
         let uploader = Uploader { token: None, builder: self.builder.to_owned() };
-        let narinfo = info.narinfo();
+        let ca = info.ca.as_ref().and_then(|ca| ca.parse().ok());
+        let narinfo = NarInfo { ca, ..info.narinfo() };
         let sent: Vec<String> = narinfo.signatures.iter().map(ToString::to_string).collect();
         let upload = PathUpload {
             elsewhere: info.references.iter().filter(|path| elsewhere.contains(path)).cloned().collect(),
-            ca: info.ca.clone(),
             ..self.cache.upload(narinfo, uploader)
         };
         if !self.has_nar(&info.nar_hash, info.nar_size)? {

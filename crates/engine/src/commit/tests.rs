@@ -12,6 +12,7 @@ fn upload(nar: u8) -> PathUpload {
         nar_size: 100 + u64::from(nar),
         references: vec![path("b"), path("a"), path("b")],
         elsewhere: Vec::new(),
+        named: Vec::new(),
         deriver: None,
         ca: None,
         signatures: vec!["key:two".to_owned(), "key:one".to_owned()],
@@ -88,14 +89,25 @@ fn cases() -> Vec<Case> {
     let with_facts = PathRow { deriver: Some(path("tool.drv")), ca: Some("text:x".to_owned()), ..row(1) };
     let other_facts = PathUpload { deriver: Some(path("b.drv")), ca: Some("text:y".to_owned()), ..upload(1) };
     let seen = PathRow { conflicts: vec![conflict_with(1, NOW, "offering")], ..row(2) };
-    let full = PathRow { conflicts: (10..26).map(|n| conflict_with(n, 600, "x")).collect(), ..row(2) };
+    let renamed = PathUpload { path: StorePath::new(path("tool").hash(), "other-name").unwrap(), ..upload(1) };
+    let with_proven = PathRow { ca: Some("text:y".to_owned()), ..with_facts.clone() };
+    let by_two = |n: u8| conflict_with(10 + n, 600, if n.is_multiple_of(4) { "y" } else { "x" });
+    let crowded = PathRow { conflicts: (0..16).map(by_two).collect(), ..row(2) };
+    let mut uncrowded = crowded.clone();
+    uncrowded.conflicts.remove(15);
+    uncrowded.conflicts.push(conflict_with(1, NOW, "offering"));
+    let full = PathRow { conflicts: (10..26).map(|n| conflict_with(n, 600, &format!("x{n}"))).collect(), ..row(2) };
     let replaced = PathRow { conflicts: vec![conflict_with(9, 600, "x")], ..row(2) };
     let fewer = PathUpload { references: vec![path("a")], signatures: vec!["key:four".to_owned()], ..upload(1) };
     let reject_fewer = PathUpload { on_conflict: ConflictPolicy::Reject, ..fewer.clone() };
     let told = PathRow { conflicts: vec![conflict_with(1, NOW, "offering")], ..row(1) };
     let early = PathRow { references: vec![path("b")], signatures: vec!["key:five".to_owned()], ..row(1) };
     let both = row(1).signatures;
-    let loose = PathUpload { references_policy: ReferencePolicy::Present, ..upload(1) };
+    let more_named = PathUpload { named: vec![path("a")], ..upload(1) };
+    let vouched = PathRow { signatures: vec!["known:one".to_owned()], ..early.clone() };
+    let vouched_noted = PathRow { conflicts: told.conflicts.clone(), ..vouched.clone() };
+    let vouching = PathUpload { signatures: vec!["known:two".to_owned()], ..more_named.clone() };
+    let vouched_again = PathRow { signatures: vec!["known:two".to_owned()], ..row(1) };
     let noted = PathRow { conflicts: told.conflicts.clone(), ..early.clone() };
     let (kept, rejected, merged) = (PathOutcome::KeptFirst, PathOutcome::Rejected, PathOutcome::Merged);
     vec![
@@ -104,12 +116,24 @@ fn cases() -> Vec<Case> {
         case("it is there, and must be the same", reject.clone(), Some(row(1)), merged, None),
         case("more signatures", signed, Some(row(1)), merged, Some(PathRow { signatures: more, ..row(1) })),
         case("facts that were not known", facts, Some(row(1)), merged, Some(with_facts.clone())),
-        case("facts that are known otherwise", other_facts, Some(with_facts), merged, None),
+        case("facts that are known otherwise", other_facts, Some(with_facts), merged, Some(with_proven)),
+        case("another name behind its hash", renamed.clone(), Some(row(1)), kept, Some(told.clone())),
+        case("another name behind its hash, with another NAR", renamed.clone(), Some(row(2)), kept, Some(seen.clone())),
+        Case { is_damaged: true, ..case("even if that is damaged", renamed, Some(row(2)), kept, Some(seen.clone())) },
+        case("too many conflicts, most of one builder", upload(1), Some(crowded), kept, Some(uncrowded)),
         case("fewer references", fewer.clone(), Some(row(1)), kept, Some(told.clone())),
         case("fewer references, and they must be the same", reject_fewer, Some(row(1)), rejected, Some(told.clone())),
         case("fewer references again", fewer, Some(told), kept, None),
-        case("more references", upload(1), Some(early.clone()), merged, Some(PathRow { signatures: both, ..row(1) })),
-        case("more references, of which nobody knows whether it has them", loose, Some(early), kept, Some(noted)),
+        case(
+            "more references, which it names",
+            more_named.clone(),
+            Some(early.clone()),
+            merged,
+            Some(PathRow { signatures: both, ..row(1) }),
+        ),
+        case("more references, which it does not name", upload(1), Some(early), kept, Some(noted)),
+        case("more than a known key signed", more_named, Some(vouched.clone()), kept, Some(vouched_noted)),
+        case("more, signed by that key too", vouching, Some(vouched), merged, Some(vouched_again)),
         case("another NAR is there", upload(1), Some(row(2)), kept, Some(seen.clone())),
         case("another NAR is there, and is to be refused", reject.clone(), Some(row(2)), rejected, Some(seen.clone())),
         case("the same conflict again", upload(1), Some(seen.clone()), kept, None),
@@ -152,11 +176,8 @@ fn what_becomes_of_an_offer() {
 
 #[test]
 fn what_is_refused_whatever_is_there() {
-    let renamed = PathUpload { path: StorePath::new(path("tool").hash(), "other-name").unwrap(), ..upload(1) };
     let short = PathUpload { nar_size: 100, ..upload(1) };
     let cases = [
-        ("another name behind the same hash", &renamed, Some(1), Some(row(1)), false),
-        ("another name, even if that is damaged", &renamed, Some(1), Some(row(2)), true),
         ("a NAR that was not uploaded", &upload(1), None, None, false),
         ("a NAR that was not uploaded, for what is damaged", &upload(1), None, Some(row(2)), true),
         ("a NAR that has expired", &upload(1), None, Some(row(1)), false),

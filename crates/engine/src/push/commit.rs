@@ -10,7 +10,6 @@ use super::Assembled;
 use super::seen::seen_ids;
 use crate::committer::{Change, PushedNar, REQUEST_CHANGES};
 use crate::difference::Compared;
-use crate::engine::check_occur;
 use crate::recipes::StoredRecipe;
 use crate::restore::Restore;
 use crate::{Engine, Error, PathOutcome, PathUpload, Result, spans};
@@ -102,13 +101,10 @@ impl Engine {
     }
 
     /// Checks an offer as far as that needs no order, and returns the change that it is.
-    fn pushed(&self, cache: &CacheName, upload: PathUpload, nar: Option<Assembled>) -> Result<(Change, Offer)> {
+    fn pushed(&self, cache: &CacheName, mut upload: PathUpload, nar: Option<Assembled>) -> Result<(Change, Offer)> {
         let (path, nar_hash) = (upload.path.hash(), upload.nar_hash);
-        let is_strict = upload.references_policy == ReferencePolicy::Strict;
         let Some(nar) = nar else {
-            if is_strict {
-                self.check_content(cache, &upload)?;
-            }
+            self.check_content(cache, &mut upload)?;
             let change = Change::Path { cache: cache.clone(), upload: Box::new(upload) };
             return Ok((change, Offer { path, nar_hash, contents: None }));
         };
@@ -118,10 +114,9 @@ impl Engine {
         }
         // The lease is whole again: it can't run out before the commit, which therefore need not look at it.
         self.renew_session(nar.session)?;
-        if is_strict {
-            let whole = 0..nar.row.nar_size;
-            let restore = || Restore::open(&self.shared, None, nar.stored.clone(), &nar.row.slots, whole);
-            check_occur(&upload.references, &nar.row.slots, restore)?;
+        if upload.references_policy == ReferencePolicy::Strict {
+            let restore = || Restore::open(&self.shared, None, nar.stored.clone(), &nar.row.slots, 0..nar.row.nar_size);
+            self.check_restored(cache, &mut upload, &nar.row.slots, restore)?;
         }
         let contents = Contents {
             recipe: nar.row.recipe,

@@ -62,6 +62,13 @@ impl super::NarInfo {
         let is_self = self.references.contains(&self.store_path);
         ca.store_path(self.store_path.name(), others, is_self, store_dir).as_ref() == Some(&self.store_path)
     }
+
+    /// Takes the content address away if the path does not follow from it, and returns it.
+    ///
+    /// No signature is over the address, so anyone may have written it. Nix trusts it: it refuses such a path, or aborts.
+    pub fn take_false_address(&mut self, store_dir: &str) -> Option<ContentAddress> {
+        if self.is_made_of_references(store_dir) { None } else { self.ca.take() }
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +142,11 @@ mod tests {
             let info = info(made, ca, references);
             assert!(info.is_made_of_references(STORE), "{made}");
             assert!(!info.is_made_of_references("/other/store"), "{made}");
+            let mut kept = info.clone();
+            assert_eq!(kept.take_false_address(STORE), None);
+            assert_eq!(kept, info);
+            assert_eq!(kept.take_false_address("/other/store"), info.ca);
+            assert_eq!(kept.ca, None);
             let none = super::super::NarInfo { ca: None, ..info.clone() };
             assert!(!none.is_made_of_references(STORE), "{made}");
         }

@@ -149,7 +149,7 @@ impl Export<'_> {
             }
             return Ok(());
         };
-        let info = NarInfo {
+        let mut info = NarInfo {
             store_path: row.path.clone(),
             url,
             compression: match self.codec {
@@ -168,6 +168,7 @@ impl Export<'_> {
             signatures: row.signatures.iter().filter_map(|signature| signature.parse().ok()).collect(),
             ca: row.ca.as_ref().and_then(|ca| ca.parse().ok()),
         };
+        info.take_false_address(self.store_dir);
         replace(&narinfo, info.to_text(self.store_dir).as_bytes())?;
         self.documents.note(row, &info.url);
         self.done.paths += 1;

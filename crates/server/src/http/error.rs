@@ -248,7 +248,7 @@ impl Problem {
             Self::Method(_) => "Nix uses GET, HEAD and PUT only, and so does this server.",
             Self::Busy(_) => "Try again in a moment.",
             Self::StorageFull(_) => "The operator has to make room ('firnd status' shows what is used).",
-            Self::TooLarge { .. } => "The operator can raise 'max-nar-size' in the configuration.",
+            Self::TooLarge { .. } => "If it is a NAR, the operator can raise 'max-nar-size' in the configuration.",
             Self::Unsupported(_) => {
                 "Upload with compression=zstd, xz, none, bzip2, gzip, br, lz4, lzip, lzma or compress."
             }

@@ -219,7 +219,7 @@ pub(super) fn form(cache: &Cache, nar_hash: &Sha256, nar_size: u64) -> (String, 
 /// stands in for that of the compressed file.
 fn render(row: &PathRow, cache: &Cache) -> String {
     let (url, compression, file_size) = form(cache, &row.nar_hash, row.nar_size);
-    let info = NarInfo {
+    let mut info = NarInfo {
         store_path: row.path.clone(),
         url,
         compression,
@@ -233,6 +233,8 @@ fn render(row: &PathRow, cache: &Cache) -> String {
         signatures: row.signatures.iter().filter_map(|signature| signature.parse().ok()).collect(),
         ca: row.ca.as_ref().and_then(|ca| ca.parse().ok()),
     };
+    // It may be from before it had to be proven.
+    info.take_false_address(&cache.row.store_dir);
     info.to_text(&cache.row.store_dir)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use firn_engine::MAX_SIGNATURES;
 use firn_index::{ConflictPolicy, DocumentKey, DocumentKind, Meta, ReferencePolicy};
 use firn_nix::{PublicKey, Signature, StorePath, build_trace_fingerprint, realisation_fingerprint};
 use serde_json::{Map, Value, json};
@@ -9,6 +10,9 @@ use serde_json::{Map, Value, json};
 use super::documents::parse;
 use super::error::{After, Problem};
 use crate::caches::Cache;
+
+/// The longest signature that is kept, as JSON: 88 letters and a name.
+const MAX_SIGNATURE_BYTES: usize = 512;
 
 /// What says which path an output of a derivation became.
 pub(super) struct Realisation {
@@ -105,14 +109,13 @@ impl Realisation {
     pub(super) fn over(self, earlier: Option<Self>, outputs: &Outputs<'_>) -> Result<Option<Vec<u8>>, Problem> {
         let cache = outputs.cache;
         let mut kept = self;
-        let mut before = None;
-        if let Some(mut earlier) = earlier
+        let (mut before, mut more) = (None, Vec::new());
+        if let Some(earlier) = earlier
             && (cache.trusted.is_empty() || earlier.is_signed(&cache.trusted))
         {
             if earlier.out_path == kept.out_path {
                 before = Some(earlier.text.clone());
-                let more = signatures(&kept.document).unwrap_or_default().to_vec();
-                earlier.add(more);
+                more = signatures(&kept.document).unwrap_or_default().to_vec();
                 kept = earlier;
             } else if outputs.has(&earlier.out_path)? {
                 return match cache.row.on_conflict {
@@ -121,31 +124,51 @@ impl Realisation {
                 };
             }
         }
-        kept.sign(cache);
+        kept.add(more, cache);
         Ok(Some(kept.text).filter(|text| before.as_ref() != Some(text)))
     }
 
-    /// Adds the signatures by the cache's keys, as the Nix writes them that makes such a document.
-    fn sign(&mut self, cache: &Cache) {
-        let fingerprints = std::iter::once(&self.fingerprint).chain(&self.bare_fingerprint);
-        let signed: Vec<String> = fingerprints.flat_map(|fingerprint| cache.sign(fingerprint)).collect();
+    /// Returns what is signed of it.
+    fn fingerprints(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.fingerprint).chain(&self.bare_fingerprint).map(String::as_str)
+    }
+
+    /// Returns the signatures by the cache's keys, as the Nix writes them that makes such a document.
+    fn signed(&self, cache: &Cache) -> Vec<Value> {
         let value = |text: String| match (self.kind, text.split_once(':')) {
             (DocumentKind::BuildTrace, Some((name, signature))) => json!({"keyName": name, "sig": signature}),
             _ => Value::String(text),
         };
-        let signed = signed.into_iter().map(value).collect();
-        self.add(signed);
+        self.fingerprints().flat_map(|fingerprint| cache.sign(fingerprint)).map(value).collect()
     }
 
-    fn add(&mut self, more: Vec<Value>) {
-        let mut all = signatures(&self.document).unwrap_or_default().to_vec();
-        let before = all.len();
-        for value in more {
-            if !all.contains(&value) {
-                all.push(value);
+    /// Adds signatures, with the cache's own, and leaves out what anybody may have made up: in the name of a key that the cache
+    /// knows what that key did not sign, and of the others those that are too long or come when there are [`MAX_SIGNATURES`].
+    fn add(&mut self, more: Vec<Value>, cache: &Cache) {
+        let before = signatures(&self.document).unwrap_or_default().to_vec();
+        let (own, mut all) = (self.signed(cache), Vec::new());
+        let (fingerprints, mut judge) = (Vec::from_iter(self.fingerprints()), cache.judge());
+        let mut weigh = |value: &Value| match signature(value) {
+            _ if own.contains(value) => Some(true),
+            Some(signature) if value.to_string().len() <= MAX_SIGNATURE_BYTES => judge.weigh(&fingerprints, &signature),
+            _ => None,
+        };
+        for value in before.iter().chain(&more).chain(&own) {
+            if !all.iter().any(|(other, _)| other == value)
+                && let Some(is_known) = weigh(value)
+            {
+                all.push((value.clone(), is_known));
             }
         }
-        if all.len() > before {
+        let known = all.iter().filter(|(_, is_known)| *is_known).count();
+        let mut room_for_others = MAX_SIGNATURES.saturating_sub(known);
+        all.retain(|(_, is_known)| {
+            let is_kept = *is_known || room_for_others > 0;
+            room_for_others -= usize::from(is_kept && !is_known);
+            is_kept
+        });
+        let all: Vec<Value> = all.into_iter().map(|(value, _)| value).collect();
+        if all != before {
             self.document.insert("signatures".to_owned(), Value::Array(all));
             self.text = Value::Object(self.document.clone()).to_string().into_bytes();
         }

@@ -169,7 +169,7 @@ fn merges_realisations() {
         assert_eq!(world.put(&target, text(&path, vec![signature(n)])).status, 200);
     }
     let merged: Value = serde_json::from_slice(&world.get(&target).body).unwrap();
-    assert_eq!(merged["signatures"].as_array().unwrap().len(), 79);
+    assert_eq!(merged["signatures"].as_array().unwrap().len(), 64, "as many as a path may have");
 }
 
 #[test]

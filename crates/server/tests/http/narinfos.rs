@@ -1,7 +1,7 @@
 //! narinfos in and out.
 
-use firn_index::{ConflictPolicy, ReferencePolicy, Transport};
-use firn_nix::{ContentAddress, NarInfo, SecretKey, Sha256};
+use firn_index::{Commit, ConflictPolicy, Meta as _, Op, ReferencePolicy, Transport};
+use firn_nix::{ContentAddress, NarInfo, SecretKey, Sha256, StorePath};
 use firn_server::http::codec::Codec;
 use firn_testkit::http::Request;
 use firn_testkit::nar::Node;
@@ -110,6 +110,55 @@ fn references_that_the_path_was_made_with_need_not_occur_in_the_nar() {
     assert_eq!(put(&Package { references: vec![foreign.path], ..proven.clone() }), "references-foreign");
     assert_eq!(put(&proven), "");
     assert_eq!(read(&world, "pub", &proven).references, [dependency.path].into());
+}
+
+#[test]
+fn a_content_address_is_kept_only_if_the_path_follows_from_it() {
+    let world = World::new();
+    let text = "some text";
+    let ca = format!("text:{}", Sha256::of(text.as_bytes()));
+    let address: ContentAddress = ca.parse().unwrap();
+    let path = address.store_path("text", [], false, "/nix/store").unwrap();
+    let package = Package { path, ..Package::of(8, &Node::file(text)) };
+    let name = world.put_nar("pub", &package.nar, Codec::Zstd);
+    let target = format!("/pub/{}.narinfo", package.hash());
+    let put = |ca: &str| {
+        let offer = Package { extra: format!("CA: {ca}\n"), ..package.clone() };
+        let answer = world.put(&target, offer.narinfo(&name, "zstd"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        read(&world, "pub", &package).ca
+    };
+    // No signature is over it: anyone can add a line, and Nix would refuse the path.
+    let wrong = format!("fixed:r:sha256:{}", "0".repeat(52));
+    assert_eq!(put(&wrong), None);
+    assert_eq!(put(&ca), Some(address.clone()));
+    assert_eq!(put(&wrong), Some(address));
+
+    // What an earlier firn has stored is not served either.
+    let cache = "pub".parse().unwrap();
+    let mut row = world.meta.path(&cache, &package.path.hash()).unwrap().unwrap();
+    row.ca = Some(wrong);
+    let op = Op::Path(cache, package.path.hash(), row);
+    world.meta.commit(1, &[Commit { session: None, packs: vec![], ops: vec![op] }]).unwrap()[0].clone().unwrap();
+    world.app.http.forget_narinfos();
+    assert_eq!(read(&world, "pub", &package).ca, None);
+    assert_eq!(put(&ca), Some(ca.parse().unwrap()));
+}
+
+#[test]
+fn a_hash_that_has_another_name_is_a_conflict() {
+    let world = World::new();
+    let package = Package::new(9, 1000);
+    let squatter = Package { path: StorePath::new(package.path.hash(), "squatted").unwrap(), ..Package::new(10, 1000) };
+    world.put_path("pub", &Package { references: vec![], ..squatter.clone() });
+    let name = world.put_nar("pub", &package.nar, Codec::Zstd);
+    let target = format!("/pub/{}.narinfo", package.hash());
+    let offer = Package { references: vec![], ..package };
+    assert_eq!(world.put(&target, offer.narinfo(&name, "zstd")).status, 200);
+    let row = world.meta.path(&"pub".parse().unwrap(), &offer.path.hash()).unwrap().unwrap();
+    assert_eq!((&row.path, row.conflicts.len()), (&squatter.path, 1));
+    world.set_cache("pub", |row| row.on_conflict = ConflictPolicy::Reject);
+    assert_eq!(world.put(&target, offer.narinfo(&name, "zstd")).status, 409);
 }
 
 #[test]

@@ -138,3 +138,35 @@ fn signatures_of_keys_that_the_cache_knows_come_first_and_are_real() {
     flood(&better);
     check(&[&server, &other, &good]);
 }
+
+#[test]
+fn references_are_added_only_where_a_nar_names_them() {
+    let world = World::new();
+    let [mine, server] = [key("mine-1", 1), key("test-1", 5)];
+    // 32 letters that any NAR may have, and that anyone can give a path of his own.
+    let zeros = Package {
+        path: format!("{}-evil", "0".repeat(32)).parse().unwrap(),
+        references: vec![],
+        ..Package::new(31, 1000)
+    };
+    world.put_path("pub", &zeros);
+    let package = Package::of(32, &Node::file("0".repeat(40)));
+    assert_eq!(put(&world, &offer(&world, &package, &[], Some(&mine))).0, 200);
+    assert_eq!(put(&world, &offer(&world, &package, &[&zeros], None)).0, 200, "one of two offers stays");
+    let info = served(&world, &package);
+    assert!(info.references.is_empty());
+    assert!(info.is_signed_by(&mine.public(), "/nix/store") && info.is_signed_by(&server.public(), "/nix/store"));
+    assert_eq!(row(&world, &package).conflicts.len(), 1);
+
+    // It names one that a known key left out when it signed: that stays as well.
+    world.set_cache("pub", |row| row.trusted_keys = vec![mine.public().to_string()]);
+    let (package, [a, b]) = with_dependencies(&world);
+    assert_eq!(put(&world, &offer(&world, &package, &[&a], Some(&mine))).0, 200);
+    world.set_cache("pub", |row| {
+        row.upstream_keys = std::mem::take(&mut row.trusted_keys);
+    });
+    assert_eq!(put(&world, &offer(&world, &package, &[&a, &b], None)).0, 200);
+    assert_eq!(served(&world, &package).references.len(), 1);
+    assert_eq!(put(&world, &offer(&world, &package, &[&a, &b], Some(&mine))).0, 200);
+    assert_eq!(served(&world, &package).references.len(), 2);
+}

@@ -181,3 +181,47 @@ fn a_realisation_that_depends_on_others_is_signed_for_each_nix() {
         assert!(signatures.iter().any(|signature| key.verify(fingerprint.as_bytes(), signature)), "{dependents:?}");
     }
 }
+
+/// Returns a signature in the form of a document, by nobody.
+fn made_up(form: Form, name: &str, seed: usize) -> Value {
+    let signature = key("x", 9).sign(seed.to_string().as_bytes());
+    match form {
+        Form::Realisation => json!(signature.to_string().replacen('x', name, 1)),
+        Form::BuildTrace => json!({"keyName": name, "sig": signature.to_base64()}),
+    }
+}
+
+#[test]
+fn made_up_signatures_keep_no_real_ones_out() {
+    let world = World::new();
+    let package = Package::new(1, 1000);
+    world.put_path("pub", &package);
+    let [upstream, builder] = [key("upstream-1", 7), key("builder-1", 8)];
+    world.set_cache("pub", |row| row.upstream_keys = vec![upstream.public().to_string()]);
+    for form in FORMS {
+        let flood = |from: usize, signer: &SecretKey| {
+            let mut document: Value = serde_json::from_str(&form.of(&package, &[signer])).unwrap();
+            let list = document["signatures"].as_array_mut().unwrap();
+            for n in from..from + 300 {
+                list.push(made_up(form, ["evil-1", "test-1", "upstream-1"][n % 3], n));
+            }
+            world.put(&form.target(), document.to_string()).status
+        };
+        let names = || -> Vec<String> {
+            let document = form.get(&world);
+            let name = |value: &Value| match form {
+                Form::Realisation => value.as_str().unwrap().split(':').next().unwrap().to_owned(),
+                Form::BuildTrace => value["keyName"].as_str().unwrap().to_owned(),
+            };
+            document["signatures"].as_array().unwrap().iter().map(name).collect()
+        };
+        let count = |name: &str| names().iter().filter(|other| *other == name).count();
+        for round in 0..4 {
+            assert_eq!(flood(1000 * round, &builder), 200);
+        }
+        assert_eq!(["builder-1", "test-1", "upstream-1", "evil-1"].map(count), [1, 1, 0, 62]);
+        // There is room for a key that the cache knows.
+        assert_eq!(world.put(&form.target(), form.of(&package, &[&upstream])).status, 200);
+        assert_eq!(["builder-1", "test-1", "upstream-1", "evil-1"].map(count), [1, 1, 1, 61]);
+    }
+}

@@ -141,6 +141,7 @@ fn render(info: &NarInfo, cache: &Cache) -> String {
     let (url, compression, file_size) = super::narinfo::form(cache, &info.nar_hash, info.nar_size);
     let url = format!("{url}?path={}", info.store_path.hash());
     let mut ours = NarInfo { url, compression, file_size, file_hash: Some(info.nar_hash), ..info.clone() };
+    ours.take_false_address(&cache.row.store_dir);
     let signed = cache.sign(&info.fingerprint(&cache.row.store_dir));
     ours.signatures.extend(signed.iter().filter_map(|signature| signature.parse().ok()));
     ours.to_text(&cache.row.store_dir)
