@@ -16,6 +16,7 @@ use crate::metrics::Kind;
 use crate::scrubber::Scrubber;
 use crate::sources::Sources;
 use crate::squeeze::Squeezer;
+use crate::turns::Turns;
 use crate::usage::{Tally, Usage};
 
 /// How many NARs are compressed at once for downloads, by processor and at least; some 8 MiB of memory each.
@@ -32,10 +33,10 @@ pub struct App {
     pub caches: Caches,
     /// The tokens, as of the last change by an administrator.
     pub tokens: Tokens,
-    /// One permit per upload of a NAR or document in progress (`server.max-uploads`); take it with `try_acquire_owned`.
-    pub uploads: Arc<Semaphore>,
-    /// One permit per NAR or file being sent (`server.max-downloads`).
-    pub downloads: Arc<Semaphore>,
+    /// One turn per upload of a NAR or document in progress (`server.max-uploads`), by builder.
+    pub uploads: Turns<String>,
+    /// One turn per NAR or file being sent (`server.max-downloads`), by address as [`asker_of`](crate::turns::asker_of) has it.
+    pub downloads: Turns<IpAddr>,
     /// One permit per NAR that is compressed for whoever downloads it: memory and a processor.
     pub encoders: Arc<Semaphore>,
     /// What compresses cold packs again.
@@ -97,8 +98,8 @@ impl App {
     ) -> Result<Self, firn_index::Error> {
         let caches = Caches::load(engine.meta())?;
         let tokens = Tokens::load(engine.meta())?;
-        let uploads = Arc::new(Semaphore::new(config.server.max_uploads));
-        let downloads = Arc::new(Semaphore::new(config.server.max_downloads));
+        let uploads = Turns::new(config.server.max_uploads);
+        let downloads = Turns::new(config.server.max_downloads);
         let http = crate::http::Memory::new(&config, engine.entropy().draw());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let encoders = Arc::new(Semaphore::new((ENCODERS_A_PROCESSOR * processors).max(MIN_ENCODERS)));

@@ -42,6 +42,7 @@ pub mod serve;
 pub mod sources;
 pub mod squeeze;
 pub mod traces;
+pub mod turns;
 pub mod upstream;
 pub mod usage;
 

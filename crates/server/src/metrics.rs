@@ -235,10 +235,10 @@ fn of_requests(app: &App, registry: &mut Registry) {
     registry.register_with_unit("http_request_duration", help, Unit::Seconds, app.requests.seconds.clone());
     let config = &app.config.server;
     let busy = |most: usize, free: usize| most.saturating_sub(free) as u64;
-    let uploads = busy(config.max_uploads, app.uploads.available_permits());
+    let uploads = busy(config.max_uploads, app.uploads.available());
     gauge(registry, "uploads_in_progress", "Uploads that hold a turn", None, uploads);
     gauge(registry, "uploads_limit", "Uploads that are taken at once", None, config.max_uploads as u64);
-    let downloads = busy(config.max_downloads, app.downloads.available_permits());
+    let downloads = busy(config.max_downloads, app.downloads.available());
     gauge(registry, "downloads_in_progress", "NARs and files being sent", None, downloads);
     gauge(registry, "downloads_limit", "NARs and files that are sent at once", None, config.max_downloads as u64);
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{FileCacheError, PAGE, PIECE_BYTES, io_error};
-use crate::http::documents::{MAX_DOCUMENT_BYTES, key_of, read_back};
+use crate::http::documents::{MAX_KEPT_BYTES, key_of, read_back};
 use crate::http::route::{NarName, known};
 
 /// The longest name of a file.
@@ -259,6 +259,6 @@ pub(super) fn open(path: &Path) -> Result<File, FileCacheError> {
 /// Reads a document of JSON, of at most what one may have and a byte.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, FileCacheError> {
     let mut text = Vec::new();
-    open(path)?.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut text).map_err(io_error("read", path))?;
+    open(path)?.take(MAX_KEPT_BYTES + 1).read_to_end(&mut text).map_err(io_error("read", path))?;
     Ok(text)
 }

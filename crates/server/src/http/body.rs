@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 use tracing::Span;
@@ -46,7 +46,7 @@ pub struct Body {
     /// Bytes to come, if they are known.
     left: Option<u64>,
     /// Given back when the body is dropped: sent, broken off, or never wanted.
-    permit: Option<OwnedSemaphorePermit>,
+    held: Option<Box<dyn Send + Sync>>,
     /// What making it is a part of.
     span: Span,
     /// Why nothing more comes. The connection is told one turn later than it is known.
@@ -95,7 +95,7 @@ enum State {
 
 impl Body {
     fn of(kind: Kind, left: Option<u64>) -> Self {
-        Self { kind, left, permit: None, span: Span::none(), broken: None }
+        Self { kind, left, held: None, span: Span::none(), broken: None }
     }
 
     /// Returns a body without bytes.
@@ -147,10 +147,10 @@ impl Body {
         Self::of(Kind::Driven(driven), length)
     }
 
-    /// Keeps `permit` as long as the body lives.
+    /// Keeps a turn as long as the body lives.
     #[must_use]
-    pub fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
-        self.permit = Some(permit);
+    pub fn holding(mut self, turn: impl Send + Sync + 'static) -> Self {
+        self.held = Some(Box::new(turn));
         self
     }
 

@@ -20,7 +20,7 @@ use super::realisation::{Outputs, Realisation};
 use super::receive::{Incoming, Reader};
 use super::route::Resource;
 use super::upload::{Upload, decode_all};
-use super::{Caching, PATIENCE, failed, files, notice, ok, permit, pull, taken, work};
+use super::{Caching, Want, download_turn, failed, files, notice, ok, pull, taken, work};
 use crate::app::App;
 use crate::caches::Cache;
 
@@ -28,8 +28,10 @@ use crate::caches::Cache;
 const MAX_INLINE_BYTES: usize = 4 << 10;
 /// The longest log.
 const MAX_LOG_BYTES: u64 = 256 << 20;
-/// The longest realisation or debug-info document.
-pub(crate) const MAX_DOCUMENT_BYTES: u64 = 64 << 10;
+/// The longest realisation or debug-info document that is taken.
+const MAX_DOCUMENT_BYTES: u64 = 64 << 10;
+/// The longest one that is kept: signatures are added.
+pub(crate) const MAX_KEPT_BYTES: u64 = 128 << 10;
 /// How long a document may be kept on the way to the client.
 const MAX_AGE_SECONDS: u32 = 60;
 const STEP_BYTES: usize = 256 << 10;
@@ -57,12 +59,17 @@ fn no_document() -> Problem {
 }
 
 /// Answers GET and HEAD.
-pub(super) async fn get(app: &Arc<App>, cache: &Arc<Cache>, resource: &Resource) -> Result<Response<Body>, Problem> {
+pub(super) async fn get(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    resource: &Resource,
+    want: Want,
+) -> Result<Response<Body>, Problem> {
     let key = key_of(resource).ok_or_else(no_document)?;
-    let permit = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let turn = download_turn(app, want).await?;
     let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
     let response = work(app, After::Headers, move || open(&shared, &cache, &key)).await?;
-    Ok(response.map(|body| body.holding(permit)))
+    Ok(response.map(|body| body.holding(turn)))
 }
 
 fn open(app: &Arc<App>, cache: &Cache, key: &DocumentKey) -> Result<Response<Body>, Problem> {
@@ -99,7 +106,7 @@ where
     let key = key_of(resource).ok_or_else(no_document)?;
     let encoding = body.encoding()?;
     body.check_length(MAX_LOG_BYTES)?;
-    let turn = upload.turn(body).await?;
+    let turn = upload.turn_of_long(body).await?;
     let (app, cache, uploader) = (Arc::clone(upload.app), Arc::clone(upload.cache), upload.uploader);
     body.feed(MAX_LOG_BYTES, move |reader| {
         let _turn = turn;
@@ -228,7 +235,7 @@ pub(crate) fn take(
         // Written all the same: it is as young as its last upload.
         text
     };
-    if text.len() as u64 > MAX_DOCUMENT_BYTES {
+    if text.len() as u64 > MAX_KEPT_BYTES {
         return Err(Problem::TooLarge { limit: MAX_DOCUMENT_BYTES });
     }
     let content = content_of(engine, text).map_err(fail)?;
@@ -250,7 +257,7 @@ pub(crate) fn read_back(engine: &Engine, content: Content) -> firn_engine::Resul
     match content {
         Content::Inline(bytes) => Ok(bytes),
         Content::Recipe { recipe, slots, length } => {
-            let mut restore = engine.restore(&recipe, &slots, 0..length.min(MAX_DOCUMENT_BYTES))?;
+            let mut restore = engine.restore(&recipe, &slots, 0..length.min(MAX_KEPT_BYTES))?;
             let mut bytes = Vec::new();
             while let Some(piece) = restore.next(PIECE_BYTES)? {
                 bytes.extend_from_slice(&piece);

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::error::{After, Problem};
-use super::{Caching, PATIENCE, Want, failed, nar, ok, permit, work};
+use super::{Caching, Want, download_turn, failed, nar, ok, work};
 use crate::app::App;
 use crate::caches::Cache;
 
@@ -39,15 +39,20 @@ pub(super) fn harden(headers: &mut HeaderMap) {
 }
 
 /// Answers GET and HEAD of `.ls`.
-pub(super) async fn listing(app: &Arc<App>, cache: &Arc<Cache>, hash: StoreHash) -> Result<Response<Body>, Problem> {
-    let permit = permit(&app.downloads, PATIENCE, After::Headers).await?;
+pub(super) async fn listing(
+    app: &Arc<App>,
+    cache: &Arc<Cache>,
+    hash: StoreHash,
+    want: Want,
+) -> Result<Response<Body>, Problem> {
+    let turn = download_turn(app, want).await?;
     let (shared, owned) = (Arc::clone(app), Arc::clone(cache));
     let json = work(app, After::Headers, move || {
         let (_, nar) = find(&shared, &owned, &hash)?;
         Ok(list(&shared, &nar)?.to_json())
     })
     .await?;
-    Ok(ok(Body::full(json).holding(permit), "application/json", Caching::For(MAX_AGE_SECONDS).of(cache)))
+    Ok(ok(Body::full(json).holding(turn), "application/json", Caching::For(MAX_AGE_SECONDS).of(cache)))
 }
 
 /// Answers GET and HEAD of a file or directory.
@@ -58,10 +63,10 @@ pub(super) async fn get(
     path: Vec<Vec<u8>>,
     want: Want,
 ) -> Result<Response<Body>, Problem> {
-    let permit = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let turn = download_turn(app, want).await?;
     let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
     let response = work(app, After::Headers, move || open(&shared, &cache, &hash, path, want)).await?;
-    Ok(response.map(|body| body.holding(permit)))
+    Ok(response.map(|body| body.holding(turn)))
 }
 
 fn open(

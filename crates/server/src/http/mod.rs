@@ -48,6 +48,7 @@ use crate::auth::{Access, Denial};
 use crate::caches::Cache;
 use crate::config::Config;
 use crate::metrics::Kind;
+use crate::turns::{Turn, asker_of};
 use error::{After, Problem};
 use range::Asked;
 use route::{Resource, Route};
@@ -191,6 +192,7 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
     let want = Want {
         asked: asked(headers).filter(|_| request.method() == Method::GET),
         head_only: request.method() == Method::HEAD,
+        asker: address(app, headers, request.extensions().get()).map(asker_of),
     };
     let way = pull::onward(app, &cache, headers);
     match resource {
@@ -201,10 +203,10 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
             let upstream = pull::path_of(request.uri().query()).zip(way);
             nar(app, &cache, name, upstream, want, &access).await
         }
-        Resource::Listing(hash) => files::listing(app, &cache, hash).await,
+        Resource::Listing(hash) => files::listing(app, &cache, hash, want).await,
         Resource::File { hash, path } => files::get(app, &cache, hash, path, want).await,
         Resource::Log(_) | Resource::Realisation(_) | Resource::BuildTrace(_) | Resource::DebugInfo(_) => {
-            documents::get(app, &cache, &resource).await
+            documents::get(app, &cache, &resource, want).await
         }
         Resource::Nothing => Err(Problem::NotFound("what this URL names")),
     }
@@ -318,6 +320,8 @@ fn root_cache(app: &App, host: Option<&str>) -> Option<CacheName> {
 struct Want {
     asked: Option<Asked>,
     head_only: bool,
+    /// Whose turn it takes.
+    asker: Option<IpAddr>,
 }
 
 fn asked(headers: &HeaderMap) -> Option<Asked> {
@@ -355,6 +359,12 @@ fn notice(app: &App, error: &firn_engine::Error) {
     if error.is_damage() {
         app.http.narinfos.clear();
     }
+}
+
+/// Waits for a turn to send something.
+async fn download_turn(app: &App, want: Want) -> Result<Turn<IpAddr>, Problem> {
+    let turn = tokio::time::timeout(PATIENCE, app.downloads.take(want.asker.as_ref(), 1)).await;
+    turn.ok().and_then(Result::ok).ok_or(Problem::Busy(After::Headers))
 }
 
 /// Waits for a turn.

@@ -22,7 +22,7 @@ use super::codec::{Codec, Encoder};
 use super::error::{After, Problem};
 use super::range::{Asked, Wanted};
 use super::route::NarName;
-use super::{Caching, PATIENCE, Want, failed, notice, permit, work};
+use super::{Caching, PATIENCE, Want, download_turn, failed, notice, permit, work};
 use crate::app::App;
 use crate::caches::Cache;
 
@@ -79,14 +79,14 @@ pub(super) async fn get(
     name: NarName,
     want: Want,
 ) -> Result<Response<Body>, Problem> {
-    let turn = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let turn = download_turn(app, want).await?;
     let (shared, owned) = (Arc::clone(app), Arc::clone(cache));
     match work(app, After::Headers, move || open(&shared, &owned, &name, want)).await? {
         Opened::Ready(response) => Ok(response.map(|body| body.holding(turn))),
         Opened::ToEncode(found, span) => {
             // Whoever waits for an encoder keeps nobody else from downloading.
             drop(turn);
-            encode(app, cache, found, span).await
+            encode(app, cache, found, span, want).await
         }
     }
 }
@@ -123,9 +123,15 @@ fn open(app: &Arc<App>, cache: &Cache, name: &NarName, want: Want) -> Result<Ope
 }
 
 /// Compresses a NAR for one client.
-async fn encode(app: &Arc<App>, cache: &Cache, found: Found, span: Span) -> Result<Response<Body>, Problem> {
+async fn encode(
+    app: &Arc<App>,
+    cache: &Cache,
+    found: Found,
+    span: Span,
+    want: Want,
+) -> Result<Response<Body>, Problem> {
     let encoding = permit(&app.encoders, PATIENCE, After::Headers).await?;
-    let turn = permit(&app.downloads, PATIENCE, After::Headers).await?;
+    let turn = download_turn(app, want).await?;
     let shared = Arc::clone(app);
     let body = work(app, After::Headers, move || {
         let body = span.in_scope(|| encoded(&shared, &found, encoding))?;

@@ -15,6 +15,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http_body_util::BodyExt as _;
 use sha2::Digest as _;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::codec::Codec;
 use super::error::{After, Problem};
@@ -31,6 +32,11 @@ const FIRST_BATCH_BYTES: usize = 64 << 10;
 /// How much of a refused upload is read and thrown away. A connection that is closed on a client that still sends takes
 /// the answer with it, and Nix would try again.
 const DRAIN_BYTES: u64 = 64 << 20;
+/// For how long, at most, and without a byte: who sends nothing waits for the answer.
+const DRAIN_TIME: Duration = Duration::from_secs(60);
+const DRAIN_STALL: Duration = Duration::from_secs(5);
+/// What has to come of a body in the time that it may stand still: less is taken for standing still, as it holds a turn.
+const LEAST_BYTES: usize = 64 << 10;
 
 /// An upload's body and what its headers say of it.
 pub(super) struct Incoming<B> {
@@ -42,6 +48,10 @@ pub(super) struct Incoming<B> {
     encodings: Vec<String>,
     expects_continue: bool,
     stall: Duration,
+    /// What was waited in all since as many bytes had come as have to.
+    waited: Duration,
+    /// Bytes since then.
+    fresh: usize,
     received: u64,
 }
 
@@ -90,6 +100,8 @@ where
             encodings,
             expects_continue: expects_continue(headers),
             stall,
+            waited: Duration::ZERO,
+            fresh: 0,
             received: 0,
         }
     }
@@ -131,12 +143,19 @@ where
         }
         self.state = State::Begun;
         loop {
-            let frame = tokio::time::timeout(self.stall, self.body.frame()).await;
+            let asked_at = Instant::now();
+            let frame = tokio::time::timeout(self.stall.saturating_sub(self.waited), self.body.frame()).await;
+            // Only what we waited for the client, and not what he waited for us.
+            self.waited += asked_at.elapsed();
             let failure = match frame {
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if data.is_empty() => continue,
                     Ok(data) => {
                         self.received = self.received.saturating_add(data.len() as u64);
+                        self.fresh += data.len();
+                        if self.fresh >= LEAST_BYTES {
+                            (self.fresh, self.waited) = (0, Duration::ZERO);
+                        }
                         return Ok(Some(data));
                     }
                     Err(_trailers) => continue,
@@ -234,13 +253,17 @@ where
         if self.state == State::Untouched && (self.expects_continue || self.length == Some(0)) {
             return;
         }
-        let mut drained = 0u64;
-        while drained < DRAIN_BYTES {
-            match self.next().await {
-                Ok(Some(piece)) => drained += piece.len() as u64,
-                Ok(None) | Err(_) => return,
+        (self.stall, self.waited) = (self.stall.min(DRAIN_STALL), Duration::ZERO);
+        let _ = tokio::time::timeout(DRAIN_TIME, async {
+            let mut drained = 0u64;
+            while drained < DRAIN_BYTES
+                && let Ok(Some(piece)) = self.next().await
+            {
+                drained += piece.len() as u64;
+                self.waited = Duration::ZERO;
             }
-        }
+        })
+        .await;
     }
 }
 

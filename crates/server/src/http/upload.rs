@@ -14,17 +14,17 @@ use firn_engine::{Ingest, Ingested, MAX_SIGNATURES, PathOutcome, PathUpload};
 use firn_index::{AliasRow, CacheRow, Uploader};
 use firn_nix::{CacheInfo, MAX_CACHE_INFO_LEN, MAX_NARINFO_LEN, NarInfo, Sha256, StoreHash, StorePath};
 use http::{HeaderValue, Response};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Body;
 use super::codec::{Codec, decoder};
 use super::error::{After, Problem};
 use super::receive::{Incoming, Outcome, Reader};
 use super::route::NarName;
-use super::{PATIENCE, failed, known, nar, ok, permit, pull, taken, work};
+use super::{PATIENCE, failed, known, nar, ok, pull, taken, work};
 use crate::app::App;
 use crate::caches::Cache;
 use crate::error_chain;
+use crate::turns::Turn;
 
 /// How long an upload waits for its turn whose client has sent its body already: it can't be told to come again. Nix gives
 /// up after 300 s.
@@ -48,20 +48,27 @@ pub(super) struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// Waits for a turn, before the body is touched.
-    pub(super) async fn turn<B>(&self, body: &Incoming<B>) -> Result<Option<OwnedSemaphorePermit>, Problem>
+    /// Waits for a turn, before the body is touched; a small one needs none.
+    pub(super) async fn turn_of_long<B>(&self, body: &Incoming<B>) -> Result<Option<Turn<String>>, Problem>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        if body.length.is_some_and(|length| length <= SMALL_BYTES) {
-            return Ok(None);
-        }
+        let is_small = body.length.is_some_and(|length| length <= SMALL_BYTES);
+        if is_small { Ok(None) } else { self.turn(body).await.map(Some) }
+    }
+
+    /// Waits for a turn, before the body is touched.
+    async fn turn<B>(&self, body: &Incoming<B>) -> Result<Turn<String>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
         let after = body.after();
         let patience = match after {
             After::Headers => PATIENCE,
             After::Body => LONG_PATIENCE,
         };
-        permit(&self.app.uploads, patience, after).await.map(Some)
+        let turn = tokio::time::timeout(patience, self.app.uploads.take(Some(&self.uploader.builder), 1)).await;
+        turn.ok().and_then(Result::ok).ok_or(Problem::Busy(after))
     }
 
     /// Refuses what there is no room for, before the body is touched.
@@ -85,8 +92,7 @@ impl Upload<'_> {
         let limit = file_limit(self.app.config.store.max_nar_size.0);
         body.check_length(limit)?;
         // NARs are worth a turn whatever their length: they may grow.
-        let patience = if body.after() == After::Headers { PATIENCE } else { LONG_PATIENCE };
-        let turn = permit(&self.app.uploads, patience, body.after()).await?;
+        let turn = self.turn(body).await?;
         self.check_room(body).await?;
         let (app, cache) = (Arc::clone(self.app), Arc::clone(self.cache));
         body.feed(limit, move |reader| {
@@ -105,6 +111,7 @@ impl Upload<'_> {
         let encoding = body.encoding()?;
         let limit = MAX_NARINFO_LEN as u64;
         body.check_length(limit)?;
+        // Small as it is, a whole NAR may have to be read to check it.
         let turn = self.turn(body).await?;
         let text = body.collect(limit).await?;
         let (app, cache, uploader) = (Arc::clone(self.app), Arc::clone(self.cache), self.uploader);
@@ -144,7 +151,7 @@ impl Upload<'_> {
     {
         let encoding = body.encoding()?;
         body.check_length(MAX_LISTING_BYTES)?;
-        let turn = self.turn(body).await?;
+        let turn = self.turn_of_long(body).await?;
         body.feed(MAX_LISTING_BYTES, move |reader| {
             let _turn = turn;
             let outcome = reader.outcome();
@@ -311,7 +318,7 @@ fn commit_narinfo(
             && known.nar_hash == upload.nar_hash
             && known.references == upload.references
             && (known.deriver.is_some() || upload.deriver.is_none())
-            && (known.ca.is_some() || upload.ca.is_none())
+            && (known.ca == upload.ca || upload.ca.is_none())
             && upload.signatures.iter().all(|signature| known.signatures.contains(signature))
     });
     if is_known {

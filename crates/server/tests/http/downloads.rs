@@ -285,5 +285,5 @@ fn compresses_few_nars_at_once() {
     assert_eq!((answer.status, code(&answer).as_str(), answer.header("retry-after")), (503, "busy", Some("1")));
     assert_eq!((world.head(&target).status, world.get(&plain).status), (200, 200));
     // Who is refused, or waits, keeps no one from what needs no encoder.
-    assert_eq!(world.app.downloads.available_permits(), Settings::default().max_downloads);
+    assert_eq!(world.app.downloads.available(), Settings::default().max_downloads);
 }

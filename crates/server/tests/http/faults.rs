@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
+use firn_index::Verb;
 use firn_server::http::codec::Codec;
 use firn_storage::Storage as _;
 use firn_testkit::http::{Request, read_answer};
@@ -43,6 +44,32 @@ fn ends_an_upload_that_stands_still() {
     let answer = read_answer(&stream, false).unwrap();
     assert_eq!((answer.status, code(&answer).as_str()), (400, "upload-stalled"));
     world.wait_until_idle(&Settings { max_uploads: 1, ..Settings::default() });
+}
+
+#[test]
+fn a_builder_whose_uploads_stand_still_keeps_no_other_from_uploading() {
+    let world = World::with(Settings { max_uploads: 4, ..Settings::default() });
+    let package = Package::new(12, 100_000);
+    let target = format!("/pub/nar/{}", file_name(&package.nar, Codec::Identity));
+    let held: Vec<_> = (0..6)
+        .map(|_| {
+            let request = Request::put(&target, "").token(&world.token).claim_length(package.nar.len() as u64);
+            let mut stream = request.start(world.address).unwrap();
+            stream.write_all(&package.nar[..100]).unwrap();
+            stream
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while world.app.uploads.available() > 2 {
+        assert!(Instant::now() < deadline, "{} turns are free", world.app.uploads.available());
+        std::thread::yield_now();
+    }
+    let other = world.make_token(77, "pub", &[Verb::Push], |_| {});
+    let whole = |token: &str| Request::put(&target, package.nar.clone()).token(token).header("Expect", "100-continue");
+    let answer = world.send(whole(&other));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(world.app.uploads.available(), 2);
+    drop(held);
 }
 
 #[test]

@@ -265,8 +265,8 @@ impl World {
 
     /// Waits until all turns were given back; a leak makes the test hang, and fail by its runner's time limit.
     pub(crate) fn wait_until_idle(&self, settings: &Settings) {
-        while self.app.uploads.available_permits() != settings.max_uploads
-            || self.app.downloads.available_permits() != settings.max_downloads
+        while self.app.uploads.available() != settings.max_uploads
+            || self.app.downloads.available() != settings.max_downloads
         {
             std::thread::yield_now();
         }

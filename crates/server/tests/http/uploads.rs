@@ -138,7 +138,7 @@ fn says_that_it_is_busy_or_full_before_the_body() {
     assert_eq!((full.status, code(&full).as_str()), (413, "storage-full"));
     world.storage.set_capacity(None);
 
-    let turn = std::sync::Arc::clone(&world.app.uploads).try_acquire_owned().unwrap();
+    let turn = world.app.uploads.try_take(None).unwrap();
     let waiting = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| world.send(hasty()).status);
         drop(turn);

@@ -45,8 +45,8 @@ fn now(call: &Call) -> Result<Markup, Problem> {
     };
     let rows = [
         ("Takes uploads", room),
-        ("Uploads in progress", busy(config.max_uploads, app.uploads.available_permits())),
-        ("Downloads in progress", busy(config.max_downloads, app.downloads.available_permits())),
+        ("Uploads in progress", busy(config.max_uploads, app.uploads.available())),
+        ("Downloads in progress", busy(config.max_downloads, app.downloads.available())),
         ("Chunks on their way to the disk", cell(count(stats.chunks_in_flight as u64))),
         ("Chunks known to the index, roughly", cell(count(stats.chunks))),
         ("Decoded frames in memory", cell(bytes(stats.frame_cache_bytes))),

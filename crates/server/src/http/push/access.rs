@@ -14,6 +14,7 @@ use super::refusal::Refusal;
 use crate::app::App;
 use crate::auth::{ANONYMOUS, Denial, permits};
 use crate::caches::Cache;
+use crate::turns::asker_of;
 
 /// In how many caches is looked for what an asker may be told of: each costs a look-up for each chunk asked about. What only further
 /// ones have is uploaded again, and stored once.
@@ -68,6 +69,14 @@ impl Asker {
             }
         };
         Ok(Self { cache, uploader, address, can_pull, can_push, expires_at, scope })
+    }
+
+    /// Returns in whose name turns are taken: the builder's or, of those who have no token, their address's.
+    pub(super) fn key(&self) -> String {
+        match (self.uploader.token, self.address) {
+            (None, Some(address)) => asker_of(address).to_string(),
+            _ => self.uploader.builder.clone(),
+        }
     }
 
     /// Returns by which token a path must have been brought first for the asker to be told of it; `None` if that does not matter.

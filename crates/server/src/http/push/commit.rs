@@ -18,7 +18,7 @@ use super::super::body::{Body, Broken};
 use super::super::codec::Codec;
 use super::super::receive::Incoming;
 use super::items::{Batch, Prepared, Unprepared};
-use super::{Answered, Call, refuse, turn, uncached};
+use super::{Answered, Call, refuse, uncached};
 
 /// How many NARs of one commit are made at once, if the server has turns to spare.
 const PARALLEL: usize = 4;
@@ -40,7 +40,7 @@ where
     })
     .await?;
     let held = call.body(body, limits.body_bytes, &[Codec::Identity, Codec::Zstd]).await?;
-    let turn = turn(&call.app.uploads).await?;
+    let turn = call.upload_turn().await?;
     let batch = call.run(move |app, asker| Batch::read(app, asker, session, held, turn, &limits)).await?;
     let (sender, pieces) = mpsc::channel(UNREAD);
     let driver = Driver {
@@ -98,8 +98,8 @@ impl Driver {
     /// Begins as many paths as may be under way; all but one at a time take a turn of their own.
     fn prepare(&mut self) {
         while self.begun < self.batch.len() && self.begun < self.answered + AHEAD && self.preparing.len() < PARALLEL {
-            let turn = Arc::clone(&self.batch.app.uploads).try_acquire_owned();
-            if turn.is_err() && !self.preparing.is_empty() {
+            let turn = self.batch.try_turn();
+            if turn.is_none() && !self.preparing.is_empty() {
                 return;
             }
             let (batch, index, span) = (Arc::clone(&self.batch), self.begun, Span::current());

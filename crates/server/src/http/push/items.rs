@@ -10,7 +10,6 @@ use firn_engine::{Assembled, NarClaim, PathOutcome, PathUpload};
 use firn_index::SessionId;
 use firn_nix::{Compression, NarInfo, StorePath};
 use http::StatusCode;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::error::Problem;
 use super::super::upload::{check_signatures, decode_all, left_out_text};
@@ -19,6 +18,7 @@ use super::proofs::Checked;
 use super::refusal::Refusal;
 use super::{Held, refuse};
 use crate::app::App;
+use crate::turns::Turn;
 
 /// A commit that was read; what works on it holds it, and with it its turn.
 pub(super) struct Batch {
@@ -30,7 +30,7 @@ pub(super) struct Batch {
     proofs: Checked,
     /// Whether the client went away.
     is_abandoned: AtomicBool,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn<String>,
     _held: Held,
 }
 
@@ -65,7 +65,7 @@ impl Batch {
         asker: &Arc<Asker>,
         (token, session): (SessionToken, SessionId),
         held: Held,
-        turn: OwnedSemaphorePermit,
+        turn: Turn<String>,
         limits: &Limits,
     ) -> Result<Self, Refusal> {
         app.engine.renew_session(session).map_err(refuse(app))?;
@@ -78,6 +78,11 @@ impl Batch {
         let (app, asker) = (Arc::clone(app), Arc::clone(asker));
         let is_abandoned = AtomicBool::new(false);
         Ok(Self { app, asker, token, session, items, proofs, is_abandoned, _turn: turn, _held: held })
+    }
+
+    /// Takes one more turn if one is free.
+    pub(super) fn try_turn(&self) -> Option<Turn<String>> {
+        self.app.uploads.try_take(Some(&self.asker.key())).ok()
     }
 
     /// Says that nobody waits for the answer: NARs that are being made are given up.

@@ -26,7 +26,7 @@ use firn_index::SessionId;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use self::access::Asker;
 use self::parts::Parts;
@@ -40,6 +40,7 @@ use super::route::Api;
 use super::{failed, host};
 use crate::app::{App, LogFields};
 use crate::metrics::Kind;
+use crate::turns::{Turn, Turns};
 
 /// All bodies in memory at once, in KiB: 16 of the longest.
 const BODIES_KIB: u32 = 128 << 10;
@@ -55,8 +56,8 @@ const BODY_PATIENCE: Duration = Duration::from_secs(900);
 
 /// What the push API keeps between requests.
 pub(super) struct Memory {
-    pushers: Turns,
-    guests: Turns,
+    pushers: Room,
+    guests: Room,
     parts: Parts,
     proofs: Proofs,
 }
@@ -64,8 +65,8 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn new() -> Self {
         Self {
-            pushers: Turns::new(BODIES_KIB, QUESTIONS),
-            guests: Turns::new(GUEST_BODIES_KIB, GUEST_QUESTIONS),
+            pushers: Room::new(BODIES_KIB, QUESTIONS),
+            guests: Room::new(GUEST_BODIES_KIB, GUEST_QUESTIONS),
             parts: Parts::new(parts::MAX_BYTES),
             proofs: Proofs::new(),
         }
@@ -73,16 +74,15 @@ impl Memory {
 }
 
 /// Room for bodies and turns for questions.
-struct Turns {
-    room_kib: u32,
-    bodies: Arc<Semaphore>,
+struct Room {
+    /// In KiB, by builder or, of those who have no token, by address.
+    bodies: Turns<String>,
     questions: Arc<Semaphore>,
 }
 
-impl Turns {
-    fn new(room_kib: u32, questions: usize) -> Self {
-        let bodies = Arc::new(Semaphore::new(room_kib as usize));
-        Self { room_kib, bodies, questions: Arc::new(Semaphore::new(questions)) }
+impl Room {
+    fn new(bodies_kib: u32, questions: usize) -> Self {
+        Self { bodies: Turns::new(bodies_kib as usize), questions: Arc::new(Semaphore::new(questions)) }
     }
 }
 
@@ -175,11 +175,11 @@ struct Call<'a> {
 struct Held {
     bytes: Bytes,
     encoding: Codec,
-    _room: OwnedSemaphorePermit,
+    _room: Turn<String>,
 }
 
 impl Call<'_> {
-    fn turns(&self) -> &Turns {
+    fn room(&self) -> &Room {
         let memory = &self.app.http.push;
         if self.asker.can_push { &memory.pushers } else { &memory.guests }
     }
@@ -213,22 +213,27 @@ impl Call<'_> {
         }
         body.check_length(limit as u64)?;
         let bytes = body.length.map_or(limit, |length| usize::try_from(length).unwrap_or(limit));
-        let turns = self.turns();
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(turns.room_kib);
-        let room = tokio::time::timeout(PATIENCE, Arc::clone(&turns.bodies).acquire_many_owned(kib)).await;
+        let bodies = &self.room().bodies;
+        let kib = u32::try_from(bytes.div_ceil(1024).min(bodies.share())).unwrap_or(u32::MAX);
+        let room = tokio::time::timeout(PATIENCE, bodies.take(Some(&self.asker.key()), kib)).await;
         let room = room.ok().and_then(Result::ok).ok_or_else(Refusal::busy)?;
         let read = tokio::time::timeout(BODY_PATIENCE, body.collect(limit as u64)).await;
         let bytes = read.map_err(|_elapsed| Refusal::from(super::error::Problem::Stalled))??;
         Ok(Held { bytes, encoding, _room: room })
     }
 
+    /// Waits for a turn to upload.
+    async fn upload_turn(&self) -> Result<Turn<String>, Refusal> {
+        let turn = tokio::time::timeout(PATIENCE, self.app.uploads.take(Some(&self.asker.key()), 1)).await;
+        turn.ok().and_then(Result::ok).ok_or_else(Refusal::busy)
+    }
+
     /// Runs what may block, in a turn of its own; it holds the turn to its end, also when nobody waits for it any more.
-    async fn work<T, F>(&self, turns: &Arc<Semaphore>, work: F) -> Result<T, Refusal>
+    async fn work<T, F>(&self, turn: impl Send + 'static, work: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
         F: FnOnce(&Arc<App>, &Asker) -> Result<T, Refusal> + Send + 'static,
     {
-        let turn = turn(turns).await?;
         self.run(move |app, asker| {
             let _turn = turn;
             work(app, asker)
@@ -253,13 +258,10 @@ impl Call<'_> {
         T: Send + 'static,
         F: FnOnce(&Arc<App>, &Asker) -> Result<T, Refusal> + Send + 'static,
     {
-        self.work(&self.turns().questions, work).await
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.room().questions).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or_else(Refusal::busy)?;
+        self.work(turn, work).await
     }
-}
-
-async fn turn(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
-    let turn = tokio::time::timeout(PATIENCE, Arc::clone(turns).acquire_owned()).await;
-    turn.ok().and_then(Result::ok).ok_or_else(Refusal::busy)
 }
 
 /// Returns a function that makes a refusal of an engine's error, and forgets what damage makes wrong.

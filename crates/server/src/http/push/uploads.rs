@@ -1,7 +1,5 @@
 //! Sessions, frames, parts of recipes.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use firn_api::{FramesTaken, Limits, PartTaken, Session, SessionToken, split_hints};
 use firn_engine::PushedFrames;
@@ -40,8 +38,7 @@ where
     })
     .await?;
     let held = call.body(body, limits.body_bytes, &[Codec::Identity]).await?;
-    let uploads = Arc::clone(&call.app.uploads);
-    let taken = call.work(&uploads, move |app, asker| {
+    let taken = call.work(call.upload_turn().await?, move |app, asker| {
         let (hints, frames) = split_hints(&held.bytes, hints, limits.chunks)?;
         app.engine.renew_session(session).map_err(refuse(app))?;
         let pushed = PushedFrames { frames, hints: &hints };

@@ -166,3 +166,60 @@ async fn knows_one_encoding_at_a_time() {
         assert!(matches!(encoding(refused), Err(Problem::Unsupported(_))), "{refused:?}");
     }
 }
+
+/// A body of 1 KiB each `pause`, without end.
+struct Drips {
+    pause: Duration,
+    next: Pin<Box<tokio::time::Sleep>>,
+    bytes: usize,
+}
+
+impl Drips {
+    fn each(pause: Duration, bytes: usize) -> Self {
+        Self { pause, next: Box::pin(tokio::time::sleep(pause)), bytes }
+    }
+}
+
+impl http_body::Body for Drips {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        std::task::ready!(self.next.as_mut().poll(cx));
+        let at = tokio::time::Instant::now() + self.pause;
+        self.next.as_mut().reset(at);
+        Poll::Ready(Some(Ok(Frame::data(vec![0; self.bytes].into()))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_too_slowly_stands_still() {
+    let stall = Duration::from_secs(100);
+    let slow = |bytes| Incoming::new(Drips::each(Duration::from_secs(10), bytes), &HeaderMap::new(), stall);
+    let begun = Instant::now();
+    assert_eq!(
+        slow(6 << 10).collect(1 << 20).await,
+        Err(Problem::Stalled),
+        "60 KiB in the time that it may stand still"
+    );
+    assert_eq!(begun.elapsed(), stall);
+    assert_eq!(slow(7 << 10).collect(1 << 20).await, Err(Problem::TooLarge { limit: 1 << 20 }));
+
+    // What the client waits for us is not his.
+    let mut fast = Incoming::new(Drips::each(Duration::from_secs(1), 1), &HeaderMap::new(), stall);
+    for _ in 0..10 {
+        assert_eq!(fast.next().await.unwrap().unwrap().len(), 1);
+        tokio::time::advance(stall).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_body_is_not_read_for_long() {
+    let patience = Duration::from_secs(1000);
+    let begun = Instant::now();
+    Incoming::new(body(&[b"ab"], false), &HeaderMap::new(), patience).drain().await;
+    assert_eq!(begun.elapsed(), DRAIN_STALL);
+    let begun = Instant::now();
+    Incoming::new(Drips::each(Duration::from_secs(1), 1), &HeaderMap::new(), patience).drain().await;
+    assert_eq!(begun.elapsed(), DRAIN_TIME);
+}
