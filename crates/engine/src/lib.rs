@@ -57,6 +57,7 @@ mod run;
 mod scatter;
 mod scrub;
 pub mod spans;
+mod torn;
 mod transport;
 mod usage;
 mod uses;

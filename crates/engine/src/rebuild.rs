@@ -139,6 +139,7 @@ pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) 
         needed: BTreeSet::new(),
         unrecorded: HashSet::new(),
         untold: BTreeSet::new(),
+        torn_ranges: 0,
     };
     work.identify()?;
     let found = work.find_packs()?;
@@ -172,6 +173,8 @@ struct Rebuild {
     unrecorded: HashSet<Key>,
     /// Caches that were deleted, of which packs do not tell yet; some may be there again.
     untold: BTreeSet<CacheName>,
+    /// What a loss of power took, by what the earlier index says: damage, if that does not belong to the packs.
+    torn_ranges: u64,
 }
 
 impl Rebuild {

@@ -1,12 +1,12 @@
 //! What is done when a store is opened: packs that a crash left unsealed are recovered, and the chunk index catches up.
 
-use firn_chunk::{ChunkId, ChunkerId};
+use firn_chunk::ChunkerId;
 use firn_index::{PackRow, PackState, StoreInfo};
-use firn_pack::{Footer, FrameDecoder, FrameEntry, FrameKind, PackId, frame_bases};
+use firn_pack::{ChunkSource, Footer, FrameDecoder, FrameEntry, FrameKind, PackId, Recovered};
 
-use crate::frames::BASE_STEPS;
 use crate::gc::chunks_of;
 use crate::packs::{Packs, object_name};
+use crate::torn::{Found, Read, look_through};
 use crate::{Error, Result};
 
 /// The version of the store's format as a whole: index, packs and records.
@@ -71,44 +71,115 @@ pub(crate) fn prepare_collection(packs: &Packs) -> Result<()> {
     }
 }
 
+/// A pack that was being written and has no footer.
+struct Torn {
+    pack: PackId,
+    row: PackRow,
+    len: u64,
+}
+
 /// Seals every pack that was being written when the store was last closed or killed.
 pub(crate) fn seal_torn_packs(packs: &Packs) -> Result<()> {
+    let (mut torn, mut closed, mut after) = (Vec::new(), Found::default(), None);
+    loop {
+        let page = packs.meta.packs(after, PAGE)?;
+        after = page.last().map(|(last, _)| *last).filter(|_| page.len() == PAGE);
+        for (pack, row) in page.into_iter().filter(|(_, row)| row.state == PackState::Writing) {
+            let Some(len) = packs.len_of(pack)? else {
+                forget(packs, pack, &row)?;
+                continue;
+            };
+            match whole_footer(packs, pack, &row, len) {
+                Some(footer) => {
+                    closed.add(pack, &footer.frames);
+                    unless_full(pack, seal_closed(packs, pack, len, &footer))?;
+                }
+                None => torn.push(Torn { pack, row, len }),
+            }
+        }
+        if after.is_none() {
+            break;
+        }
+    }
+    let id_of = |torn: &Torn| torn.pack;
+    let scan = |torn: &Torn, read: &Read<'_>, base: &mut ChunkSource<'_>| {
+        firn_pack::recover(read, torn.len, torn.row.durable_bytes, base)
+    };
+    let mut scans = look_through(packs, &torn, closed.clone(), id_of, scan);
+    if scans.iter().flatten().any(|recovered| !recovered.baseless.is_empty()) {
+        add_withdrawn(packs, &mut closed)?;
+        scans = look_through(packs, &torn, closed, id_of, scan);
+    }
+    for (torn, recovered) in torn.iter().zip(scans) {
+        unless_full(torn.pack, seal_torn(packs, torn, recovered))?;
+    }
+    Ok(())
+}
+
+/// Adds the chunks of packs that collections have begun to take away: they are not offered, also where a commit brought their
+/// pack back since, and there all the same.
+fn add_withdrawn(packs: &Packs, found: &mut Found) -> Result<()> {
     let mut after = None;
     loop {
         let page = packs.meta.packs(after, PAGE)?;
-        for (pack, row) in page.iter().filter(|(_, row)| row.state == PackState::Writing) {
-            match seal_torn(packs, *pack, row) {
-                Err(Error::StorageFull) => {
-                    // Restores know where its frames are. A store with just the room that its index needs must open, if only to be read.
-                    tracing::warn!(%pack, "no room to seal a pack that was being written: left for the next start");
-                }
-                other => other?,
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        for (pack, row) in &page {
+            if row.state == PackState::Writing || packs.meta.pack_since(*pack)?.is_none() {
+                continue;
             }
-        }
-        match page.last() {
-            Some((last, _)) if page.len() == PAGE => after = Some(*last),
-            _ => return Ok(()),
+            match packs.footer(*pack) {
+                Ok(Some(footer)) => found.add(*pack, &footer.frames),
+                Err(error) if !error.is_of_pack() => return Err(error),
+                Ok(None) | Err(_) => {}
+            }
         }
     }
 }
 
-fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
-    let name = object_name(pack);
-    let Some(len) = packs.len_of(pack)? else { return forget(packs, pack, row) };
-    let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
-    if let Ok(footer) = Footer::open(read, len) {
-        tracing::info!(%pack, "sealed a pack that was closed and not yet in the index");
-        let unique = unique_bytes(footer.frames.iter().map(|(_, entry)| entry));
-        // The footer was read, which does not say that it was synced.
-        packs.storage.resume(&name, len)?.sync()?;
-        packs.meta.seal_pack(pack, len, unique)?;
-        return Ok(());
+/// Leaves a pack for the next start if there is no room: restores know where its frames are, and a store with just the room
+/// that its index needs must open, if only to be read.
+fn unless_full(pack: PackId, outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(Error::StorageFull) => {
+            tracing::warn!(%pack, "no room to seal a pack that was being written: left for the next start");
+            Ok(())
+        }
+        other => other,
     }
-    let recovered = match firn_pack::recover(read, len, row.durable_bytes, &mut |id| {
-        base(packs, &ChunkId(*id), BASE_STEPS).map_err(std::io::Error::other)
-    }) {
+}
+
+/// Returns the footer of a pack that was closed before the index was told; `None` if it has none, or a loss of power took
+/// frames that lie before it.
+fn whole_footer(packs: &Packs, pack: PackId, row: &PackRow, len: u64) -> Option<Footer> {
+    let name = object_name(pack);
+    let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
+    let footer = Footer::open(read, len).ok()?;
+    let mut decoder = FrameDecoder::new().ok()?;
+    let mut is_whole = |(offset, entry): &(u64, FrameEntry)| {
+        let decoded = read(*offset, entry.len as usize).map(|bytes| decoder.decode(&bytes));
+        // What can't be read says nothing.
+        !matches!(decoded, Ok(Err(firn_pack::Error::Corrupt { .. })))
+    };
+    let mut new = footer.frames.iter().filter(|(offset, _)| *offset >= row.durable_bytes);
+    new.all(&mut is_whole).then_some(footer)
+}
+
+fn seal_closed(packs: &Packs, pack: PackId, len: u64, footer: &Footer) -> Result<()> {
+    tracing::info!(%pack, "sealed a pack that was closed and not yet in the index");
+    let unique = unique_bytes(footer.frames.iter().map(|(_, entry)| entry));
+    // The footer was read, which does not say that it was synced.
+    packs.storage.resume(&object_name(pack), len)?.sync()?;
+    packs.meta.seal_pack(pack, len, unique)?;
+    Ok(())
+}
+
+fn seal_torn(packs: &Packs, torn: &Torn, recovered: firn_pack::Result<Recovered>) -> Result<()> {
+    let Torn { pack, row, len } = torn;
+    let (pack, durable, name) = (*pack, row.durable_bytes, object_name(*pack));
+    let recovered = match recovered {
         Ok(recovered) => recovered,
-        Err(firn_pack::Error::NoHeader) if row.durable_bytes == 0 => {
+        Err(firn_pack::Error::NoHeader) if durable == 0 => {
             packs.storage.delete(&name)?;
             return forget(packs, pack, row);
         }
@@ -117,52 +188,29 @@ fn seal_torn(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {
             return Ok(());
         }
     };
-    let is_damaged = recovered.valid_len < row.durable_bytes || !recovered.lost.is_empty();
-    if is_damaged {
+    let lost: Vec<_> = recovered.lost.iter().filter(|lost| lost.start < durable).collect();
+    if recovered.valid_len < durable || !lost.is_empty() {
         tracing::error!(
-            %pack, durable_bytes = row.durable_bytes, valid_bytes = recovered.valid_len, lost_ranges = ?recovered.lost,
+            %pack, durable_bytes = durable, valid_bytes = recovered.valid_len, lost_ranges = ?lost,
             "a pack lost bytes that were durable: the disk is to blame; what leans on them answers as missing"
         );
     }
-    if recovered.builder.frames() == 0 && row.durable_bytes == 0 {
+    if !recovered.baseless.is_empty() {
+        tracing::info!(%pack, frames = recovered.baseless.len(), "a pack has frames whose bases are gone: their chunks are not offered");
+    }
+    if recovered.frames.is_empty() && durable == 0 {
         packs.storage.delete(&name)?;
         return forget(packs, pack, row);
     }
     let unique = recovered.builder.unique_bytes();
     // What a crash tore is cut off. What the disk damaged stays where recipes know that it lies.
-    let end = if is_damaged { len } else { recovered.valid_len };
+    let end = recovered.valid_len.max(durable.min(*len));
     let mut writer = packs.storage.resume(&name, end)?;
     writer.append(&[&recovered.builder.finish()])?;
     writer.sync()?;
     packs.meta.seal_pack(pack, writer.len(), unique)?;
     tracing::info!(%pack, cut_bytes = len - end, "recovered a pack that was being written");
     Ok(())
-}
-
-/// Returns a chunk of another pack that frames of a torn one were compressed with; as many steps may lie behind it.
-pub(crate) fn base(packs: &Packs, id: &ChunkId, steps: u8) -> Result<Option<Vec<u8>>> {
-    let Some(loc) = packs.lookup(id)? else { return Ok(None) };
-    let name = object_name(loc.frame.pack);
-    let bytes = match packs.storage.read(&name, loc.frame.offset, loc.frame.len as usize) {
-        Ok(bytes) => bytes,
-        Err(error) => match packs.fault("a base", error) {
-            error if error.is_damage() => return Ok(None),
-            error => return Err(error),
-        },
-    };
-    let internal = |error: firn_pack::Error| Error::Internal(error.to_string());
-    let mut prefix = Vec::new();
-    for of in frame_bases(&bytes).unwrap_or_default() {
-        let Some(steps) = steps.checked_sub(1) else { return Ok(None) };
-        let Some(data) = base(packs, &ChunkId(of), steps)? else { return Ok(None) };
-        prefix.extend(data);
-    }
-    let frame = match FrameDecoder::new().map_err(internal)?.decode_delta(&bytes, &prefix) {
-        Ok(frame) => frame,
-        Err(firn_pack::Error::Corrupt { .. } | firn_pack::Error::NeedsBases) => return Ok(None),
-        Err(error) => return Err(internal(error)),
-    };
-    Ok(frame.item(loc.index.into()).filter(|data| ChunkId::of(data) == *id).map(<[u8]>::to_vec))
 }
 
 fn forget(packs: &Packs, pack: PackId, row: &PackRow) -> Result<()> {

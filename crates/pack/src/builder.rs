@@ -59,6 +59,11 @@ impl PackBuilder {
         FrameLoc { pack: self.id, offset, len: entry.len }
     }
 
+    /// Leaves out what lies before a position.
+    pub(crate) fn skip_to(&mut self, offset: u64) {
+        self.len = self.len.max(offset);
+    }
+
     /// Returns the pack's id.
     #[must_use]
     pub fn id(&self) -> PackId {

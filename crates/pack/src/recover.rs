@@ -22,10 +22,15 @@ pub type ChunkSource<'a> = dyn FnMut(&[u8; 32]) -> io::Result<Option<Vec<u8>>> +
 /// What is left of a torn pack.
 #[derive(Debug, Clone)]
 pub struct Recovered {
-    /// The pack with every whole frame, ready for more frames or for its footer.
+    /// The pack with every frame of `frames`, ready for more frames or for its footer.
     pub builder: PackBuilder,
     /// Where the last whole frame ends, which is `builder.len()`: the object is to be cut here.
     pub valid_len: u64,
+    /// The frames that the footer will name, with their positions, in the order in which they lie.
+    pub frames: Vec<(u64, FrameEntry)>,
+    /// Whole frames whose bases can't be had, so that nobody can tell which chunks they hold. Their bytes stay in the pack; the
+    /// footer will not name them.
+    pub baseless: Vec<Range<u64>>,
     /// Damaged frames, and bytes that are none, that lie before a whole one. Their bytes stay in the pack; the footer will
     /// not name them.
     pub lost: Vec<Range<u64>>,
@@ -33,14 +38,16 @@ pub struct Recovered {
 
 /// Scans the frames of a pack that has no footer, decompresses each, and computes the ids of its items.
 ///
-/// A frame whose header is right and whose payload is damaged is skipped, and so is one that is linked to such a one, or whose
-/// bases can't be had: they are looked for in the pack itself, then asked of `chunk`, which returns the bytes of a chunk of another pack.
-/// Where no frame header is, the pack ends if that is at `durable_len` or behind it: there the crash (or the footer) was. Before it
-/// the header is damaged, and the next whole frame is looked for, up to the object's end; frames behind it that are linked to
-/// some before are lost with it. So it is not, and the pack ends, where a right header leads past the object's end. Damage is
-/// for the caller to judge: when `valid_len` is less than what was made durable, or `lost` is not empty, it was not the crash.
+/// Before `durable_len` nothing but damage can be in the way: a frame whose header is right and whose payload is damaged is
+/// skipped, and so is one that is linked to such a one. Where no frame header is, the header is damaged, and the next whole frame
+/// is looked for, up to the object's end; frames behind it that are linked to some before are lost with it. So it is not, and
+/// the pack ends, where a right header leads past the object's end.
+/// At `durable_len` or behind it, the pack ends at the first frame that is not whole: there the crash (or the footer) was.
+/// Bases are looked for in the pack itself, before a frame or behind it, then asked of `chunk`, which returns the bytes of a chunk
+/// of another pack; perhaps more than once.
+/// Damage is for the caller to judge: when `valid_len` is less than what was made durable, or `lost` is not empty, it was not the crash.
 /// Reads the object once, a frame (at most about [`MAX_FRAME_RAW`](crate::MAX_FRAME_RAW)) at a time, and frames that hold
-/// bases again; with damaged headers, at most ten times as much.
+/// bases, or whose bases lie behind them, again; with damaged headers, at most ten times as much.
 ///
 /// # Errors
 /// [`Error::NoHeader`] when the object is shorter than a pack's header or the header is all zero: there was
@@ -52,13 +59,13 @@ pub fn recover<B: AsRef<[u8]>>(
     durable_len: u64,
     chunk: &mut ChunkSource<'_>,
 ) -> Result<Recovered> {
-    let (builder, _) = PackBuilder::new(read_header(&read, object_len)?);
-    let from = builder.len();
-    Scan::new(builder, object_len, durable_len, chunk)?.run(&read, from)
+    let id = read_header(&read, object_len)?;
+    Scan::new(object_len, durable_len, chunk)?.run(&read, id, position(PACK_HEADER_LEN))
 }
 
 /// Scans, as [`recover`] does, what lies between the last frame that a footer lists and the footer; returns these frames
-/// behind those that it lists. Of these it reads only what holds bases.
+/// with those that it lists. Of these it reads only what holds bases. Of what the footer leaves out before others, it returns
+/// the frames whose bases can be had by now.
 ///
 /// # Errors
 /// As [`recover`].
@@ -68,22 +75,22 @@ pub fn recover_behind<B: AsRef<[u8]>>(
     object_len: u64,
     chunk: &mut ChunkSource<'_>,
 ) -> Result<Recovered> {
-    let (mut builder, _) = PackBuilder::new(footer.id);
-    for (offset, entry) in &footer.frames {
-        builder.push_at(*offset, entry);
-    }
-    let from = builder.len();
-    let end = object_len.saturating_sub(builder.sealed_len() - from);
-    let mut scan = Scan::new(builder, end, end, chunk)?;
+    let last = footer.frames.last();
+    let from = last.map_or(position(PACK_HEADER_LEN), |(offset, entry)| offset + u64::from(entry.len));
+    let end = from + footer.unlisted_bytes(object_len);
+    let mut scan = Scan::new(end, end, chunk)?;
     for (offset, entry) in &footer.frames {
         scan.bases.note(*offset, entry);
     }
-    scan.run(&read, from)
+    scan.frames.clone_from(&footer.frames);
+    for gap in footer.gaps() {
+        scan.look_in(&read, gap)?;
+    }
+    scan.run(&read, footer.id, from)
 }
 
 /// A scan on its way through a pack.
 struct Scan<'a> {
-    builder: PackBuilder,
     /// Where frames end at the latest.
     end: u64,
     durable_len: u64,
@@ -91,47 +98,69 @@ struct Scan<'a> {
     bases: BaseSource<'a>,
     chain: Chain,
     search: Search,
+    frames: Vec<(u64, FrameEntry)>,
+    /// Where the last whole frame ends.
+    whole_end: u64,
+    /// Whole frames whose bases were not to be had yet.
+    waiting: Vec<Range<u64>>,
     lost: Vec<Range<u64>>,
     /// What is lost if a whole frame follows.
     damaged: Vec<Range<u64>>,
 }
 
 impl<'a> Scan<'a> {
-    fn new(builder: PackBuilder, end: u64, durable_len: u64, chunk: &'a mut ChunkSource<'a>) -> Result<Self> {
+    fn new(end: u64, durable_len: u64, chunk: &'a mut ChunkSource<'a>) -> Result<Self> {
         Ok(Self {
-            builder,
             end,
             durable_len,
             decoder: FrameDecoder::new()?,
             bases: BaseSource { plain: HashMap::new(), last: None, chunk },
             chain: Chain::default(),
             search: Search::new(end),
+            frames: Vec::new(),
+            whole_end: 0,
+            waiting: Vec::new(),
             lost: Vec::new(),
             damaged: Vec::new(),
         })
     }
 
-    fn run<B: AsRef<[u8]>>(mut self, read: &impl Fn(u64, usize) -> io::Result<B>, from: u64) -> Result<Recovered> {
+    fn run<B: AsRef<[u8]>>(
+        mut self,
+        read: &impl Fn(u64, usize) -> io::Result<B>,
+        id: PackId,
+        from: u64,
+    ) -> Result<Recovered> {
+        self.whole_end = from;
         let mut offset = from;
         loop {
-            offset = match read_frame(read, offset, self.end)? {
+            let next = match read_frame(read, offset, self.end)? {
                 Some(bytes) => self.take(read, offset, bytes.as_ref())?,
-                None => match self.skip(read, offset)? {
-                    Some(next) => next,
-                    None => break,
-                },
+                None => self.skip(read, offset)?,
             };
+            match next {
+                Some(next) => offset = next,
+                None => break,
+            }
         }
-        Ok(Recovered { valid_len: self.builder.len(), builder: self.builder, lost: self.lost })
+        let baseless = self.settle(read)?;
+        let (mut builder, _) = PackBuilder::new(id);
+        self.frames.sort_by_key(|(offset, _)| *offset);
+        for (offset, entry) in &self.frames {
+            builder.push_at(*offset, entry);
+        }
+        builder.skip_to(self.whole_end);
+        self.lost.sort_by_key(|lost| lost.start);
+        Ok(Recovered { valid_len: builder.len(), builder, frames: self.frames, baseless, lost: self.lost })
     }
 
-    /// Lists the frame at an offset if it is whole, and returns where it ends.
+    /// Lists the frame at an offset if it is whole, and returns where it ends, if the pack does not end there.
     fn take<B: AsRef<[u8]>>(
         &mut self,
         read: &impl Fn(u64, usize) -> io::Result<B>,
         offset: u64,
         bytes: &[u8],
-    ) -> Result<u64> {
+    ) -> Result<Option<u64>> {
         let end = offset + position(bytes.len());
         let head = FrameHead::read(bytes)?;
         let prefix = self.bases.prefix(read, &mut self.decoder, bytes)?;
@@ -140,15 +169,31 @@ impl<'a> Scan<'a> {
         self.chain.pass(head.kind, head.codec, decoded.as_ref().ok().map(|frame| frame.data.as_slice()));
         match decoded {
             Ok(frame) => {
-                self.lost.append(&mut self.damaged);
+                self.pass_whole(end);
                 let entry = FrameEntry::of(bytes, &frame)?;
                 self.bases.note(offset, &entry);
-                self.builder.push_at(offset, &entry);
+                self.frames.push((offset, entry));
             }
+            Err(Error::Corrupt { .. } | Error::NeedsBases) if self.wants_bases(bytes) => {
+                self.pass_whole(end);
+                self.waiting.push(offset..end);
+            }
+            Err(Error::Corrupt { .. }) if offset >= self.durable_len => return Ok(None),
             Err(Error::Corrupt { .. } | Error::NeedsBases) => self.damaged.push(offset..end),
             Err(error) => return Err(error),
         }
-        Ok(end)
+        Ok(Some(end))
+    }
+
+    /// Returns whether a frame lacks nothing but bases: the checksum of its payload is right.
+    fn wants_bases(&mut self, bytes: &[u8]) -> bool {
+        let has_bases = frame_bases(bytes).is_ok_and(|bases| !bases.is_empty());
+        has_bases && matches!(self.decoder.decode(bytes), Err(Error::NeedsBases))
+    }
+
+    fn pass_whole(&mut self, end: u64) {
+        self.lost.append(&mut self.damaged);
+        self.whole_end = end;
     }
 
     /// Returns where the scan goes on behind a place where no whole frame begins, if it does.
@@ -168,9 +213,41 @@ impl<'a> Scan<'a> {
         }
         Ok(next)
     }
+
+    /// Looks through what a footer leaves out before frames that it lists. Frames that only wanted their bases are tried again; what
+    /// looks like a frame elsewhere in a gap may be some content of a damaged one.
+    fn look_in<B: AsRef<[u8]>>(&mut self, read: &impl Fn(u64, usize) -> io::Result<B>, gap: Range<u64>) -> Result<()> {
+        let mut offset = gap.start;
+        while let Some(bytes) = read_frame(read, offset, gap.end)? {
+            let bytes = bytes.as_ref();
+            let frame = offset..offset + position(bytes.len());
+            offset = frame.end;
+            if self.wants_bases(bytes) { &mut self.waiting } else { &mut self.lost }.push(frame);
+        }
+        if offset < gap.end {
+            self.lost.push(offset..gap.end);
+        }
+        Ok(())
+    }
+
+    /// Lists the frames whose bases lie behind them, and returns those whose bases can't be had.
+    fn settle<B: AsRef<[u8]>>(&mut self, read: &impl Fn(u64, usize) -> io::Result<B>) -> Result<Vec<Range<u64>>> {
+        let mut baseless = Vec::new();
+        for frame in std::mem::take(&mut self.waiting) {
+            let bytes = read_exactly(read, frame.start, frame.end - frame.start)?;
+            let prefix = self.bases.prefix(read, &mut self.decoder, bytes.as_ref())?;
+            match self.decoder.decode_delta(bytes.as_ref(), &prefix) {
+                Ok(decoded) => self.frames.push((frame.start, FrameEntry::of(bytes.as_ref(), &decoded)?)),
+                Err(Error::NeedsBases) => baseless.push(frame),
+                Err(Error::Corrupt { .. }) => self.lost.push(frame),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(baseless)
+    }
 }
 
-/// Where the bases of later frames are had from.
+/// Where the bases of frames are had from.
 struct BaseSource<'a> {
     /// The chunks of the pack's frames without bases: the frame's offset and length, and the chunk's number in it.
     plain: HashMap<[u8; 32], (u64, u32, usize)>,

@@ -3,12 +3,15 @@
 use std::ops::Range;
 
 use firn_chunk::ChunkId;
-use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PackBuilder, PackId};
+use firn_index::{Commit, Op, PackState};
+use firn_pack::{Chain, Footer, FrameKind, FrameLoc, PACK_HEADER_LEN, PackBuilder, PackId, Recovered};
 
 use super::{PAGE, Rebuild};
+use crate::orders::is_behind;
 use crate::packs::{PACKS, object_name, pack_of};
 use crate::recipes::id_of;
-use crate::{Error, Result, recovery};
+use crate::torn::{Found, look_through};
+use crate::{Error, Result};
 
 /// A pack that the index is to know.
 pub(super) struct FoundPack {
@@ -21,6 +24,15 @@ pub(super) struct FoundPack {
     last_order: u64,
     /// The number that the earlier index gave it.
     old_number: Option<u64>,
+    /// Where its bytes end that were acknowledged, if its footer does not list all that lies before that and the earlier index knows.
+    acknowledged: Option<u64>,
+}
+
+/// A pack without a footer, or with one that does not list all of its bytes.
+struct Torn {
+    id: PackId,
+    len: u64,
+    footer: Option<Footer>,
 }
 
 impl Rebuild {
@@ -52,17 +64,31 @@ impl Rebuild {
                 Some(footer) if footer.gaps().is_empty() && footer.unlisted_bytes(len) == 0 => {
                     found.push(self.take(id, len, &footer)?);
                 }
-                other => torn.push((id, len, other)),
+                other => torn.push(Torn { id, len, footer: other }),
             }
         }
-        for (id, len, footer) in torn {
+        let id_of = |torn: &Torn| torn.id;
+        let scans = look_through(&self.packs, &torn, Found::default(), id_of, |torn, read, base| match &torn.footer {
+            Some(footer) => firn_pack::recover_behind(read, footer, torn.len, base),
+            // It is not known for sure how far it was durable: frames may lie behind what looks like its end.
+            None => firn_pack::recover(read, torn.len, torn.len, base),
+        });
+        for (Torn { id, len, footer }, scan) in torn.into_iter().zip(scans) {
+            let acknowledged = self.acknowledged_bytes(id, footer.is_some())?;
             let sealed = match footer {
-                Some(footer) => self.extend(id, len, footer)?,
-                None => self.seal(id, len)?,
+                Some(footer) => self.extend(id, len, footer, scan, acknowledged)?,
+                None => self.seal(id, len, scan, acknowledged)?,
             };
             if let Some((len, footer)) = sealed {
-                found.push(self.take(id, len, &footer)?);
+                found.push(FoundPack { acknowledged, ..self.take(id, len, &footer)? });
             }
+        }
+        if let Some(old) = &self.old
+            && is_behind(old.record_order()?, self.lasts.order())
+        {
+            // It knows nothing of what was acknowledged since.
+            self.report.damaged_frames += self.torn_ranges;
+            found.iter_mut().for_each(|pack| pack.acknowledged = None);
         }
         // As the earlier index had them, and what it had not numbered after those; else by their records, which are
         // numbered upwards.
@@ -83,11 +109,16 @@ impl Rebuild {
         }
     }
 
-    /// Finds the frames of a pack without a footer, and gives it one, behind all that is there.
-    fn seal(&mut self, id: PackId, len: u64) -> Result<Option<(u64, Footer)>> {
+    /// Gives a pack without a footer one that lists the frames that were found, behind all that is there.
+    fn seal(
+        &mut self,
+        id: PackId,
+        len: u64,
+        scan: firn_pack::Result<Recovered>,
+        acknowledged: Option<u64>,
+    ) -> Result<Option<(u64, Footer)>> {
         let name = object_name(id);
-        // It is not known how far it was durable: frames may lie behind what looks like its end.
-        let recovered = match self.scan(id, |read, base| firn_pack::recover(read, len, len, base)) {
+        let recovered = match scan {
             Ok(recovered) => recovered,
             Err(firn_pack::Error::NoHeader) => {
                 // Of a pack that was never written, the next opening of the store disposes.
@@ -101,52 +132,63 @@ impl Rebuild {
             }
             Err(error) => return Err(unusable(id, &error)),
         };
-        self.note_lost(id, &recovered.lost);
+        self.note_lost(id, &recovered.lost, acknowledged);
         let durable = match &self.old {
             Some(old) => old.pack(id)?.map_or(0, |row| row.durable_bytes),
             None => 0,
         };
         // What is behind the last whole frame is no damage if a crash tore it.
         self.report.damaged_frames += u64::from(recovered.valid_len < durable);
-        if recovered.builder.frames() == 0 {
+        if recovered.frames.is_empty() {
             self.report.unreadable.push(format!("{name}: it has no whole frame"));
             return Ok(None);
         }
         self.write_footer(id, len, recovered.builder)
     }
 
-    /// Looks through the bytes of a sealed pack that its footer does not list. If there are frames among them, writes another footer, behind
+    /// Takes what was found of a sealed pack that its footer does not list. If there are frames, writes another footer, behind
     /// all that is there; bytes before a frame that are none are damage.
-    fn extend(&mut self, id: PackId, len: u64, footer: Footer) -> Result<Option<(u64, Footer)>> {
-        self.note_lost(id, &footer.gaps());
-        let found = self.scan(id, |read, base| firn_pack::recover_behind(read, &footer, len, base));
-        let recovered = found.map_err(|error| unusable(id, &error))?;
-        self.note_lost(id, &recovered.lost);
-        if recovered.builder.frames() as usize > footer.frames.len() {
+    fn extend(
+        &mut self,
+        id: PackId,
+        len: u64,
+        footer: Footer,
+        scan: firn_pack::Result<Recovered>,
+        acknowledged: Option<u64>,
+    ) -> Result<Option<(u64, Footer)>> {
+        let recovered = scan.map_err(|error| unusable(id, &error))?;
+        self.note_lost(id, &recovered.lost, acknowledged);
+        if recovered.frames.len() > footer.frames.len() {
             return self.write_footer(id, len, recovered.builder);
         }
         // A crash leaves no footer that lists nothing.
-        self.report.damaged_frames += u64::from(footer.frames.is_empty());
+        let is_empty = footer.frames.is_empty() && recovered.baseless.is_empty();
+        self.report.damaged_frames += u64::from(is_empty);
         Ok(Some((len, footer)))
     }
 
-    fn scan<T>(
-        &self,
-        id: PackId,
-        scan: impl FnOnce(&dyn Fn(u64, usize) -> std::io::Result<bytes::Bytes>, &mut firn_pack::ChunkSource<'_>) -> T,
-    ) -> T {
-        let (packs, name) = (&self.packs, object_name(id));
-        let read = |offset, len| packs.storage.read(&name, offset, len).map_err(std::io::Error::other);
-        scan(&read, &mut |id: &[u8; 32]| {
-            recovery::base(packs, &ChunkId(*id), crate::frames::BASE_STEPS).map_err(std::io::Error::other)
-        })
+    /// Returns where the bytes of a pack end that were acknowledged, if the earlier index knows: only up to there can anything be
+    /// damaged that a loss of power did not take.
+    fn acknowledged_bytes(&self, id: PackId, has_footer: bool) -> Result<Option<u64>> {
+        let row = match &self.old {
+            Some(old) => old.pack(id)?,
+            None => None,
+        };
+        // A sealed one that leaves something out was torn before: by then it was known.
+        let is_known = |state, durable| state == PackState::Writing || has_footer && durable > 0;
+        let row = row.filter(|row| is_known(row.state, row.durable_bytes));
+        Ok(row.map(|row| row.durable_bytes.max(PACK_HEADER_LEN as u64)))
     }
 
-    fn note_lost(&mut self, id: PackId, lost: &[Range<u64>]) {
-        if !lost.is_empty() {
-            tracing::error!(pack = %id, ranges = ?lost, "rebuild: frames of a pack are damaged");
+    /// Counts what is damaged, and, aside, what a loss of power took of bytes that were not acknowledged.
+    fn note_lost(&mut self, id: PackId, lost: &[Range<u64>], acknowledged: Option<u64>) {
+        let is_damage = |range: &&Range<u64>| acknowledged.is_none_or(|end| range.start < end);
+        let (damaged, torn): (Vec<_>, Vec<_>) = lost.iter().partition(is_damage);
+        if !damaged.is_empty() {
+            tracing::error!(pack = %id, ranges = ?damaged, "rebuild: frames of a pack are damaged");
         }
-        self.report.damaged_frames += lost.len() as u64;
+        self.report.damaged_frames += damaged.len() as u64;
+        self.torn_ranges += torn.len() as u64;
     }
 
     fn write_footer(&mut self, id: PackId, len: u64, builder: PackBuilder) -> Result<Option<(u64, Footer)>> {
@@ -160,8 +202,15 @@ impl Rebuild {
 
     fn take(&mut self, id: PackId, len: u64, footer: &Footer) -> Result<FoundPack> {
         let old_number = self.old_number(id)?;
-        let mut pack =
-            FoundPack { id, stored_bytes: len, unique_bytes: 0, records: Vec::new(), last_order: 0, old_number };
+        let mut pack = FoundPack {
+            id,
+            stored_bytes: len,
+            unique_bytes: 0,
+            records: Vec::new(),
+            last_order: 0,
+            old_number,
+            acknowledged: None,
+        };
         let (mut chunks, mut chain) = (Vec::new(), Chain::default());
         for (offset, entry) in &footer.frames {
             let loc = FrameLoc { pack: id, offset: *offset, len: entry.len };
@@ -200,7 +249,13 @@ impl Rebuild {
                 Some(old) => old.pack(pack.id)?.map(|row| row.reserved_at),
                 None => None,
             };
-            self.packs.meta.reserve_pack(pack.id, reserved_at.unwrap_or_else(|| self.packs.clock.now()))?;
+            let now = self.packs.clock.now();
+            self.packs.meta.reserve_pack(pack.id, reserved_at.unwrap_or(now))?;
+            if let Some(end) = pack.acknowledged {
+                // For the next rebuild. A pack that was just reserved can't be gone.
+                let commit = Commit { session: None, packs: Vec::new(), ops: vec![Op::PackDurable(pack.id, end)] };
+                let _ = self.packs.meta.commit(now, &[commit])?;
+            }
             last = self.packs.meta.seal_pack(pack.id, pack.stored_bytes, pack.unique_bytes)?;
         }
         self.packs.chunks.set_watermark(last)?;

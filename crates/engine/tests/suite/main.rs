@@ -30,3 +30,4 @@ mod rewrite;
 mod round_trip;
 mod scrub;
 mod sharing;
+mod torn;

@@ -3,8 +3,8 @@
 use std::io;
 
 use firn_pack::{
-    Bases, Codec, Error, FrameDecoder, FrameEncoder, FrameKind, MAX_BASE_BYTES, MAX_BASES, frame_bases, item_id,
-    recover,
+    Bases, Codec, Error, Footer, FrameDecoder, FrameEncoder, FrameKind, MAX_BASE_BYTES, MAX_BASES, frame_bases,
+    item_id, recover, recover_behind,
 };
 use proptest::prelude::*;
 
@@ -132,11 +132,77 @@ fn recovery_finds_bases_in_the_pack_and_asks_for_others() {
 fn recovery_keeps_the_bytes_of_frames_whose_bases_are_gone() {
     let (bytes, _, at) = torn();
     let recovered = recover(reader(&bytes), bytes.len() as u64, 0, &mut |_| Ok(None)).unwrap();
-    assert_eq!(recovered.valid_len, bytes.len() as u64);
-    assert_eq!(recovered.lost.len(), 1);
-    assert_eq!(recovered.lost[0].start, at as u64);
+    assert_eq!((recovered.valid_len, recovered.builder.len()), (bytes.len() as u64, bytes.len() as u64));
+    assert_eq!((recovered.baseless.len(), &recovered.lost[..]), (1, &[][..]), "nothing is damaged");
+    assert_eq!(recovered.baseless[0].start, at as u64);
     let failing = recover(reader(&bytes), bytes.len() as u64, 0, &mut |_| Err(io::ErrorKind::Other.into()));
     assert!(matches!(failing, Err(Error::Read { .. })));
+    // The last frame is whole as well.
+    let end = recovered.baseless[0].end;
+    let last = recover(reader(&bytes[..end as usize]), end, 0, &mut |_| Ok(None)).unwrap();
+    assert_eq!((last.valid_len, last.builder.len(), last.frames.len()), (end, end, 2));
+    assert_eq!((last.baseless, &last.lost[..]), (recovered.baseless, &[][..]));
+}
+
+/// Delta frames before the frame that holds their bases, as a rewrite writes them; the second has another base elsewhere.
+fn turned() -> (crate::sample::Pack, Vec<u8>) {
+    let (base, rebuilt) = base_and_rebuilt();
+    let elsewhere = noise(2000, 9);
+    let both = [&rebuilt[..], &elsewhere, b"and more"].concat();
+    let pack = pack(vec![
+        encode_delta(&[&rebuilt], &[&base]),
+        encode_delta(&[&both], &[&base, &elsewhere]),
+        encode(FrameKind::Record, &[b"records"]),
+        encode(FrameKind::Chunks, &[&noise(100, 3), &base]),
+        encode(FrameKind::Record, &[b"the last"]),
+    ]);
+    (pack, elsewhere)
+}
+
+#[test]
+fn recovery_finds_bases_behind_what_leans_on_them() {
+    let (pack, elsewhere) = turned();
+    let len = pack.frames_end;
+    for durable in [0, len] {
+        let recovered = recover(reader(&pack.bytes), len, durable, &mut |_| Ok(Some(elsewhere.clone()))).unwrap();
+        assert_eq!((recovered.baseless, recovered.lost), (vec![], vec![]));
+        assert_eq!(recovered.frames, pack.frames);
+        assert_eq!(recovered.builder.finish(), pack.bytes[len as usize..]);
+    }
+    let recovered = recover(reader(&pack.bytes), len, len, &mut |_| Ok(None)).unwrap();
+    let second = pack.frames[1].0..pack.frames[2].0;
+    assert_eq!((recovered.baseless, recovered.lost, recovered.valid_len), (vec![second], vec![], len));
+    assert_eq!(recovered.frames, [&pack.frames[..1], &pack.frames[2..]].concat());
+}
+
+#[test]
+fn what_a_footer_leaves_out_for_want_of_bases_is_found_once_they_are_there() {
+    let (pack, elsewhere) = turned();
+    let end = pack.frames_end;
+    let (second, fourth) = (pack.frames[1].0..pack.frames[2].0, pack.frames[3].0..pack.frames[4].0);
+    for is_damaged in [false, true] {
+        let mut bytes = pack.bytes[..end as usize].to_vec();
+        if is_damaged {
+            bytes[fourth.end as usize - 1] ^= 1;
+        }
+        let lost = if is_damaged { vec![fourth.clone()] } else { Vec::new() };
+        let first = recover(reader(&bytes), end, end, &mut |_| Ok(None)).unwrap();
+        assert_eq!(first.lost, lost);
+        bytes.extend(first.builder.finish());
+        let len = bytes.len() as u64;
+        let footer = Footer::open(reader(&bytes), len).unwrap();
+        assert!(!footer.gaps().is_empty());
+        let again = recover_behind(reader(&bytes), &footer, len, &mut |_| Ok(None)).unwrap();
+        assert_eq!((&again.frames, &again.lost), (&footer.frames, &lost));
+        let waiting =
+            if is_damaged { vec![pack.frames[0].0..second.start, second.clone()] } else { vec![second.clone()] };
+        assert_eq!(again.baseless, waiting);
+        let (base, _) = base_and_rebuilt();
+        let mut all = |id: &[u8; 32]| Ok(Some(if *id == item_id(&base) { base.clone() } else { elsewhere.clone() }));
+        let found = recover_behind(reader(&bytes), &footer, len, &mut all).unwrap();
+        assert_eq!((found.baseless, &found.lost), (vec![], &lost));
+        assert_eq!(found.frames.len(), pack.frames.len() - lost.len());
+    }
 }
 
 proptest! {

@@ -86,7 +86,7 @@ fn damage_takes_the_links_behind_it_along_and_nothing_else() {
         let mut bytes = whole.bytes[..whole.frames_end as usize].to_vec();
         let (offset, entry) = &whole.frames[at];
         bytes[*offset as usize + entry.len as usize - 1] ^= 1;
-        let recovered = recover(reader(&bytes), whole.frames_end, 0, &mut |_| Ok(None)).unwrap();
+        let recovered = recover(reader(&bytes), whole.frames_end, whole.frames_end, &mut |_| Ok(None)).unwrap();
         let lost: Vec<u64> = recovered.lost.iter().map(|range| range.start).collect();
         (0..whole.frames.len()).filter(|&at| lost.contains(&whole.frames[at].0)).collect::<Vec<_>>()
     };

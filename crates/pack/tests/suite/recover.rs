@@ -109,7 +109,7 @@ fn a_damaged_payload_costs_its_frame_only() {
     for (number, frame) in frames.iter().enumerate() {
         let mut damaged = bytes.clone();
         damaged[range(frame).end as usize - 1] ^= 4;
-        let recovered = run(&damaged).unwrap();
+        let recovered = run_durable(&damaged).unwrap();
         let mut left = frames.clone();
         left.remove(number);
         // The last frame is cut off like a torn one: the caller knows whether it had been durable.
@@ -126,9 +126,31 @@ fn damage_beside_damage_is_lost_as_well() {
     for frame in &frames[1..3] {
         damaged[range(frame).end as usize - 1] ^= 4;
     }
-    let recovered = run(&damaged).unwrap();
+    let recovered = run_durable(&damaged).unwrap();
     assert_eq!(recovered.lost, [range(&frames[1]), range(&frames[2])]);
     assert_eq!(listed(&damaged, recovered), [frames[0].clone(), frames[3].clone()]);
+}
+
+/// A loss of power takes any page of what was not synced, and leaves others behind it.
+#[test]
+fn what_was_not_durable_ends_where_the_first_frame_is_not_whole() {
+    let Pack { bytes, frames, .. } = pack(frames());
+    for (durable, torn) in (0..=frames.len()).flat_map(|durable| (0..frames.len()).map(move |torn| (durable, torn))) {
+        let what = format!("frame {torn}, {durable} durable");
+        let durable_len = frames.get(durable).map_or(bytes.len() as u64, |frame| frame.0);
+        let mut damaged = bytes.clone();
+        damaged[range(&frames[torn]).end as usize - 1] ^= 4;
+        let recovered = recover(reader(&damaged), bytes.len() as u64, durable_len, &mut |_| Ok(None)).unwrap();
+        let (mut left, mut lost) = (frames.clone(), Vec::new());
+        if torn >= durable || torn + 1 == frames.len() {
+            left.truncate(torn);
+        } else {
+            lost.push(range(&left.remove(torn)));
+        }
+        assert_eq!((&recovered.frames, &recovered.lost), (&left, &lost), "{what}");
+        assert_eq!(recovered.valid_len, left.last().map_or(40, |frame| range(frame).end), "{what}");
+        assert_eq!(listed(&damaged, recovered), left, "{what}");
+    }
 }
 
 #[test]
