@@ -21,6 +21,7 @@ use quick_cache::sync::Cache;
 use crate::commit::{DocumentContent, PathOutcome, PathUpload};
 use crate::committer::{self, Change, Request, Stored};
 use crate::frames::Frames;
+use crate::gc::leaned_on;
 use crate::ingest::{Ingest, Ingested};
 use crate::likeness::Likeness;
 use crate::mark::{self, Mark};
@@ -511,13 +512,17 @@ impl Shared {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let queue = queue.ok_or_else(|| Error::WritesStopped("the store is closed".to_owned()))?;
         let count = changes.len() as u64;
+        let leaned: Vec<_> = changes.iter().map(leaned_on).collect();
         self.commits.begin(count);
         let outcomes = committer::submit(&queue, changes);
         self.commits.end(count);
-        for outcome in outcomes.iter().flatten() {
-            // Decoded frames remember where their bases were: the next try must find out where these are now.
+        for (outcome, leaned) in outcomes.iter().flatten().zip(leaned) {
             if let Err(Error::Refused(Refusal::PacksGone(gone))) = outcome {
+                // Decoded frames remember where their bases were: the next try must find out where these are now.
                 self.frames.drop_packs(gone);
+                if let Err(error) = self.packs.forget_gone(gone, &leaned) {
+                    tracing::warn!(%error, "could not forget chunks of packs that are gone: uploads of them may be refused again");
+                }
             }
         }
         outcomes

@@ -30,7 +30,7 @@ pub use explain::Explanation;
 pub(crate) use graph::{ShortId, short};
 pub(crate) use lifecycle::chunks_of;
 pub use report::{Backlog, CacheFates, Fate, GcReport, PackSum, SparsePack};
-pub(crate) use withdraw::Withdrawals;
+pub(crate) use withdraw::{Withdrawals, leaned_on};
 
 use std::collections::HashSet;
 use std::sync::Arc;

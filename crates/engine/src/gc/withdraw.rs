@@ -14,6 +14,7 @@ use firn_pack::{ChunkLoc, Footer, FrameEntry, FrameKind, FrameLoc, PackId};
 use super::lifecycle::{PAGE, chunks_of};
 use super::{Collection, ShortId, short};
 use crate::Result;
+use crate::committer::Change;
 use crate::packs::Packs;
 
 /// Chunks that are forgotten together, but for those of the last pack: some 110 MiB with what looks them up.
@@ -113,7 +114,8 @@ impl Collection<'_> {
                 self.forget_leaning(*pack, leans)?;
             }
         }
-        Ok(())
+        // What is noted of the packs next is durable, and a crash must not bring their chunks back without it.
+        Ok(packs.chunks.flush()?)
     }
 
     /// Forgets the chunks of frames that were written while packs were condemned and lean on them: an upload that was
@@ -137,6 +139,7 @@ impl Collection<'_> {
             after = *last;
             self.renew()?;
         }
+        packs.chunks.flush()?;
         packs.withdrawals().forget(doomed);
         Ok(())
     }
@@ -172,6 +175,26 @@ impl Packs {
                 let loc = FrameLoc { pack, offset, len: entry.len };
                 let chunks: Vec<_> = entry.locations(loc).map(|(id, loc)| (ChunkId(id), loc)).collect();
                 self.forget_chunks(&chunks)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what a commit leaned on that was refused because packs are `gone`: their chunks, and those of frames in the others that
+    /// lean on these, so that the next try stores them anew. A crash of an earlier version may have brought them back.
+    ///
+    /// # Errors
+    /// Those of the index and of a storage that is not there.
+    pub(crate) fn forget_gone(&self, gone: &[PackId], leaned_on: &[PackId]) -> Result<()> {
+        for pack in gone {
+            if let Some(footer) = self.footer_if_whole(*pack)? {
+                self.forget_chunks(&chunks_of(*pack, &footer))?;
+            }
+        }
+        for pack in leaned_on.iter().filter(|pack| !gone.contains(pack)) {
+            match self.forget_baseless(*pack, |_| true) {
+                Err(error) if error.is_of_pack() => {}
+                other => other?,
             }
         }
         Ok(())
@@ -218,6 +241,23 @@ impl Packs {
             other => other,
         }
     }
+}
+
+/// Returns the packs where a change found chunks of its recipe, and bases of theirs; none if the recipe was known.
+pub(crate) fn leaned_on(change: &Change) -> Vec<PackId> {
+    let new = match change {
+        Change::Nar { new, .. } => new.new_recipe.as_ref(),
+        Change::Document { new, .. } => new.as_ref().and_then(|(_, new)| new.new_recipe.as_ref()),
+        Change::Pushed { nar, .. } => nar.new_recipe.as_ref(),
+        Change::Path { .. }
+        | Change::Damaged { .. }
+        | Change::Whole { .. }
+        | Change::Move(_)
+        | Change::Remove(_)
+        | Change::Carry { .. }
+        | Change::CacheGone(_) => None,
+    };
+    new.map(|new| new.placement.packs()).unwrap_or_default()
 }
 
 fn chunk_frames(footer: &Footer) -> impl Iterator<Item = (u64, &FrameEntry)> {

@@ -31,3 +31,4 @@ mod round_trip;
 mod scrub;
 mod sharing;
 mod torn;
+mod withdrawn;
