@@ -1,5 +1,5 @@
 //! Random use of a store against a simple model of it: uploads by both ways, deletions, pins, collections, repacks, squeezes,
-//! scrubs, restarts, losses of power and rebuilds, with uploads side by side, and what must always hold after each step.
+//! scrubs, restarts, kills, losses of power and rebuilds, with uploads side by side, and what must always hold after each step.
 //!
 //! A run is a seed. `FIRN_SOAK=N` makes N times as many steps, `FIRN_SEED=S` takes other seeds.
 
@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use firn_engine::{Engine, Error, GcOptions, PathDeletion, PathOutcome, RepackOptions, SqueezeOptions};
-use firn_index::{PinRow, RetentionRow};
+use firn_index::{PackState, PinRow, RetentionRow};
 use firn_storage::{Memory, Storage};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
 
 use crate::fixture::client::Local;
-use crate::fixture::{Fixture, Pushed, cache, path, push, push_path, uploader};
+use crate::fixture::{Fixture, Pushed, cache, ingest, path, push, push_path, uploader};
 use crate::invariants::{check, check_places, factor, rebuild_indexes};
 
 const DAY: u64 = 24 * 3600;
@@ -190,14 +190,48 @@ impl World {
                 self.fixture = self.fixture.over(left);
                 self.reopen();
             }
+            "kill" => {
+                self.kill();
+                self.reopen();
+            }
+            "loss of a page" => {
+                self.kill();
+                self.lose_page();
+                self.reopen();
+                check_places(&self.engine, &|| "a page was lost".to_owned());
+            }
             "rebuild" => self.rebuild(),
             other => panic!("there is no step {other}"),
         }
         step
     }
 
+    /// Ends in the midst of an upload: nothing that was written is lost, but the chunk index.
+    fn kill(&mut self) {
+        let nar = nar(&mut self.random);
+        drop(ingest(&self.engine, &nar).unwrap());
+        self.fixture = self.fixture.without_chunk_index();
+    }
+
+    /// Loses a byte of each open pack that was not synced for a commit.
+    fn lose_page(&mut self) {
+        for (pack, row) in self.engine.meta().packs(None, 10_000).unwrap() {
+            let name = format!("packs/{}/{pack}", &pack.to_string()[..2]);
+            let from = row.durable_bytes.max(firn_pack::PACK_HEADER_LEN as u64);
+            let len = self.memory.len(&name).unwrap_or(0);
+            if row.state == PackState::Writing && len > from {
+                let at = from as usize + self.random.below((len - from) as usize);
+                self.memory.damage(&name, at, 1).unwrap();
+            }
+        }
+    }
+
     fn rebuild(&mut self) {
-        self.engine.close().unwrap();
+        if self.random.below(2) == 0 {
+            self.kill();
+        } else {
+            self.engine.close().unwrap();
+        }
         let with_old = self.random.below(2) == 0;
         let done = rebuild_indexes(&mut self.fixture, with_old).unwrap();
         assert!(!done.is_damaged(), "{done:?}");
@@ -214,7 +248,7 @@ impl World {
 }
 
 /// What a step may be; what stands here several times comes more often.
-const STEP_KINDS: [&str; 26] = [
+const STEP_KINDS: [&str; 28] = [
     "push",
     "push",
     "push",
@@ -239,7 +273,9 @@ const STEP_KINDS: [&str; 26] = [
     "squeeze",
     "scrub",
     "restart",
+    "kill",
     "loss of power",
+    "loss of a page",
     "rebuild",
 ];
 
