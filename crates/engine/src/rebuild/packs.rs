@@ -88,7 +88,9 @@ impl Rebuild {
         {
             // It knows nothing of what was acknowledged since.
             self.report.damaged_frames += self.torn_ranges;
-            found.iter_mut().for_each(|pack| pack.acknowledged = None);
+            for pack in &mut found {
+                pack.acknowledged = None;
+            }
         }
         // As the earlier index had them, and what it had not numbered after those; else by their records, which are
         // numbered upwards.
