@@ -159,6 +159,16 @@ impl FakeStore {
         self.register(infos.into_iter().rev());
     }
 
+    /// Says whether the file system of the database knows when files were made.
+    pub(super) fn know_births(&self, known: bool) {
+        locked(&self.rows).identity.born_at_ns = u64::from(known);
+    }
+
+    /// Mounts the file system of the database again, which gives its device another number.
+    pub(super) fn mount_again(&self) {
+        locked(&self.rows).identity.device += 1;
+    }
+
     pub(super) fn fail(&self, failing: bool) {
         locked(&self.rows).failing = failing;
     }

@@ -1,7 +1,7 @@
 //! From Nix's database, the hook and the spool into the queue.
 
 use firn_nix::StorePath;
-use firn_nix_store::{PathInfo, Selection};
+use firn_nix_store::{DbIdentity, PathInfo, Selection};
 
 use super::backoff::now;
 use super::desk::Desk;
@@ -60,8 +60,7 @@ impl<S: Store> Desk<S> {
                 self.state().last_scan_at = self.now();
                 return Ok(all);
             };
-            let witness = page.rows.paths.iter().find(|info| info.id == last_id);
-            let witness = witness.map(|info| Witness { path: info.path.clone(), registered_at: info.registered_at });
+            let witness = witness_of(&page, last_id);
             let cursor = Cursor { database: page.identity, last_id, witness };
             let taken = self.take_in(&page.rows, Source::Cursor, Some(cursor))?;
             all.new += taken.new;
@@ -203,13 +202,13 @@ impl<S: Store> Desk<S> {
     }
 
     fn begin(&self, start: Start) -> Result<()> {
-        let page = self.store.page(i64::MAX - 1, 1)?;
         let last_id = match start {
-            Start::Now => page.max_id,
+            Start::Now => self.store.page(i64::MAX - 1, 1)?.max_id,
             Start::Everything => 0,
         };
+        let page = self.store.page(last_id.saturating_sub(1), 1)?;
         tracing::info!(last_id, "began to follow Nix's database");
-        let cursor = Some(Cursor { database: page.identity, last_id, witness: None });
+        let cursor = Some(Cursor { database: page.identity, last_id, witness: witness_of(&page, last_id) });
         self.queue().take_in(&Intake { cursor, cache: Some(self.url.clone()), ..Intake::at(self.now()) })?;
         Ok(())
     }
@@ -276,16 +275,23 @@ fn other_cache(known: &str) -> String {
     )
 }
 
+fn witness_of(page: &Page, id: i64) -> Option<Witness> {
+    page.rows.paths.iter().find(|info| info.id == id).map(Witness::of)
+}
+
 /// Says whether a page is of another database than the cursor: ids mean other paths then.
 fn is_rebuilt(cursor: &Cursor, page: &Page) -> bool {
-    if page.identity != cursor.database || page.max_id < cursor.last_id {
-        return true;
-    }
     // A row that is gone proves nothing: its path was collected.
-    let row = page.rows.paths.iter().find(|info| info.id == cursor.last_id);
-    cursor
-        .witness
-        .as_ref()
-        .zip(row)
-        .is_some_and(|(witness, row)| witness.path != row.path || witness.registered_at != row.registered_at)
+    let row = witness_of(page, cursor.last_id);
+    let is_witnessed = cursor.witness.as_ref().zip(row.as_ref()).map(|(before, now)| before == now);
+    page.max_id < cursor.last_id
+        || is_witnessed == Some(false)
+        || !is_same_file(&cursor.database, &page.identity, is_witnessed == Some(true))
+}
+
+/// Says whether two identities are of one file. Its device has another number after many a restart; an inode of another device
+/// is the same one if it is as old, to the nanosecond, or, where nobody knows how old, if the file holds what it held.
+fn is_same_file(known: &DbIdentity, found: &DbIdentity, is_witnessed: bool) -> bool {
+    let is_placed = known.device == found.device || known.born_at_ns != 0 || is_witnessed;
+    is_placed && DbIdentity { device: found.device, ..*known } == *found
 }

@@ -337,6 +337,59 @@ fn a_rebuilt_database_is_looked_at_from_its_beginning() {
 }
 
 #[test]
+fn a_database_on_a_device_of_another_number_is_the_same() {
+    for (knows_births, seen, collected) in
+        [(true, false, false), (true, true, true), (false, false, false), (false, true, false)]
+    {
+        let store = FakeStore::with(1..4);
+        store.know_births(knows_births);
+        let bench = Bench::new(store);
+        let settings = || Settings { start: Start::Now, ..bench.settings() };
+        bench.run_with(settings(), async |handle, _| {
+            until(&handle, |status| status.last_scan_at > 0).await;
+            if seen {
+                bench.store.register([info(5, &[])]);
+                until(&handle, |_| bench.server.has(5)).await;
+            }
+        });
+        bench.store.mount_again();
+        if collected {
+            bench.store.delete(5);
+        }
+        bench.store.register([info(9, &[])]);
+        bench.run_with(settings(), async |handle, _| {
+            let status = until(&handle, |_| bench.server.has(9)).await;
+            assert_eq!(status.counter(Counter::Rescans), 0, "{knows_births}, {seen}, {collected}");
+        });
+        assert!(!bench.server.has(1));
+    }
+}
+
+#[test]
+fn a_database_that_was_rebuilt_while_no_agent_ran_is_noticed_on_any_device() {
+    for (same_file, mounted, knows_births) in
+        [(true, false, true), (true, true, true), (true, true, false), (false, true, true), (false, true, false)]
+    {
+        let store = FakeStore::with(1..4);
+        store.know_births(knows_births);
+        let bench = Bench::new(store);
+        let settings = || Settings { start: Start::Now, ..bench.settings() };
+        bench.run_with(settings(), async |handle, _| {
+            until(&handle, |status| status.last_scan_at > 0).await;
+        });
+        bench.store.rebuild(same_file);
+        if mounted {
+            bench.store.mount_again();
+        }
+        bench.store.register([info(9, &[])]);
+        bench.run_with(settings(), async |handle, _| {
+            until(&handle, |status| status.counter(Counter::Rescans) == 1).await;
+            until(&handle, |_| [1, 2, 3, 9].iter().all(|number| bench.server.has(*number))).await;
+        });
+    }
+}
+
+#[test]
 fn a_collected_end_of_the_database_is_no_new_database() {
     let bench = Bench::new(FakeStore::with(1..4));
     bench.run(async |handle, _| {

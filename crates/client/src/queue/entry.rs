@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use firn_nix::StorePath;
-use firn_nix_store::DbIdentity;
+use firn_nix_store::{DbIdentity, PathInfo};
 use serde::Serialize;
 
 /// How a path came into the queue.
@@ -96,6 +96,13 @@ pub struct Witness {
     pub path: StorePath,
     /// When Nix registered it, in seconds since 1970.
     pub registered_at: u64,
+}
+
+impl Witness {
+    /// Returns what recognises a row.
+    pub fn of(row: &PathInfo) -> Self {
+        Self { path: row.path.clone(), registered_at: row.registered_at }
+    }
 }
 
 /// How far Nix's database was read.

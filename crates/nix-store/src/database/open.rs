@@ -20,7 +20,7 @@ const READ_ONLY_RECOVERY: [i32; 4] = [264, 520, 776, 1288];
 /// Tells one database from another at the same place. If it changes, the ids are other ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DbIdentity {
-    /// The device that the file is on.
+    /// The device that the file is on. Many file systems get another number each time that they are mounted.
     pub device: u64,
     /// Its number there. File systems use these again soon, hence `born_at_ns`.
     pub inode: u64,
