@@ -24,6 +24,20 @@ const BUFFER: usize = 256 << 10;
 /// How much is gathered for the writer: it costs a call through a pointer, and some files are tiny.
 const GATHERED: usize = 64 << 10;
 
+/// What says something of the file itself. All else is a matter of the moment: files that are open, memory, a disk, a server.
+const LASTING: [Errno; 10] = [
+    Errno::ACCESS,
+    Errno::PERM,
+    Errno::LOOP,
+    Errno::NAMETOOLONG,
+    Errno::NOTDIR,
+    Errno::ISDIR,
+    Errno::INVAL,
+    Errno::NXIO,
+    Errno::OVERFLOW,
+    Errno::OPNOTSUPP,
+];
+
 /// What was dumped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dumped {
@@ -37,8 +51,8 @@ pub struct Dumped {
 /// check: a store may be damaged without any file looking odd. After an error, what was written is of no use.
 ///
 /// # Errors
-/// [`Error::Vanished`], [`Error::Changed`], [`Error::Unreadable`], [`Error::NotArchivable`] name the file. An error of `out` is
-/// [`Error::Sink`], so that a caller can end a dump.
+/// [`Error::Vanished`], [`Error::Changed`], [`Error::Unreadable`], [`Error::Hindered`], [`Error::NotArchivable`] name the file. An
+/// error of `out` is [`Error::Sink`], so that a caller can end a dump.
 pub fn dump(location: &Location, path: &StorePath, out: &mut dyn Write) -> Result<Dumped> {
     let sink = Sink { out, failed: None };
     let mut dump = Dump {
@@ -186,7 +200,7 @@ impl Dump<'_> {
                 Ok(0) => return Err(self.changed("it became shorter while it was read")),
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(Error::Unreadable { path: self.at.clone(), source }),
+                Err(error) => return Err(self.unreadable(error)),
             };
             let written = self.writer.contents(&self.buffer[..n]);
             self.wrote(written)?;
@@ -207,8 +221,16 @@ impl Dump<'_> {
     fn on<T>(&self, result: rustix::io::Result<T>) -> Result<T> {
         result.map_err(|error| match error {
             Errno::NOENT => Error::Vanished { path: self.at.clone() },
-            error => Error::Unreadable { path: self.at.clone(), source: error.into() },
+            error => self.unreadable(error.into()),
         })
+    }
+
+    fn unreadable(&self, source: io::Error) -> Error {
+        let path = self.at.clone();
+        match Errno::from_io_error(&source) {
+            Some(errno) if LASTING.contains(&errno) => Error::Unreadable { path, source },
+            _ => Error::Hindered { path, source },
+        }
     }
 
     /// Explains an error of the NAR writer: an entry that comes twice, mostly. Those of what it writes to are known to [`Sink`].

@@ -153,9 +153,18 @@ pub enum Error {
         /// What was seen.
         why: &'static str,
     },
-    /// A file of a store path cannot be read: permissions or the disk.
+    /// A file of a store path cannot be read, whenever it is tried: permissions, mostly.
     #[error("dump {path:?}: it cannot be read", path = .path)]
     Unreadable {
+        /// The file, directory or symlink.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of a store path could not be read this time: too many files are open, memory is short, the disk or the server that the
+    /// store is on failed.
+    #[error("dump {path:?}: it could not be read this time", path = .path)]
+    Hindered {
         /// The file, directory or symlink.
         path: PathBuf,
         /// Why.

@@ -232,7 +232,8 @@ fn read(
         SourceError::Vanished(text) => PathFailure::Vanished(text),
         SourceError::Changed(text) => PathFailure::Changed(text),
         SourceError::Unreadable(text) => PathFailure::Unreadable(text),
-        SourceError::Stopped(error) => PathFailure::Unreadable(error.to_string()),
+        SourceError::Hindered(text) => PathFailure::Hindered(text),
+        SourceError::Stopped(error) => PathFailure::Hindered(error.to_string()),
     })?;
     cutting.finish(info)
 }

@@ -20,6 +20,9 @@ pub enum PathFailure {
     /// It can't be read.
     #[error("{0}")]
     Unreadable(String),
+    /// It could not be read this time.
+    #[error("{0}")]
+    Hindered(String),
     /// The server refuses it, and will each time.
     #[error("the server refuses it: {code}: {message}")]
     Refused {
@@ -48,7 +51,7 @@ impl PathFailure {
             Self::Vanished(_) => "vanished",
             Self::Changed(_) => "changed",
             Self::Corrupt(_) => "corrupt",
-            Self::Unreadable(_) => "unreadable",
+            Self::Unreadable(_) | Self::Hindered(_) => "unreadable",
             Self::Refused { .. } => "refused",
             Self::Server(_) => "server",
             Self::Blocked(_) => "blocked",
@@ -60,7 +63,7 @@ impl PathFailure {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Server(_) | Self::Blocked(_) | Self::Stopped | Self::Changed(_) => true,
+            Self::Server(_) | Self::Blocked(_) | Self::Stopped | Self::Changed(_) | Self::Hindered(_) => true,
             Self::Vanished(_) | Self::Corrupt(_) | Self::Unreadable(_) | Self::Refused { .. } => false,
         }
     }

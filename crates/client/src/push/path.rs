@@ -205,7 +205,7 @@ impl Shared {
         let stop = self.stop.child_token();
         let cut = spawn_blocking(move || cut(&*source, &wanted, keep, &advance, &stop)).await;
         drop((giant, cutter));
-        let cut = cut.map_err(|_| PathFailure::Unreadable("reading it ended in a panic".to_owned()))??;
+        let cut = cut.map_err(|_| panicked())??;
         if !again {
             add(&self.counters.logical_bytes, info.nar_size);
         }
@@ -328,7 +328,7 @@ impl Shared {
         });
         let gathered = gathered.await;
         drop((giant, cutter));
-        Ok(gathered.map_err(|_| PathFailure::Unreadable("reading it ended in a panic".to_owned()))??)
+        Ok(gathered.map_err(|_| panicked())??)
     }
 
     fn sender(&self, path: &Path) -> RunSender {
@@ -451,6 +451,10 @@ fn is_of_the_path(error: &Error) -> bool {
         Error::Refused { kind, .. } => matches!(kind, Refusal::Permanent | Refusal::TooLarge),
         _ => false,
     }
+}
+
+fn panicked() -> PathFailure {
+    PathFailure::Hindered("reading it ended in a panic".to_owned())
 }
 
 fn item(info: &PathInfo, recipe: RecipeId, slots: Vec<StoreHash>) -> PathItem {

@@ -27,6 +27,9 @@ pub enum SourceError {
     /// It can't be read, or be made a NAR of.
     #[error("{0}")]
     Unreadable(String),
+    /// It could not be read this time: this machine was short of something, or a disk failed.
+    #[error("{0}")]
+    Hindered(String),
     /// The writer did not want more.
     #[error("stop writing")]
     Stopped(#[source] io::Error),
@@ -43,6 +46,7 @@ impl Source for StoreSource {
             Err(StoreError::Sink { source }) => Err(SourceError::Stopped(source)),
             Err(error @ StoreError::Vanished { .. }) => Err(SourceError::Vanished(with_causes(&error))),
             Err(error @ StoreError::Changed { .. }) => Err(SourceError::Changed(with_causes(&error))),
+            Err(error @ StoreError::Hindered { .. }) => Err(SourceError::Hindered(with_causes(&error))),
             Err(error) => Err(SourceError::Unreadable(with_causes(&error))),
         }
     }

@@ -198,3 +198,38 @@ fn does_not_mind_that_equal_files_are_linked() {
         .unwrap();
     assert_eq!(fixture.dump().unwrap(), before);
 }
+
+#[test]
+fn tells_what_passes_from_what_stays() {
+    let fixture = Fixture::new();
+    let sink = Sink { out: &mut io::sink(), failed: None };
+    let dump = Dump { writer: Writer::new(BufWriter::new(sink)), at: fixture.at("a"), buffer: Vec::new() };
+    let passes = |errno: Errno| match dump.on::<()>(Err(errno)).unwrap_err() {
+        Error::Hindered { path, source }
+            if path == fixture.at("a") && source.raw_os_error() == Some(errno.raw_os_error()) =>
+        {
+            true
+        }
+        Error::Unreadable { path, .. } if path == fixture.at("a") => false,
+        other => panic!("{errno}: {other}"),
+    };
+    for errno in [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::AGAIN,
+        Errno::INTR,
+        Errno::IO,
+        Errno::STALE,
+        Errno::TIMEDOUT,
+        Errno::HOSTDOWN,
+        Errno::NOTCONN,
+    ] {
+        assert!(passes(errno), "{errno}");
+    }
+    for errno in [Errno::ACCESS, Errno::PERM, Errno::LOOP, Errno::NAMETOOLONG, Errno::NOTDIR, Errno::INVAL] {
+        assert!(!passes(errno), "{errno}");
+    }
+    let unnumbered = dump.unreadable(io::ErrorKind::UnexpectedEof.into());
+    assert!(matches!(unnumbered, Error::Hindered { .. }), "{unnumbered}");
+}

@@ -130,13 +130,14 @@ impl Source for Breaking<'static> {
 fn what_the_store_says_is_kept() {
     let nars = Box::leak(Box::<Nars>::default());
     let info = nars.add("a", &noise(1, 100_000), &[]);
-    for (error, name) in [
-        (SourceError::Vanished as fn(String) -> SourceError, "vanished"),
-        (SourceError::Changed, "changed"),
-        (SourceError::Unreadable, "unreadable"),
+    for (error, name, may_pass) in [
+        (SourceError::Vanished as fn(String) -> SourceError, "vanished", false),
+        (SourceError::Changed, "changed", true),
+        (SourceError::Unreadable, "unreadable", false),
+        (SourceError::Hindered, "unreadable", true),
     ] {
         let advance = Advance::new(Arc::default(), info.nar_size);
         let failure = cut(&Breaking(nars, error), &info, true, &advance, &CancellationToken::new()).unwrap_err();
-        assert_eq!((failure.name(), failure.to_string().as_str()), (name, "dump x"));
+        assert_eq!((failure.name(), failure.may_pass(), failure.to_string().as_str()), (name, may_pass, "dump x"));
     }
 }
