@@ -29,6 +29,14 @@ pub enum Error {
         /// The socket.
         path: std::path::PathBuf,
     },
+    /// What is at the control socket's place is no socket, and stays.
+    #[error(
+        "listen on {path}: what is there is no socket; move it away, or give the agent another place for its socket"
+    )]
+    NoSocket {
+        /// The place.
+        path: std::path::PathBuf,
+    },
     /// A step of the agent panicked: a bug. It is begun again.
     #[error("finish a step of the agent: {0}")]
     Broken(String),

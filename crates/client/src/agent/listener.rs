@@ -1,6 +1,6 @@
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,9 +34,16 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens on a socket; one that nobody answers on is replaced. [`Error::Occupied`] if an agent does.
+    /// Listens on a socket; one that nobody answers on is replaced, and nothing else: [`Error::NoSocket`].
+    /// [`Error::Occupied`] if an agent answers.
     pub fn bind(path: &Path, mode: u32) -> Result<Self> {
         let fail = |doing| move |source| Error::Socket { doing, path: path.to_owned(), source };
+        // Connecting to a file is refused just as to a socket that nobody listens on.
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(Error::NoSocket { path: path.to_owned() }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("look at")(error)),
+            Ok(_) | Err(_) => {}
+        }
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => return Err(Error::Occupied { path: path.to_owned() }),
             Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()) => {}
@@ -116,5 +123,35 @@ async fn speak<S: Store>(stream: UnixStream, handle: &Handle<S>) -> io::Result<(
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
         timeout(PATIENCE, writer.write_all(&text)).await??;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn takes_the_place_of_a_dead_socket_and_of_nothing_else() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        drop(ControlSocket::bind(&at("socket"), 0o600).unwrap());
+        let socket = ControlSocket::bind(&at("socket"), 0o600).unwrap();
+        assert!(matches!(ControlSocket::bind(&at("socket"), 0o600), Err(Error::Occupied { .. })));
+        fs::write(at("token"), "secret").unwrap();
+        symlink(at("token"), at("link")).unwrap();
+        symlink(at("none"), at("dangling")).unwrap();
+        symlink(at("socket"), at("elsewhere")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        for name in ["token", "link", "dangling", "elsewhere", "folder"] {
+            let error = ControlSocket::bind(&at(name), 0o600).unwrap_err();
+            assert!(matches!(&error, Error::NoSocket { path } if *path == at(name)), "{name}: {error}");
+        }
+        assert_eq!(fs::read(at("token")).unwrap(), b"secret");
+        assert!(fs::symlink_metadata(at("link")).unwrap().is_symlink());
+        drop(socket);
     }
 }

@@ -233,6 +233,7 @@ fn agent_failure(error: AgentError) -> Failure {
     let kind = match &error {
         AgentError::Occupied { .. } | AgentError::Queue(queue::Error::Owned { .. }) => Kind::Agent,
         AgentError::Store(_) => Kind::Store,
+        AgentError::NoSocket { .. } => Kind::Config,
         _ => Kind::Failed,
     };
     Failure::of(kind, error)
