@@ -126,8 +126,9 @@ built while it did not run is pushed when it does. SIGTERM stops it within secon
 token again. What a path refers to is pushed with it, whatever the filters say.
 
 Who may write to the socket may have any path of the store pushed and see the names of paths, no more.
-Exit codes: 0 done (flush --wait: all is in the cache), 1 flush --wait: something is not, 2 usage,
-4 configuration, 5 Nix's database can't be read, 6 no agent runs, or another one holds the queue.";
+Exit codes: 0 done (flush --wait: all is in the cache), 1 flush --wait: something is not; the agent: its
+queue can't be used, 2 usage, 4 configuration, 5 Nix's database can't be read, 6 no agent runs or answers,
+or another one holds the queue.";
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failure> {

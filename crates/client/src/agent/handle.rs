@@ -58,6 +58,11 @@ impl<S: Store> Handle<S> {
         blocking(&self.desk, move |desk| desk.status(&settings.cache)).await
     }
 
+    /// Fails with [`crate::queue::Error::Gone`] if the queue's files are not there any more: nothing that is taken in lasts then.
+    pub async fn check_place(&self) -> Result<()> {
+        blocking(&self.desk, |desk| Ok(desk.queue().check_place()?)).await
+    }
+
     /// Answers a request, whatever goes wrong.
     pub async fn answer(&self, request: Request) -> Answer {
         let answer = match request {

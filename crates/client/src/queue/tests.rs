@@ -49,6 +49,31 @@ fn a_second_owner_is_refused_and_a_reader_is_not() {
 }
 
 #[test]
+fn a_queue_whose_files_are_gone_says_so() {
+    let losses: [fn(&std::path::Path); 4] = [
+        |directory| fs::remove_dir_all(directory).unwrap(),
+        |directory| fs::remove_file(directory.join("queue.lock")).unwrap(),
+        |directory| {
+            fs::rename(directory.join("queue.sqlite"), directory.join("aside")).unwrap();
+            fs::copy(directory.join("aside"), directory.join("queue.sqlite")).unwrap();
+        },
+        |directory| {
+            fs::rename(directory, directory.with_extension("moved")).unwrap();
+            drop(Queue::open(directory).unwrap());
+        },
+    ];
+    for (number, lose) in losses.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("agent");
+        let mut queue = Queue::open(&directory).unwrap();
+        queue.take_in(&Intake { entries: vec![entry(1)], ..Intake::at(1000) }).unwrap();
+        queue.check_place().unwrap();
+        lose(&directory);
+        assert!(matches!(queue.check_place(), Err(Error::Gone { .. })), "{number}");
+    }
+}
+
+#[test]
 fn a_queue_that_nobody_made_is_absent() {
     let directory = tempfile::tempdir().unwrap();
     assert!(matches!(Reader::open(directory.path()), Err(Error::Absent { .. })));

@@ -1,5 +1,6 @@
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use firn_nix::StorePath;
@@ -69,8 +70,11 @@ pub enum DeadLetters<'a> {
 #[derive(Debug)]
 pub struct Queue {
     reader: Reader,
-    /// Held, not used: the kernel lets go of the lock when the process is gone, however that happens.
-    _lock: File,
+    directory: PathBuf,
+    /// The kernel lets go of it when the process is gone, however that happens.
+    lock: File,
+    /// Device and inode of the database.
+    database: (u64, u64),
 }
 
 impl Queue {
@@ -83,7 +87,27 @@ impl Queue {
             .map_err(|source| Error::of_io("create", directory, source))?;
         let lock = lock(directory)?;
         let file = schema::file(directory);
-        Ok(Self { reader: Reader::over(schema::open(&file)?, file), _lock: lock })
+        let connection = schema::open(&file)?;
+        let found = fs::metadata(&file).map_err(|source| Error::of_io("look at", &file, source))?;
+        let (directory, database) = (directory.to_owned(), identity(&found));
+        Ok(Self { reader: Reader::over(connection, file), directory, lock, database })
+    }
+
+    /// Says if the queue is still where it belongs: [`Error::Gone`] if its files are not, or others are.
+    pub fn check_place(&self) -> Result<()> {
+        let lock =
+            self.lock.metadata().map_err(|source| Error::of_io("look at the lock in", &self.directory, source))?;
+        let expected = [(lock_file(&self.directory), identity(&lock)), (schema::file(&self.directory), self.database)];
+        for (file, expected) in expected {
+            match fs::metadata(&file) {
+                Ok(found) if identity(&found) == expected => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::of_io("look at", &file, error));
+                }
+                Ok(_) | Err(_) => return Err(Error::Gone { directory: self.directory.clone() }),
+            }
+        }
+        Ok(())
     }
 
     /// Returns what can be read.
@@ -200,8 +224,17 @@ impl Queue {
     }
 }
 
+fn lock_file(directory: &Path) -> PathBuf {
+    directory.join("queue.lock")
+}
+
+/// Returns what tells a file from another.
+fn identity(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
 fn lock(directory: &Path) -> Result<File> {
-    let path: PathBuf = directory.join("queue.lock");
+    let path = lock_file(directory);
     let file = OpenOptions::new()
         .write(true)
         .create(true)

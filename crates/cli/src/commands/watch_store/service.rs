@@ -98,7 +98,9 @@ async fn serve(
             scrapes,
         );
     };
-    tokio::pin!(work);
+    let placeless = placeless(&handle);
+    tokio::pin!(work, placeless);
+    let mut ended = Ok(());
     tell(&[NotifyState::Ready]);
     tracing::info!("the agent works");
     loop {
@@ -106,6 +108,10 @@ async fn serve(
             () = &mut work => return Ok(()),
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
+            error = &mut placeless => {
+                ended = Err(agent_failure(error));
+                break;
+            }
             _ = signals.reload.recv() => {
                 tracing::info!("reading the token again");
                 reloading();
@@ -120,7 +126,20 @@ async fn serve(
     if timeout(STOP_WITHIN, &mut work).await.is_err() {
         tracing::warn!("something did not stop in time and is broken off; nothing is lost by it");
     }
-    Ok(())
+    ended
+}
+
+/// Returns when the queue's files are gone: an agent that went on would promise what it can't keep.
+async fn placeless(handle: &Handle<NixStore>) -> AgentError {
+    let mut ticks = interval(TELL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // Any other trouble with them is the intake's to tell.
+        if let Err(error @ AgentError::Queue(queue::Error::Gone { .. })) = handle.check_place().await {
+            return error;
+        }
+    }
 }
 
 struct Signals {
