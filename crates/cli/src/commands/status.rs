@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use firn_client::agent::{Answer, Request, Status, call};
+use firn_client::agent::{Activity, Answer, CallError, Request, Status, call};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -88,6 +88,10 @@ fn agent() -> Option<Status> {
     let place = AgentPlace::usual();
     match call(&place.socket, &Request::Status, AGENT_PATIENCE) {
         Ok(Answer::Status { status }) => Some(*status),
+        Err(error @ CallError::Silent { .. }) => {
+            let (activity, trouble) = (Activity::Silent, Some(error.to_string()));
+            Status::of_queue(&place.state).ok().map(|queue| Status { activity, trouble, ..queue })
+        }
         Ok(_) | Err(_) => Status::of_queue(&place.state).ok(),
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn running(status: &Status) -> Finding {
                 "the work goes on; until this is mended paths may be lost to Nix's garbage collector, or not be pushed";
             Finding::warn("agent", format!("runs, but: {}", status.warnings.join("; ")), advice)
         }
+        Activity::Silent => Finding::fail("agent", detail, "restart it: systemctl restart firn-watch-store"),
         Activity::Stopped => Finding::fail("agent", detail, "start it: systemctl start firn-watch-store"),
         Activity::Unreachable => Finding::warn("agent", detail, "it goes on by itself when the server is there again"),
         Activity::Paused => {

@@ -3,6 +3,8 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use firn_nix::StorePath;
@@ -123,7 +125,18 @@ pub enum CallError {
         /// The socket.
         socket: PathBuf,
     },
-    /// It didn't answer, or not to the end.
+    /// One runs, and doesn't answer.
+    #[error(
+        "call the agent on {socket}: one runs there and did not answer within {} s: it hangs, or a disk does",
+        patience.as_secs()
+    )]
+    Silent {
+        /// The socket.
+        socket: PathBuf,
+        /// How long was waited for it.
+        patience: Duration,
+    },
+    /// It didn't answer to the end.
     #[error("call the agent on {socket}")]
     Io {
         /// The socket.
@@ -141,22 +154,23 @@ pub enum CallError {
     },
 }
 
-/// Asks the agent on a socket, and waits for its answer: `patience` for each read and write.
+/// Asks the agent on a socket, and waits for its answer: `patience` for the connection, and for each read and write.
 pub fn call(socket: &Path, request: &Request, patience: Duration) -> Result<Answer, CallError> {
+    // Zero would mean for ever.
+    let patience = patience.max(Duration::from_millis(1));
     let failed = |source: io::Error| {
         let socket = socket.to_owned();
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CallError::NoAgent { socket, source },
             io::ErrorKind::PermissionDenied => CallError::Denied { socket },
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CallError::Silent { socket, patience },
             _ => CallError::Io { socket, source },
         }
     };
     let nonsense = |what: String| CallError::Nonsense { socket: socket.to_owned(), what };
     let mut line = serde_json::to_vec(request).map_err(|error| nonsense(error.to_string()))?;
     line.push(b'\n');
-    let mut stream = UnixStream::connect(socket).map_err(failed)?;
-    // Zero would mean for ever.
-    let patience = patience.max(Duration::from_millis(1));
+    let mut stream = connect(socket, patience).map_err(failed)?;
     stream.set_read_timeout(Some(patience)).map_err(failed)?;
     stream.set_write_timeout(Some(patience)).map_err(failed)?;
     stream.write_all(&line).map_err(failed)?;
@@ -166,4 +180,35 @@ pub fn call(socket: &Path, request: &Request, patience: Duration) -> Result<Answ
         return Err(failed(io::ErrorKind::UnexpectedEof.into()));
     }
     serde_json::from_slice(&answer).map_err(|error| nonsense(error.to_string()))
+}
+
+/// Connects in a thread of its own: where many wait for an agent that accepts nobody, connecting waits too, for ever.
+fn connect(socket: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let (sender, receiver) = mpsc::channel();
+    let path = socket.to_owned();
+    thread::Builder::new().spawn(move || {
+        // Nobody listens any more if it took too long.
+        let _ = sender.send(UnixStream::connect(path));
+    })?;
+    receiver.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_that_hangs_is_told_from_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let within = |millis| call(&socket, &Request::Status, Duration::from_millis(millis)).unwrap_err();
+        assert!(matches!(within(60_000), CallError::NoAgent { .. }));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let error = within(1);
+        assert!(matches!(&error, CallError::Silent { .. }), "{error}");
+        drop(listener);
+        assert!(matches!(within(60_000), CallError::NoAgent { .. }));
+    }
 }

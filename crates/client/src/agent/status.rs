@@ -61,6 +61,8 @@ pub struct Status {
 pub enum Activity {
     /// None runs.
     Stopped,
+    /// One runs and doesn't answer. No agent says that of itself: it is for who asked in vain.
+    Silent,
     /// It works, or has nothing to do.
     Running,
     /// It waits for the server, which it doesn't reach.
@@ -77,6 +79,7 @@ impl Activity {
     pub fn name(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
+            Self::Silent => "silent",
             Self::Running => "running",
             Self::Unreachable => "unreachable",
             Self::Paused => "paused",

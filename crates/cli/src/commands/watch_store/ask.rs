@@ -16,8 +16,11 @@ use crate::exit;
 use crate::failure::{Failure, Kind};
 use crate::output::span;
 
-/// How long an answer may take that needs no push.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the agent may take to say how things are.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it may take to do something that needs no push.
+const WORK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A backfill reads the whole database.
 const BACKFILL_PATIENCE: Duration = Duration::from_secs(3600);
@@ -42,7 +45,8 @@ pub(super) fn run(ask: &Ask, place: &AgentPlace, context: &Context) -> Result<u8
         Ask::Flush { paths, wait, timeout } => {
             let timeout_millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             let request = Request::Flush { paths: resolved(paths)?, wait: *wait, timeout_millis };
-            match say(place, &request, timeout.saturating_add(PATIENCE)).map_err(no_agent)? {
+            let pushing = if *wait { *timeout } else { Duration::ZERO };
+            match say(place, &request, pushing.saturating_add(WORK_PATIENCE)).map_err(no_agent)? {
                 Answer::Flushed(flushed) => show_flushed(&flushed, *wait, context),
                 other => Err(unexpected(other)),
             }
@@ -82,7 +86,7 @@ fn queued(place: &AgentPlace) -> Result<Status, Failure> {
 }
 
 fn requeue(place: &AgentPlace, paths: Vec<StorePath>, context: &Context) -> Result<u8, Failure> {
-    let number = match say(place, &Request::Requeue { paths: paths.clone() }, PATIENCE) {
+    let number = match say(place, &Request::Requeue { paths: paths.clone() }, WORK_PATIENCE) {
         Ok(Answer::Requeued { paths }) => paths,
         Ok(other) => return Err(unexpected(other)),
         Err(CallError::NoAgent { .. }) => requeue_alone(place, &paths)?,
@@ -98,7 +102,7 @@ fn requeue_alone(place: &AgentPlace, paths: &[StorePath]) -> Result<u64, Failure
 }
 
 fn forget(place: &AgentPlace, paths: Vec<StorePath>, context: &Context) -> Result<u8, Failure> {
-    let number = match say(place, &Request::Forget { paths: paths.clone() }, PATIENCE) {
+    let number = match say(place, &Request::Forget { paths: paths.clone() }, WORK_PATIENCE) {
         Ok(Answer::Forgotten { paths }) => paths,
         Ok(other) => return Err(unexpected(other)),
         Err(CallError::NoAgent { .. }) => alone(place, &paths, |mut queue, which| queue.forget(which))?,
@@ -213,7 +217,9 @@ fn tell(context: &Context, name: &str, number: u64, words: &str) -> Result<(), F
 }
 
 fn no_agent(error: CallError) -> Failure {
-    Failure::of(Kind::Agent, error).hint("start one with `firn watch-store CACHE`")
+    let is_absent = matches!(error, CallError::NoAgent { .. });
+    let failure = Failure::of(Kind::Agent, error);
+    if is_absent { failure.hint("start one with `firn watch-store CACHE`") } else { failure }
 }
 
 fn unexpected(answer: Answer) -> Failure {
