@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::cache_ref::CacheRef;
 use crate::failure::{Failure, Kind};
+use crate::output::span;
 use crate::probe::{Probe, Trouble, clean};
 
 /// Asks the server about the cache, and checks that what comes back can be shown and written into files.
@@ -64,9 +65,12 @@ pub(crate) fn rights(description: &CacheDescription) -> &'static str {
 /// Says when the token expires.
 pub(crate) fn expiry(description: &CacheDescription, now: Timestamp) -> String {
     let Some(at) = description.token_expires_at.and_then(timestamp) else { return "does not expire".to_owned() };
-    let days = (at.as_second() - now.as_second()) / 86_400;
     let shown = at.strftime("%Y-%m-%d %H:%M UTC");
-    if at <= now { format!("expired at {shown}") } else { format!("expires at {shown}, in {days} days") }
+    match u64::try_from(at.as_second() - now.as_second()) {
+        Ok(left @ 1..) => format!("expires at {shown}, in {}", span(left)),
+        // The server took it a moment ago.
+        Ok(0) | Err(_) => format!("expires at {shown}, which is over by this machine's clock and not by the server's"),
+    }
 }
 
 /// Returns a time of the server's, if there is such a time.

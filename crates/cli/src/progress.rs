@@ -246,6 +246,11 @@ pub(crate) fn paths(count: u64) -> String {
     if count == 1 { "1 path".to_owned() } else { format!("{count} paths") }
 }
 
+/// Returns a count of paths that wait in words.
+pub(crate) fn paths_wait(count: u64) -> String {
+    format!("{} wait{}", paths(count), if count == 1 { "s" } else { "" })
+}
+
 /// Returns a count of bytes for people.
 pub(crate) fn bytes(count: u64) -> String {
     ByteSize::b(count).display().iec().to_string()

@@ -11,6 +11,7 @@ use crate::agent_place::AgentPlace;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::probe::{Probe, block_on, clean};
+use crate::progress::paths_wait;
 use crate::{access, exit};
 
 /// How long the agent may take to answer.
@@ -100,6 +101,6 @@ fn agent() -> Option<Status> {
 fn agent_line(agent: &Status) -> String {
     let trouble = agent.trouble.as_ref().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
     let target = if agent.cache.is_empty() { String::new() } else { format!(", to {}", agent.cache) };
-    let (waiting, dead) = (agent.waiting, agent.dead);
-    format!("{}{trouble}{target}; {waiting} paths wait, {dead} were refused", agent.activity.name())
+    let (waits, dead) = (paths_wait(agent.waiting), agent.dead);
+    format!("{}{trouble}{target}; {waits}, {dead} refused", agent.activity.name())
 }

@@ -7,6 +7,7 @@ use firn_client::agent::{Activity, Answer, CallError, Request, Status, call};
 
 use super::Finding;
 use crate::agent_place::AgentPlace;
+use crate::progress::paths_wait;
 
 /// How long the agent may take to say how things are.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,7 +45,7 @@ pub(super) fn absent(socket: &Path, queue: Option<&Status>) -> Finding {
         None => Finding::ok("agent", "none is installed: builds are pushed by `firn push` or `firn watch-exec` only"),
         Some(queue) => Finding::fail(
             "agent",
-            format!("none answers on {}, and {} paths wait in its queue", socket.display(), queue.waiting),
+            format!("none answers on {}, and {} in its queue", socket.display(), paths_wait(queue.waiting)),
             "start it: systemctl start firn-watch-store",
         ),
     }
@@ -79,7 +80,7 @@ pub(super) fn running(status: &Status) -> Finding {
 
 /// Judges what waits.
 pub(super) fn queue(status: &Status, now_millis: u64) -> Finding {
-    let waits = format!("{} paths wait, {} failed before", status.waiting, status.retrying);
+    let waits = format!("{}, {} failed before", paths_wait(status.waiting), status.retrying);
     let lost = status.lost.iter().filter(|lost| now_millis.saturating_sub(lost.at) < RECENT_MILLIS).count();
     if status.dead > 0 {
         let detail = format!("{waits}, and {} were refused for good", status.dead);

@@ -110,7 +110,10 @@ pub(super) fn token(cache: &CacheRef, description: &CacheDescription, now: Times
     let renew = "make a new one on the server with `firnd token create`, then `firn login`";
     let now = u64::try_from(now.as_second()).unwrap_or(0);
     match description.token_expires_at {
-        Some(at) if at <= now => Finding::fail("token", detail, renew),
+        // The server took it: mostly it is the clock that is wrong.
+        Some(at) if at <= now => {
+            Finding::fail("token", detail, format!("set this machine's clock; if it is right, {renew}"))
+        }
         Some(at) if at - now < EXPIRY_NOTICE => Finding::warn("token", detail, renew),
         _ => Finding::ok("token", detail),
     }

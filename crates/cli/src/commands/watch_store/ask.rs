@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
 use crate::output::span;
+use crate::progress::{self, paths};
 
 /// How long the agent may take to say how things are.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,7 +58,7 @@ pub(super) fn run(ask: &Ask, place: &AgentPlace, context: &Context) -> Result<u8
             let since = since.map_or(0, |since| seconds_now().saturating_sub(since.as_secs()));
             match say(place, &Request::Backfill { since }, BACKFILL_PATIENCE).map_err(no_agent)? {
                 Answer::Taken { new } => {
-                    tell(context, "queued", new, &format!("{new} paths were queued"))?;
+                    tell(context, "queued", new, &format!("queued {}", paths(new)))?;
                     Ok(exit::DONE)
                 }
                 other => Err(unexpected(other)),
@@ -92,7 +93,7 @@ fn requeue(place: &AgentPlace, paths: Vec<StorePath>, context: &Context) -> Resu
         Err(CallError::NoAgent { .. }) => requeue_alone(place, &paths)?,
         Err(error) => return Err(Failure::of(Kind::Agent, error)),
     };
-    tell(context, "requeued", number, &format!("{number} paths will be tried again"))?;
+    tell(context, "requeued", number, &format!("{} to be tried again", progress::paths(number)))?;
     Ok(exit::DONE)
 }
 
@@ -108,7 +109,7 @@ fn forget(place: &AgentPlace, paths: Vec<StorePath>, context: &Context) -> Resul
         Err(CallError::NoAgent { .. }) => alone(place, &paths, |mut queue, which| queue.forget(which))?,
         Err(error) => return Err(Failure::of(Kind::Agent, error)),
     };
-    tell(context, "forgotten", number, &format!("{number} paths are forgotten"))?;
+    tell(context, "forgotten", number, &format!("{} forgotten", progress::paths(number)))?;
     Ok(exit::DONE)
 }
 
@@ -157,7 +158,7 @@ fn show_flushed(flushed: &Flushed, wait: bool, context: &Context) -> Result<u8, 
             context.output.warn(&format!("nothing is pushed at the moment: {trouble}"));
         }
         if flushed.waiting > 0 {
-            context.output.note(&format!("{} paths still wait", flushed.waiting));
+            context.output.note(&format!("still waiting: {}", paths(flushed.waiting)));
         }
     }
     let complete = flushed.waiting == 0 && flushed.dead.is_empty() && flushed.gone.is_empty();
@@ -182,14 +183,14 @@ fn show_status(status: &Status, context: &Context) -> Result<u8, Failure> {
     };
     let oldest = status.oldest_at.map(|at| format!(", the oldest came {}", ago(at))).unwrap_or_default();
     let refused = match status.dead {
-        0 => "0 paths".to_owned(),
-        dead => format!("{dead} paths, see below; `requeue --all` tries them again, `forget --all` gives them up"),
+        0 => paths(0),
+        dead => format!("{}, see below; `requeue --all` tries again, `forget --all` gives up", paths(dead)),
     };
     let mut rows = vec![
         ("agent", activity),
-        ("waiting", format!("{} paths, {}{oldest}", status.waiting, bytes(status.waiting_bytes))),
+        ("waiting", format!("{}, {}{oldest}", paths(status.waiting), bytes(status.waiting_bytes))),
         ("", format!("{} failed before, {} are being pushed", status.retrying, status.in_flight)),
-        ("pinned", format!("{} paths, {}", status.pinned, bytes(status.pinned_bytes))),
+        ("pinned", format!("{}, {}", paths(status.pinned), bytes(status.pinned_bytes))),
         ("store", format!("looked at {}, {} registrations to look at", ago(status.last_scan_at), status.behind)),
         ("pushed", format!("the last path {}", ago(status.last_push_at))),
         ("refused", refused),
