@@ -73,7 +73,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let Arguments { global, command } = arguments;
-    let output = Output::new(global.json, global.quiet);
+    let output = Output::new(global.json, global.quiet, global.verbose > 0);
     logging::start(global.verbose, global.quiet, global.json);
     let context = Context { output, config_file: global.config };
     match command.run(&context) {

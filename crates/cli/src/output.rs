@@ -59,6 +59,8 @@ pub(crate) struct Output {
     pub(crate) json: bool,
     /// Whether notes are left out.
     pub(crate) quiet: bool,
+    /// Whether more is wanted.
+    pub(crate) verbose: bool,
     /// The style of standard output.
     pub(crate) out: Style,
     /// The style of standard error.
@@ -67,8 +69,9 @@ pub(crate) struct Output {
 
 impl Output {
     /// Looks at the streams and the environment.
-    pub(crate) fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet, out: Style::of(io::stdout().is_terminal()), err: Style::of(io::stderr().is_terminal()) }
+    pub(crate) fn new(json: bool, quiet: bool, verbose: bool) -> Self {
+        let (out, err) = (Style::of(io::stdout().is_terminal()), Style::of(io::stderr().is_terminal()));
+        Self { json, quiet, verbose, out, err }
     }
 
     /// Writes text to standard output. A reader who went away early is no error.
@@ -95,6 +98,13 @@ impl Output {
             format!("{}{gap}  {value}\n", self.out.paint(Paint::Strong, name))
         };
         self.data(&rows.iter().map(line).collect::<String>())
+    }
+
+    /// Writes a value as one line of JSON to standard error, with `--json`: where standard output is somebody else's.
+    pub(crate) fn event(&self, value: &serde_json::Value) {
+        if self.json {
+            let _ = writeln!(io::stderr().lock(), "{value}");
+        }
     }
 
     /// Writes a line for people to standard error; left out with `--json` and `--quiet`.

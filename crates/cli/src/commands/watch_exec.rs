@@ -64,6 +64,7 @@ A user whom the Nix daemon trusts gets a post-build-hook for the command, unless
 
 Ends with the command's status (128 and the signal, if one ended it); 127 if there is no such command.
 An upload that failed is told of on standard error, and by status 1 only with --fail-on-upload-error.
+Standard output is the command's; --json says at the end, as one line on standard error, what came of the upload.
 Ctrl-C, SIGTERM and SIGHUP go to the command; during the upload they end the upload, the second one at once.";
 
 /// Runs the command.
@@ -88,7 +89,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::doing(Kind::Failed, "start threads", error))?;
     let (code, mut signals) = runtime.block_on(async {
-        let code = child::run(&arguments.command, hook.as_ref().map(PrivateHook::environment)).await?;
+        let environment = hook.as_ref().map(PrivateHook::environment);
+        let code = child::run(&arguments.command, environment, context.output).await?;
         // Those that came before were the command's.
         Ok::<_, Failure>((code, Signals::listen()?))
     })?;
@@ -115,7 +117,10 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
     });
     runtime.shutdown_background();
     let Err(failure) = uploaded else { return Ok(code) };
-    context.output.warn(&format!("the upload failed: {}", failure.chain()));
+    match context.output.json {
+        true => context.output.failure(&failure),
+        false => context.output.warn(&format!("the upload failed: {}", failure.chain())),
+    }
     let fails = arguments.fail_on_upload_error && code == exit::DONE;
     Ok(if fails { exit::FAILED } else { code })
 }

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::support::{Home, Server, TOKEN, ok, refusal};
+use crate::support::{Home, Ran, Server, TOKEN, ok, refusal};
 
 #[test]
 fn requests_before_the_push_are_counted() {
@@ -40,4 +40,21 @@ fn who_may_not_push_is_told_what_it_takes() {
     home.set("FIRN_TOKEN", TOKEN);
     let ran = home.firn(&["push", "--stdin", &server.url()]).expect(3);
     assert!(ran.err.contains("FIRN_TOKEN") && ran.err.contains("--grant main:push"), "{}", ran.err);
+}
+
+#[test]
+fn what_came_of_a_watched_command_is_one_line_of_json() {
+    let server = Server::firnd(|_| ());
+    let mut home = Home::new();
+    home.set("FIRN_TOKEN", TOKEN);
+    let ran = home.firn(&["watch-exec", "--json", &server.url(), "--", "echo", "the command's"]).expect(0);
+    assert_eq!(ran.out, "the command's\n");
+    let told = |ran: &Ran| -> Vec<Value> {
+        ran.err.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{ran:?}"))).collect()
+    };
+    let events = told(&ran);
+    assert_eq!((events.len(), &events[0]["event"], &events[0]["built_paths"]), (1, &json!("finished"), &json!(0)));
+    let ran = home.firn(&["watch-exec", "--json", &server.url(), "--", "/nonexistent/command"]).expect(127);
+    let error = told(&ran)[0]["error"].as_str().expect("an error").to_owned();
+    assert!(error.contains("failed to run /nonexistent/command"), "{error}");
 }

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{Failure, Kind};
+use crate::output::Output;
 
 /// What a shell ends with if a command can't be found, and if it can't be run.
 const NOT_FOUND: u8 = 127;
@@ -17,7 +18,11 @@ const NOT_RUN: u8 = 126;
 /// Runs a command to its end and returns its exit code, as a shell would.
 ///
 /// Ctrl-C on a terminal reaches the command by itself, so it is only survived here; SIGTERM and SIGHUP are handed on.
-pub(super) async fn run(command: &[OsString], environment: Option<(&str, OsString)>) -> Result<u8, Failure> {
+pub(super) async fn run(
+    command: &[OsString],
+    environment: Option<(&str, OsString)>,
+    output: Output,
+) -> Result<u8, Failure> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::new(Kind::Usage, "run a command: there is none"));
     };
@@ -30,7 +35,7 @@ pub(super) async fn run(command: &[OsString], environment: Option<(&str, OsStrin
         Ok(child) => child,
         Err(error) => {
             let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
-            tracing::error!(program = %program.display(), %error, "can't run the command");
+            output.failure(&Failure::doing(Kind::Failed, format!("run {}", program.display()), error));
             return Ok(code);
         }
     };
@@ -68,7 +73,7 @@ mod tests {
     fn run_words(words: &[&str]) -> u8 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        runtime.block_on(run(&words, Some(("FIRN_TEST", "yes".into())))).unwrap()
+        runtime.block_on(run(&words, Some(("FIRN_TEST", "yes".into())), Output::new(false, true, false))).unwrap()
     }
 
     #[test]

@@ -8,6 +8,7 @@ use firn_client::agent::{Filter, NixStore, Outcome, Pusher as _, RemotePusher, S
 use firn_client::queue::Counter;
 use firn_nix::StorePath;
 use firn_nix_store::{Error, PathInfo};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::signals::Signals;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
+use crate::progress::paths;
 
 /// How many rows of Nix's database are read at a time.
 const PAGE: usize = 4096;
@@ -86,7 +88,7 @@ impl Built {
     fn nothing(&self) -> String {
         match self.unwanted {
             0 => "nothing was built, nothing is pushed".to_owned(),
-            unwanted => format!("{unwanted} paths built, none wanted: {unwanted} by their names"),
+            unwanted => format!("{} built, none wanted: {unwanted} by their names", paths(unwanted)),
         }
     }
 }
@@ -132,18 +134,19 @@ impl Upload {
     }
 
     async fn push_all(&self, built: &Built, stop: &CancellationToken, context: &Context) -> Result<(), Failure> {
-        let paths = &built.wanted;
-        if paths.is_empty() {
+        let wanted = &built.wanted;
+        if wanted.is_empty() {
             context.output.note(&built.nothing());
+            context.output.event(&finished(&Tally::default(), built));
             return Ok(());
         }
-        let _pins = self.pin(paths);
-        let closure = self.store.closure(paths).map_err(store_failure)?.paths;
+        let _pins = self.pin(wanted);
+        let closure = self.store.closure(wanted).map_err(store_failure)?.paths;
         let (deadline, mut wait) = (Instant::now() + self.retry_for, FIRST_WAIT);
         loop {
             let (trouble, tally) = self.push(&closure, stop).await;
             let message = match trouble {
-                None => return report(&tally, paths.len(), context),
+                None => return report(&tally, built, context),
                 Some(Trouble::Unreachable { message, .. }) => message,
                 Some(Trouble::Denied { message } | Trouble::Batch { message }) => {
                     return Err(Failure::new(Kind::Server, message));
@@ -202,19 +205,39 @@ impl Tally {
     }
 }
 
-fn report(tally: &Tally, built: usize, context: &Context) -> Result<(), Failure> {
-    for (path, error) in &tally.failed {
-        context.output.warn(&format!("{path} was not pushed: {error}"));
+fn report(tally: &Tally, built: &Built, context: &Context) -> Result<(), Failure> {
+    if !context.output.json {
+        for (path, error) in &tally.failed {
+            context.output.warn(&format!("{path} was not pushed: {error}"));
+        }
     }
     let sent = bytesize::ByteSize(tally.sent_bytes);
     context.output.note(&format!(
-        "{built} paths built; with what they refer to {} pushed ({sent} sent), {} were there or at an upstream",
-        tally.pushed, tally.there
+        "{} built; with what they refer to {} pushed ({sent} sent), {} were there or at an upstream",
+        paths(built.wanted.len() as u64),
+        tally.pushed,
+        tally.there
     ));
+    context.output.event(&finished(tally, built));
     match tally.failed.len() {
         0 => Ok(()),
         failed => Err(Failure::new(Kind::Failed, format!("push {failed} paths, named above"))),
     }
+}
+
+/// Returns what programs are told at the end. docs/AGENT.md describes it.
+fn finished(tally: &Tally, built: &Built) -> Value {
+    let failed: Vec<_> =
+        tally.failed.iter().map(|(path, message)| json!({ "path": path, "message": message })).collect();
+    json!({
+        "event": "finished",
+        "built_paths": built.wanted.len(),
+        "unwanted_paths": built.unwanted,
+        "pushed_paths": tally.pushed,
+        "present_paths": tally.there,
+        "sent_bytes": tally.sent_bytes,
+        "failed": failed,
+    })
 }
 
 fn interrupted() -> Failure {
