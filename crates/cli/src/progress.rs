@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use bytesize::ByteSize;
 use firn_client::plan::{Plan, Skip};
-use firn_client::push::{Event, Outcome, Totals};
+use firn_client::push::{Event, Outcome, PathFailure, Totals};
 use firn_client::remote::Waiting;
+use firn_nix::StorePath;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::eta::{Eta, Left};
+use crate::failure::Failure;
 use crate::output::{Output, span};
 
 /// A thing to say, for people and for programs.
@@ -32,6 +34,8 @@ pub(crate) struct Progress {
     paths: AtomicU64,
     logical_bytes: AtomicU64,
     eta: Mutex<Eta>,
+    /// What kept standard output from being written.
+    unwritten: Mutex<Option<Failure>>,
 }
 
 /// What a terminal's line has room for beside the bar and the percentage.
@@ -55,7 +59,13 @@ impl Progress {
             paths: AtomicU64::new(0),
             logical_bytes: AtomicU64::new(0),
             eta: Mutex::default(),
+            unwritten: Mutex::default(),
         }
+    }
+
+    /// Fails if something that belongs on standard output is not there. A reader who went away early did not want it.
+    pub(crate) fn check_written(&self) -> Result<(), Failure> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
     /// Says something.
@@ -75,17 +85,14 @@ impl Progress {
         self.line(line);
     }
 
-    /// Says what would be pushed: one path a line on standard output.
+    /// Says what would be pushed, one path a line on standard output, and, where more is wanted, what would not and why.
     pub(crate) fn dry_run(&self, plan: &Plan) {
         for info in &plan.paths {
             if self.output.json {
                 self.json(&json!({ "event": "would-push", "path": info.path, "logical_bytes": info.nar_size }));
             } else {
-                let _ = self.output.data(&format!("{}\n", info.path));
+                self.wrote(self.output.data(&format!("{}\n", info.path)));
             }
-        }
-        if !self.output.json {
-            return;
         }
         for (path, skip) in &plan.skipped {
             let (reason, key) = match skip {
@@ -93,7 +100,11 @@ impl Progress {
                 Skip::Upstream(key) => ("upstream", Some(key)),
                 Skip::Excluded => ("excluded", None),
             };
-            self.json(&json!({ "event": "would-skip", "path": path, "reason": reason, "key": key }));
+            if self.output.json {
+                self.json(&json!({ "event": "would-skip", "path": path, "reason": reason, "key": key }));
+            } else if self.output.verbose {
+                self.note(&skipped(path, skip));
+            }
         }
     }
 
@@ -139,6 +150,8 @@ impl Progress {
                 };
                 self.note(&format!("{how} {path} ({}, sent {})", bytes(*logical_bytes), bytes(*sent_bytes)));
             }
+            // There may be thousands of them; the last line says how many.
+            Event::PathFailed { failure: PathFailure::Stopped, .. } => {}
             Event::PathFailed { path, failure } => self.note(&format!("not pushed: {path}: {failure}")),
             Event::Progress(totals) => self.show(totals),
             _ => {}
@@ -162,7 +175,8 @@ impl Progress {
             format!("saved {}", bytes(totals.settled_bytes.saturating_sub(wire))),
         ];
         bar.set_position(totals.read_bytes.saturating_add(totals.settled_bytes));
-        bar.set_message(fit(&parts, cells().saturating_sub(BESIDE_BAR)));
+        let cells = cells();
+        bar.set_message(fit(&parts, cells.checked_sub(BESIDE_BAR).unwrap_or(cells)));
     }
 
     fn note(&self, text: &str) {
@@ -173,18 +187,40 @@ impl Progress {
     }
 
     fn json(&self, event: &Value) {
-        // Whoever reads the events may have gone; the push goes on.
-        let _ = self.output.json_line(event);
+        self.wrote(self.output.json_line(event));
+    }
+
+    /// Keeps the first failure for [`Self::check_written`]; the push goes on.
+    fn wrote(&self, result: Result<(), Failure>) {
+        if let Err(failure) = result {
+            self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        }
+    }
+}
+
+/// Says why a path is left out.
+fn skipped(path: &StorePath, skip: &Skip) -> String {
+    match skip {
+        Skip::Present => format!("skipped {path}: it is in the cache already"),
+        Skip::Upstream(key) => format!("skipped {path}: signed by {key}, an upstream's key"),
+        Skip::Excluded => format!("skipped {path}: excluded by name"),
     }
 }
 
 fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    // What is too long for the line is cut off and never wraps.
-    if let Ok(style) = ProgressStyle::with_template(&format!("{{bar:{BAR_CELLS}}} {{percent:>3}} % {{wide_msg}}")) {
+    if let Ok(style) = ProgressStyle::with_template(&template(cells())) {
         bar.set_style(style);
     }
     bar
+}
+
+/// Returns what a line holds. What is too long for it is cut off and never wraps; the bar itself can't be cut.
+fn template(cells: usize) -> String {
+    if cells < BESIDE_BAR {
+        return "{wide_msg}".to_owned();
+    }
+    format!("{{bar:{BAR_CELLS}}} {{percent:>3}} % {{wide_msg}}")
 }
 
 /// Returns how many characters a line of the terminal has.
@@ -267,5 +303,19 @@ mod tests {
         assert_eq!(fit(&parts, 30), "1/2 paths, ETA 3 s, sent 4 MiB");
         assert_eq!(fit(&parts, 29), "1/2 paths, ETA 3 s");
         assert_eq!(fit(&parts, 0), "1/2 paths");
+    }
+
+    #[test]
+    fn a_terminal_that_is_narrower_than_the_bar_has_none() {
+        assert!(!template(10).contains("{bar") && !template(BESIDE_BAR - 1).contains("{bar"));
+        assert!(template(BESIDE_BAR).contains("{bar"));
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_with_its_reason() {
+        let path = format!("{}-a", "0".repeat(32)).parse().unwrap();
+        let told = [Skip::Present, Skip::Upstream("up-1".to_owned()), Skip::Excluded].map(|skip| skipped(&path, &skip));
+        assert!(told.iter().all(|line| line.contains(&path.to_string())), "{told:?}");
+        assert!(told[0].contains("in the cache") && told[1].contains("up-1") && told[2].contains("name"), "{told:?}");
     }
 }

@@ -122,12 +122,13 @@ async fn push_selected(
     progress.line(&report::planned(&planned, arguments.dry_run));
     if arguments.dry_run {
         progress.dry_run(&planned);
-        return Ok(exit::DONE);
+        return progress.check_written().map(|()| exit::DONE);
     }
     let skipped = report::Skipped::of(&planned);
     let summary = push_planned(arguments, remote, location, planned, &stop, &progress).await;
     progress.finish(&report::finished(&summary, &skipped));
-    report::code(summary)
+    let code = report::code(summary)?;
+    progress.check_written().map(|()| code)
 }
 
 async fn push_planned(

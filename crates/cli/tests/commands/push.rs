@@ -43,6 +43,22 @@ fn who_may_not_push_is_told_what_it_takes() {
 }
 
 #[test]
+fn a_list_that_could_not_be_written_is_a_failure() {
+    let server = Server::firnd(|_| ());
+    let mut home = Home::new();
+    home.set("FIRN_TOKEN", TOKEN);
+    let url = server.url();
+    for arguments in [["push", "--json", "--stdin", &url].as_slice(), &["push", "--json", "--dry-run", "--stdin", &url]]
+    {
+        let mut command = home.command(env!("CARGO_BIN_EXE_firn"));
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full disk");
+        let ran = command.args(arguments).stdin(std::process::Stdio::null()).stdout(full).output().expect("firn runs");
+        let told = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!((ran.status.code(), told.contains("write to standard output")), (Some(1), true), "{told}");
+    }
+}
+
+#[test]
 fn what_came_of_a_watched_command_is_one_line_of_json() {
     let server = Server::firnd(|_| ());
     let mut home = Home::new();

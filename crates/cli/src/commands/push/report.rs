@@ -100,12 +100,16 @@ pub(super) fn finished(summary: &Summary, skipped: &Skipped) -> Line {
         text.push_str(&format!("\n  {skipped}"));
     }
     let failed = summary.failed.iter().filter(|(_, failure)| !matches!(failure, PathFailure::Stopped));
+    let stopped = summary.failed.len() - failed.clone().count();
     for (path, failure) in failed.clone().take(MAX_NAMED) {
         text.push_str(&format!("\n  not pushed: {path}: {failure}"));
     }
     let more = failed.count().saturating_sub(MAX_NAMED);
     if more > 0 {
         text.push_str(&format!("\n  not pushed: {more} more"));
+    }
+    if stopped > 0 {
+        text.push_str(&format!("\n  not pushed: {}, whose turn had not come or was not over", paths(stopped as u64)));
     }
     let json = json!({
         "event": "finished",
@@ -150,6 +154,8 @@ mod tests {
     use super::*;
 
     fn text(done_paths: u64, done_bytes: u64, stopped_by: Option<firn_client::Error>) -> String {
+        let path = |number: u64| format!("{}-path-{number}", "0".repeat(32)).parse().unwrap();
+        let failed = (done_paths..3).map(|number| (path(number), PathFailure::Stopped)).collect();
         let wire = Wire { sent_body_bytes: 1000, ..Wire::default() };
         // What a push that is broken off has read or given up counts as read.
         let totals =
@@ -160,7 +166,7 @@ mod tests {
             created_paths: done_paths,
             merged_paths: 0,
             kept_first_paths: 0,
-            failed: Vec::new(),
+            failed,
             stopped_by,
         };
         finished(&summary, &Skipped::of(&Plan::default())).text
@@ -174,6 +180,7 @@ mod tests {
         let cut = text(1, 2000, Some(firn_client::Error::Cancelled));
         assert!(cut.contains("pushed 1 path") && cut.contains(&bytes(2000)), "{cut}");
         assert!(!cut.contains("saved") && !cut.contains(&bytes(3_000_000)), "{cut}");
+        assert!(cut.contains("not pushed: 2 paths,") && !cut.contains("-path-1"), "{cut}");
         let nothing = text(0, 0, Some(firn_client::Error::Cancelled));
         assert!(nothing.contains("pushed 0 paths: 0 B of NARs"), "{nothing}");
     }
