@@ -242,6 +242,10 @@ fn by_url(config: &Config, text: &str) -> Result<CacheRef, Failure> {
         Failure::new(Kind::Usage, format!("read the cache's URL: {problem}"))
             .hint("write it as in https://cache.example.org/main")
     })?;
+    if url.name().bytes().any(|byte| byte.is_ascii_uppercase()) {
+        let message = format!("read the cache's URL: '{}' is no name of a cache: those have small letters", url.name());
+        return Err(Failure::new(Kind::Usage, message));
+    }
     let known = config.caches.iter().find(|(_, cache)| cache.url == url);
     Ok(CacheRef {
         name: known.map(|(name, _)| name.clone()),

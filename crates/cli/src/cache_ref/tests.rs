@@ -76,6 +76,15 @@ fn an_argument_is_a_name_or_a_url() {
 }
 
 #[test]
+fn a_name_with_capitals_is_refused_where_it_is_typed() {
+    for good in ["http://HOST/demo", "http://host/Prefix/demo", "http://HOST"] {
+        assert!(resolve(&config(&[]), Some(good)).is_ok(), "{good}");
+    }
+    let failure = resolve(&config(&[]), Some("http://host/Demo")).expect_err("no such name");
+    assert!(failure.kind == Kind::Usage && failure.chain().contains("'Demo'"), "{}", failure.chain());
+}
+
+#[test]
 fn an_unknown_name_is_told_with_what_to_do() {
     let table = [
         (config(&[]), "main", "firn login"),
