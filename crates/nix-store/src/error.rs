@@ -60,7 +60,7 @@ pub enum Error {
         source: rusqlite::Error,
     },
     /// The database has another layout than the one that is known.
-    #[error("read the Nix database {path:?}: its schema is {found}, only 10 is known; a newer firn may read it", path = .path)]
+    #[error("read the Nix database {path:?}: its schema is {found}, only 10 is known; {}", newer_or_older(found), path = .path)]
     Schema {
         /// Where it is.
         path: PathBuf,
@@ -184,6 +184,14 @@ pub enum Error {
         /// What the writer said.
         source: io::Error,
     },
+}
+
+/// Says what to do about another schema.
+fn newer_or_older(schema: &str) -> &'static str {
+    match schema.parse() {
+        Ok(0u32..10) => "the Nix that made it is older than 2.0: one that is not brings it up to date when it opens it",
+        _ => "a newer firn may read it",
+    }
 }
 
 /// A result of reading a Nix store.

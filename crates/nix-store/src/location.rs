@@ -91,6 +91,12 @@ impl Location {
         self.state_dir.join("db/db.sqlite")
     }
 
+    /// Says if the environment names a daemon that is not the database's: its store may have other paths, which only it knows.
+    #[must_use]
+    pub fn has_own_daemon(&self) -> bool {
+        self.daemon_socket != self.state_dir.join(SOCKET)
+    }
+
     fn set_store_dir(&mut self, variable: &'static str, value: &OsStr) -> Result<()> {
         let refuse = |why| Error::Environment { variable, value: value.to_string_lossy().into_owned(), why };
         let text = value.to_str().ok_or_else(|| refuse("it is not UTF-8"))?.trim_end_matches('/');

@@ -70,6 +70,9 @@ fn closures_are_what_nix_says() {
         assert!(top.signatures[0].starts_with("test-1:"));
         let drv = database.info(top.deriver.as_ref().unwrap()).unwrap().unwrap();
         assert!(drv.ca.is_some() && !drv.ultimate && drv.deriver.is_none());
+        let outputs = database.outputs(&drv.path).unwrap();
+        assert_eq!(outputs, [("out".to_owned(), top.path.clone())].into());
+        assert!(database.outputs(&top.path).unwrap().is_empty());
     }
 }
 

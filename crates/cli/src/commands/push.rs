@@ -15,7 +15,7 @@ use firn_client::remote::{HttpOptions, Remote, RemoteOptions, RetryPolicy};
 use firn_nix::PublicKey;
 use firn_nix_store::Location;
 
-use crate::cache_ref::CacheRef;
+use crate::cache_ref::{CacheRef, Token};
 use crate::context::Context;
 use crate::exit;
 use crate::failure::{Failure, Kind};
@@ -80,7 +80,14 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<u8, Failur
         return Err(Failure::new(Kind::Usage, "read both paths and the token from standard input"));
     }
     let (names, cache) = select::split_cache(&context.config()?, &arguments.names)?;
-    let cache = context.cache(cache.as_deref(), arguments.token_file.as_deref())?;
+    let found = context.cache(cache.as_deref(), arguments.token_file.as_deref());
+    let cache = found.map_err(|failure| match (&cache, names.last(), &failure.hint) {
+        (None, Some(last), Some(hint)) if failure.kind == Kind::Usage => {
+            let hint = format!("'{last}' is taken for a path; {hint}");
+            failure.hint(hint)
+        }
+        _ => failure,
+    })?;
     let location = Location::from_env().map_err(|error| Failure::of(Kind::Store, error))?;
     let wanted = select::Wanted { names, stdin: arguments.stdin, all: arguments.all, closure: !arguments.no_closure };
     let selected = select::select(&location, wanted)?;
@@ -169,6 +176,9 @@ async fn connect(arguments: &Arguments, cache: &CacheRef, progress: &Arc<Progres
     Remote::connect(target, &http, options).await.map_err(server)
 }
 
+/// As whom a server takes those without a token that it knows.
+const ANONYMOUS: &str = "anonymous";
+
 const NO_TOKEN: &str = "no token was found: give one with --token-file or FIRN_TOKEN, or keep it with `firn login`";
 
 /// Returns the failure that stands for a server that tells nothing of the cache.
@@ -179,16 +189,17 @@ fn refused(mut error: firn_client::Error, cache: &CacheRef) -> Failure {
     }
     // The server's own hint is for Nix, and for who pulls.
     *hint = None;
-    let advice = match &cache.token {
-        None => NO_TOKEN.to_owned(),
-        Some(token) => format!(
-            "check the URL, and the token from {}: is it whole, of this server, not revoked, and has it the verb push? On the \
-             server: firnd token create --grant {}:push --name NAME",
-            token.source,
-            cache.url.name()
-        ),
-    };
+    let advice = cache.token.as_ref().map_or_else(|| NO_TOKEN.to_owned(), |token| doubtful(token, cache));
     server(error).hint(advice)
+}
+
+fn doubtful(token: &Token, cache: &CacheRef) -> String {
+    format!(
+        "check the URL, and the token from {}: is it whole, of this server, not revoked, and has it the verb push? On the \
+         server: firnd token create --grant {}:push --name NAME",
+        token.source,
+        cache.url.name()
+    )
 }
 
 /// Refuses what can't work before anything is read.
@@ -203,6 +214,8 @@ fn check(description: &CacheDescription, location: &Location, cache: &CacheRef) 
     if !description.can_push {
         let hint = match &cache.token {
             None => NO_TOKEN.to_owned(),
+            // A token that the server does not know counts as none, and a public cache is open to all.
+            Some(token) if description.builder == ANONYMOUS => doubtful(token, cache),
             Some(token) => format!("the token from {} has no grant to push there", token.source),
         };
         return Err(Failure::new(Kind::Server, format!("push to {}: it is not allowed", cache.url)).hint(hint));

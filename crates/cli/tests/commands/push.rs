@@ -1,3 +1,4 @@
+use firn_testkit::nix::{Nix, Version};
 use serde_json::{Value, json};
 
 use crate::support::{Home, Ran, Server, TOKEN, ok, refusal};
@@ -73,4 +74,57 @@ fn what_came_of_a_watched_command_is_one_line_of_json() {
     let ran = home.firn(&["watch-exec", "--json", &server.url(), "--", "/nonexistent/command"]).expect(127);
     let error = told(&ran)[0]["error"].as_str().expect("an error").to_owned();
     assert!(error.contains("failed to run /nonexistent/command"), "{error}");
+}
+
+#[test]
+fn a_token_that_the_server_does_not_know_is_doubted() {
+    let mut home = Home::new();
+    home.set("FIRN_TOKEN", TOKEN);
+    let told = |builder: &'static str| {
+        let server = Server::firnd(move |cache| {
+            cache["can_push"] = false.into();
+            cache["builder"] = builder.into();
+        });
+        home.firn(&["push", "--stdin", &server.url()]).expect(3).err
+    };
+    let unknown = told("anonymous");
+    assert!(unknown.contains("FIRN_TOKEN: is it whole") && unknown.contains("--grant main:push"), "{unknown}");
+    let known = told("b1");
+    assert!(known.contains("the token from FIRN_TOKEN has no grant to push there"), "{known}");
+}
+
+#[test]
+fn a_token_among_the_names_is_not_repeated() {
+    let home = Home::new();
+    let url = Server::firnd(|_| ()).url();
+    for (arguments, input) in [
+        (["push", "--stdin", &url].as_slice(), TOKEN),
+        (&["push", TOKEN, &url], ""),
+        (&["push", "./result", TOKEN], ""),
+    ] {
+        let ran = home.firn_with(arguments, input).expect(2);
+        assert!(ran.err.contains("one of the names is a token"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_named_says_what_is_valid() {
+    let Some(nix) = Nix::require(Version::V2_26) else { return };
+    let machine = nix.store().expect("a machine");
+    let path = machine.build_one(r#"build { name = "a"; script = "echo > $out"; }"#).expect("built");
+    let mut daemon = machine.daemon().expect("a daemon");
+    let mut home = Home::new();
+    home.set("FIRN_TOKEN", TOKEN);
+    home.set("NIX_REMOTE", &format!("unix://{}", daemon.socket().display()));
+    // A state directory whose database knows nothing of it.
+    let other = nix.store().expect("another machine");
+    other.build_one(r#"build { name = "b"; script = "echo > $out"; }"#).expect("built");
+    home.set("NIX_STATE_DIR", other.root().join("nix/var/nix").to_str().expect("UTF-8"));
+    let server = Server::firnd(|_| ());
+    let arguments = ["push", "--json", "--dry-run", "--exclude", "*", &path, &server.url()];
+    let ran = home.firn(&arguments).expect(0);
+    assert!(ran.out.contains("would-skip") && ran.out.contains("-a\""), "{ran:?}");
+    daemon.kill().expect("killed");
+    let ran = home.firn(&arguments).expect(5);
+    assert!(ran.err.contains("not a valid path of this store, by ") && ran.err.contains("db.sqlite"), "{ran:?}");
 }

@@ -9,6 +9,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use rusqlite::Connection;
 
 pub use open::DbIdentity;
 
-use crate::{Error, Location, PathInfo, Result, Selection};
+use crate::{Error, Location, PathInfo, Result, Selection, UnreadableRow};
 
 /// The most paths that one question to a [`Database`] answers: some 10 MB, and 0.1 s that a checkpoint of Nix may have to wait.
 pub const MAX_PAGE: usize = 10_000;
@@ -106,6 +107,22 @@ impl Database {
     /// Of cycles, which Nix does not allow, one reference is out of order. What is deleted in between is `absent`.
     pub fn closure(&self, paths: &[StorePath]) -> Result<Selection> {
         closure::of(self, paths)
+    }
+
+    /// Returns the outputs of a derivation by their names, whether they are valid or not. There are none where Nix doesn't know them
+    /// before they are built: of derivations that are addressed by their contents, and of what is no derivation.
+    pub fn outputs(&self, derivation: &StorePath) -> Result<BTreeMap<String, StorePath>> {
+        let mut outputs = BTreeMap::new();
+        for (name, text) in
+            self.read(|connection| rows::outputs(connection, &derivation.to_absolute(&self.store_dir)))?
+        {
+            let path = StorePath::parse_absolute(&text, &self.store_dir).map_err(|error| Error::UnreadableRow {
+                path: self.path.clone(),
+                row: UnreadableRow { id: 0, path: text.clone(), why: format!("it is no store path: {error}") },
+            })?;
+            outputs.insert(name, path);
+        }
+        Ok(outputs)
     }
 
     /// Reads in one transaction, of the file that was opened and no other.

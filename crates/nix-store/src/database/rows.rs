@@ -51,6 +51,16 @@ pub(super) fn page(
     Ok(reader.finish())
 }
 
+/// Returns names and paths of a derivation's outputs.
+pub(super) fn outputs(connection: &Connection, derivation: &str) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DerivationOutputs.id, DerivationOutputs.path FROM ValidPaths
+         CROSS JOIN DerivationOutputs ON drv = ValidPaths.id WHERE ValidPaths.path = ?1",
+    )?;
+    let found = statement.query_map([derivation], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    found.collect()
+}
+
 /// Adds what is known of at most [`BATCH`] paths.
 pub(super) fn named(
     connection: &Connection,

@@ -89,6 +89,9 @@ fn says_what_is_missing_or_other() {
     };
     fs::write(&schema, "11").unwrap();
     assert_eq!(found(&fixture), "11");
+    assert!(fixture.open().unwrap_err().to_string().contains("a newer firn"));
+    fs::write(&schema, "9").unwrap();
+    assert!(fixture.open().unwrap_err().to_string().contains("older than 2.0"));
     fs::write(&schema, "").unwrap();
     assert_eq!(found(&fixture), "");
     fs::remove_file(&schema).unwrap();
