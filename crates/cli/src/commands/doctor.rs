@@ -13,7 +13,7 @@ use crate::output::{Output, Paint};
 
 const EXAMPLES: &str = "\
 Checks, in order: configuration, encryption, address, connection, server, clock, token, rights, cache-info (what
-Nix asks first), nix, substituter, trust, key, netrc, hook, agent. Each is ok, warn, fail, or skipped when it
+Nix asks first), store, nix, substituter, trust, key, netrc, hook, agent. Each is ok, warn, fail, or skipped when it
 could not be looked at. It ends with 1 if one fails. Run it as the user who builds, and as root for what only
 root can read.
 

@@ -7,6 +7,7 @@ pub(crate) mod gateway;
 mod network;
 mod nix;
 mod server;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +74,7 @@ pub(crate) fn examine(cache: Result<CacheRef, Failure>) -> Result<Vec<Finding>, 
         Ok(cache) => cache,
         Err(failure) => {
             let mut findings = vec![Finding::of_failure("configuration", &failure)];
+            findings.push(store::examine());
             findings.extend(nix::examine(None, None));
             findings.extend(agent::examine());
             return Ok(findings);
@@ -82,6 +84,7 @@ pub(crate) fn examine(cache: Result<CacheRef, Failure>) -> Result<Vec<Finding>, 
     let probe = Probe::new(&cache.url, cache.token.as_ref())?;
     let (found, description) = crate::probe::block_on(over_the_network(&cache, &probe))?;
     findings.extend(found);
+    findings.push(store::examine());
     findings.extend(nix::examine(Some(&cache), description.as_ref()));
     findings.extend(agent::examine());
     Ok(findings)

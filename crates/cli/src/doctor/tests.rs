@@ -264,3 +264,19 @@ fn a_queue_that_stands_still_or_lost_something_is_told() {
     let advice = agent::queue(&Status { dead: 1, ..status(Activity::Running) }, now).advice;
     assert!(["requeue --all", "forget --all"].iter().all(|word| advice.as_deref().unwrap_or_default().contains(word)));
 }
+
+#[test]
+fn a_store_that_can_not_be_read_is_told() {
+    use firn_nix_store::{Error, Location};
+
+    let location = Location::for_root(Path::new("/m"));
+    let judge = |counted| store::judge(&location, counted);
+    let found = judge(Ok(store::Count { valid: 1, unreadable: 0 }));
+    assert_eq!((found.state, found.detail.as_str()), (State::Ok, "1 path in /m/nix/var/nix/db/db.sqlite"));
+    assert_eq!(judge(Ok(store::Count { valid: 1, unreadable: 1 })).state, State::Warn);
+    let path = location.database();
+    assert_eq!(judge(Err(Error::NoDatabase { path: path.clone() })).state, State::Skipped);
+    assert_eq!(judge(Err(Error::Replaced { path: path.clone() })).state, State::Warn);
+    let found = judge(Err(Error::Schema { path, found: "11".into() }));
+    assert!(found.state == State::Fail && found.detail.contains("schema is 11"), "{found:?}");
+}

@@ -128,3 +128,19 @@ fn a_daemon_that_is_named_says_what_is_valid() {
     let ran = home.firn(&arguments).expect(5);
     assert!(ran.err.contains("not a valid path of this store, by ") && ran.err.contains("db.sqlite"), "{ran:?}");
 }
+
+#[test]
+fn a_port_without_tls_is_told() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("https://{}/main", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // It may have gone.
+            let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let mut home = Home::new();
+    home.set("FIRN_TOKEN", TOKEN);
+    let ran = home.firn(&["push", "--retry-for", "0", "--stdin", &url]).expect(3);
+    assert!(ran.err.contains("is it http:// and not https://?"), "{}", ran.err);
+}

@@ -165,7 +165,7 @@ impl Remote {
             return Err(self.refusal(reply).await);
         }
         while let Some(piece) = reply.body.next().await.map_err(Failure::Broken)? {
-            reader.take(&piece).map_err(Failure::Nonsense)?;
+            reader.take(&piece).map_err(|detail| Failure::Nonsense(or_a_page(detail, &piece)))?;
         }
         match reader.end() {
             Ok(Some(answer)) => Ok(answer),
@@ -184,6 +184,8 @@ impl Remote {
                 hint: "redirects are not followed: use the cache's own URL".to_owned(),
                 ..ErrorAnswer::default()
             };
+        } else if answer.code.is_empty() {
+            answer = on_the_way(status, answer);
         }
         let header = retry_after.and_then(|value| parse_retry_after(&value, self.options.clock.now()));
         let retry_after = header.or(answer.retry_after.map(Duration::from_secs));
@@ -207,6 +209,28 @@ impl Remote {
             }
         }
     }
+}
+
+/// Returns what is wrong with an answer, or that it is a page, as proxies and portals send.
+fn or_a_page(detail: String, piece: &[u8]) -> String {
+    if piece.trim_ascii_start().starts_with(b"<") {
+        return "it is a page of HTML, of a proxy or of another server".to_owned();
+    }
+    detail
+}
+
+/// Explains a refusal that is not firnd's.
+fn on_the_way(status: u16, answer: ErrorAnswer) -> ErrorAnswer {
+    let (message, hint) = match status {
+        413 => (
+            "something on the way to it takes no request of this length",
+            "raise the limit of the proxy, which nginx calls client_max_body_size",
+        ),
+        407 => ("a proxy wants a user and a password", "put them into the proxy's URL, in https_proxy or http_proxy"),
+        _ if answer.message.is_empty() => ("it gives no reason", ""),
+        _ => return answer,
+    };
+    ErrorAnswer { message: message.to_owned(), hint: hint.to_owned(), ..answer }
 }
 
 fn is_over(policy: &RetryPolicy, began: Instant, wait: Duration) -> bool {

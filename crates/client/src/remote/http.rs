@@ -235,7 +235,11 @@ impl http_body::Body for Outgoing {
 }
 
 fn broken(error: &reqwest::Error) -> Broken {
-    let message = causes(error);
+    let mut message = causes(error);
+    // What rustls says of an answer that is no TLS.
+    if message.contains("InvalidContentType") {
+        message.push_str("; the port does not seem to speak TLS: is it http:// and not https://?");
+    }
     let kind = if error.is_builder() || message.contains("invalid peer certificate") {
         // rustls has a type for this, several wrappers below reqwest's error.
         BrokenKind::Impossible

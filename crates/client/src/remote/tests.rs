@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_api::{PathAnswer, PathStatus};
 use firn_chunk::{ChunkId, RecipeId};
-use firn_nix::StorePath;
+use firn_nix::{StoreHash, StorePath};
 use tokio::time::Instant;
 
 use super::*;
@@ -164,6 +164,22 @@ async fn refusals_keep_code_and_hint_and_no_token() {
     assert_eq!(kind(&error), Refusal::Access);
     let text = error.to_string();
     assert!(text.contains("403 not-granted: m (h)") && !text.contains("sesame"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_of_others_than_firnd_are_explained() {
+    let page = b"<html>413</html>".to_vec();
+    for (answer, expected) in [
+        (Ok((413, vec![], page.clone())), "client_max_body_size"),
+        (Ok((407, vec![], vec![])), "https_proxy"),
+        (Ok((401, vec![], vec![])), "it gives no reason"),
+        (Ok((405, vec![], b"go away".to_vec())), "go away"),
+        (ok(page), "a page of HTML"),
+    ] {
+        let (_, remote) = connected([answer]).await;
+        let error = remote.missing_paths(&[StoreHash([0; 20])]).await.unwrap_err().to_string();
+        assert!(error.contains(expected) && !error.contains("<html>"), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
