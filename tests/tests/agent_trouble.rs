@@ -130,3 +130,19 @@ fn a_full_disk_on_the_builder_loses_nothing() -> Result<()> {
     assert_eq!((&status["counters"]["pushed"], &status["dead"]), (&PATHS.into(), &0.into()), "{status:#}");
     Ok(())
 }
+
+#[test]
+fn an_agent_whose_queue_is_deleted_ends_with_an_error() -> Result<()> {
+    let Some(nix) = Nix::require(Version::V2_26) else { return Ok(()) };
+    let firnd = Firnd::start()?;
+    let cache = firnd.cache("main", &["--public"])?;
+    let mut builder = Builder::new(&nix, &cache)?;
+    builder.store.build_one(&closure(1))?;
+    builder.start()?;
+    builder.flush()?;
+    fs::remove_dir_all(builder.state.path().join("agent"))?;
+    let ended = builder.agent.take().ok_or("no agent")?.wait()?;
+    assert_eq!(ended.code(), Some(1));
+    assert!(!builder.socket().exists());
+    Ok(())
+}
