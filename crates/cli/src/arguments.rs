@@ -8,7 +8,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::commands::Command;
 use crate::context::Context;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::{exit, logging};
 
 const EXAMPLES: &str = "\
@@ -63,8 +63,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         arguments.splice(..1, ["firn".into(), "hook".into()]);
     }
     let is_hook = arguments.get(1).is_some_and(|command| command == "hook");
+    // What can't be parsed says all the same how its error is to be printed.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     let arguments = match parse(arguments) {
         Ok(arguments) => arguments,
+        Err(error) if json && !is_hook && error.use_stderr() => {
+            output::usage_error(&error);
+            return ExitCode::from(exit::USAGE);
+        }
         Err(error) => {
             // A reader who went away early is no error here either.
             let _ = error.print();

@@ -134,6 +134,16 @@ impl Output {
     }
 }
 
+/// Writes what is wrong with a command line as JSON, on standard error; what clap adds to it is the hint.
+pub(crate) fn usage_error(error: &clap::Error) {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let (message, hint) = text.split_once("\n\n").unwrap_or((text, ""));
+    let hint = Some(hint.trim()).filter(|hint| !hint.is_empty());
+    let line = serde_json::json!({ "error": message.trim(), "hint": hint });
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Says how long a number of seconds is, roughly.
 pub(crate) fn span(seconds: u64) -> String {
     match seconds {

@@ -144,3 +144,13 @@ fn a_port_without_tls_is_told() {
     let ran = home.firn(&["push", "--retry-for", "0", "--stdin", &url]).expect(3);
     assert!(ran.err.contains("is it http:// and not https://?"), "{}", ran.err);
 }
+
+#[test]
+fn a_bad_command_line_is_json_where_that_is_wanted() {
+    let home = Home::new();
+    let ran = home.firn(&["push", "--json", "--nonsense"]).expect(2);
+    let told: Value = serde_json::from_str(&ran.err).expect("JSON");
+    assert!(told["error"].as_str().is_some_and(|error| error.contains("--nonsense")), "{ran:?}");
+    let ran = home.firn(&["watch-exec", "--nonsense", "--", "true", "--json"]).expect(2);
+    assert!(ran.err.starts_with("error: "), "{ran:?}");
+}
