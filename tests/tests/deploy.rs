@@ -367,6 +367,29 @@ fn the_container_file_takes_files_that_there_are() {
 }
 
 #[test]
+fn sources_take_in_files_of_their_own_crate_only() {
+    let mut seen = 0;
+    for part in fs::read_dir(workspace().join("crates")).expect("crates") {
+        let home = fs::canonicalize(part.expect("a crate").path()).expect("is there");
+        let mut files = Vec::new();
+        files_below(&home, "rs", &mut files);
+        for file in files {
+            let source = fs::read_to_string(&file).expect("a source");
+            for call in ["include_str!(\"", "include_bytes!(\""] {
+                for (at, _) in source.match_indices(call) {
+                    let named = source[at + call.len()..].split('"').next().expect("an end");
+                    let taken = fs::canonicalize(file.parent().expect("a folder").join(named));
+                    // The container file and the Nix packages copy crates whole, and little else.
+                    assert!(taken.is_ok_and(|path| path.starts_with(&home)), "{}: {named}", file.display());
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 2, "{seen}");
+}
+
+#[test]
 fn login_use_and_doctor_work_with_a_real_server() -> Result<()> {
     let firnd = Firnd::start()?;
     let cache = firnd.cache("main", &[])?;

@@ -1,4 +1,4 @@
-//! Usage reports: what the bytes of a store are for. `docs/openapi.yaml` describes the requests; names here are stable.
+//! Usage reports: what the bytes of a store are for. `crates/server/openapi.yaml` describes the requests; names here are stable.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! Usage reports, single paths and metrics for programs: JSON under `/api/v1`, Prometheus text at `/metrics`.
 //!
-//! `docs/openapi.yaml` describes the requests, and is served here too. What the asker may not see is answered like what is
-//! not there.
+//! `openapi.yaml` of this crate describes the requests, and is served here too. What the asker may not see is answered like
+//! what is not there.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::usage::viewer::Viewer;
 use crate::usage::{counters, report, search, view};
 
 /// The description of the requests.
-pub(super) const OPENAPI: &str = include_str!("../../../../docs/openapi.yaml");
+pub(super) const OPENAPI: &str = include_str!("../../openapi.yaml");
 
 /// Groups that a report has at most.
 const MAX_TOP: usize = 1000;
