@@ -30,6 +30,7 @@ pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod data_dir;
+mod due;
 pub mod file_cache;
 pub mod http;
 mod intake;

@@ -12,7 +12,7 @@ use firn_index::UnixSeconds;
 
 use crate::background;
 use crate::config::ScrubConfig;
-use crate::error_chain;
+use crate::{due, error_chain};
 
 /// How often it is looked whether a pass is due.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -127,6 +127,13 @@ impl Scrubber {
         Ok(Some(last.saturating_add(every)))
     }
 
+    /// Returns whether a pass is due. One that was interrupted is, whatever the clock said then.
+    fn is_due(&self, engine: &Engine, now: UnixSeconds) -> Result<bool, String> {
+        let Some(at) = self.next_at(engine)? else { return Ok(false) };
+        let outcome = engine.scrub_outcome().map_err(|error| error_chain(&error))?;
+        Ok(outcome.current.is_some() || due::has_come(at, self.config.every.0.as_secs(), now))
+    }
+
     fn run(&self, engine: &Engine, now: &dyn Fn() -> UnixSeconds, on_damage: &dyn Fn()) {
         loop {
             let Some(rate) = self.wait_for_work(engine, now) else { return };
@@ -147,7 +154,7 @@ impl Scrubber {
     fn wait_for_work(&self, engine: &Engine, now: &dyn Fn() -> UnixSeconds) -> Option<u64> {
         loop {
             // Asks the index, so not under the lock.
-            let due = self.next_at(engine).map(|at| at.is_some_and(|at| at <= now()));
+            let due = self.is_due(engine, now());
             let mut state = self.lock();
             if state.is_ended {
                 return None;

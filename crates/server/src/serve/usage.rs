@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::due;
 
 /// How often counters are written: what a crash loses of them.
 const FLUSH: Duration = Duration::from_secs(60);
@@ -66,8 +67,11 @@ fn round(app: &App) {
     let now = app.now();
     app.usage.tidy(now);
     let interval = app.config.usage.report_interval.0.as_secs();
-    let due = app.usage.latest().map_or(0, |report| report.at + interval.max(report.took_ms * REST / 1000));
-    if interval == 0 || now < due {
+    let is_due = app.usage.latest().is_none_or(|report| {
+        let rest = interval.max(report.took_ms * REST / 1000);
+        due::has_come(report.at.saturating_add(rest), rest, now)
+    });
+    if interval == 0 || !is_due {
         return;
     }
     match app.usage.make_report(&app.engine, now) {

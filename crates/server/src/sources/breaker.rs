@@ -2,6 +2,8 @@
 
 use firn_index::{SourceRow, SourceStateRow, UnixSeconds};
 
+use crate::due;
+
 /// The shortest wait after a failure, in seconds.
 const MIN_WAIT: u64 = 30;
 
@@ -43,6 +45,11 @@ pub fn next_at(row: &SourceRow, state: &SourceStateRow) -> Option<UnixSeconds> {
         (None, Some(last)) => Some(last.saturating_add(row.every_seconds)),
         (None, None) => Some(row.created_at),
     }
+}
+
+/// Returns whether a sync is to begin by itself.
+pub fn is_due(row: &SourceRow, state: &SourceStateRow, now: UnixSeconds) -> bool {
+    next_at(row, state).is_some_and(|at| due::has_come(at, row.every_seconds.max(MAX_WAIT), now))
 }
 
 #[cfg(test)]
@@ -92,6 +99,10 @@ mod tests {
         assert_eq!(next_at(&row(0, false), &state), None);
         succeeded(&mut state, 1000);
         assert_eq!(next_at(&row(600, false), &state), Some(1600));
+        assert!(!is_due(&row(600, false), &state, 1599) && is_due(&row(600, false), &state, 1600));
+        // What a clock said that was a year ahead.
+        succeeded(&mut state, 31_536_000);
+        assert!(is_due(&row(600, false), &state, 1600));
     }
 
     #[test]

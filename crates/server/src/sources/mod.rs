@@ -207,7 +207,7 @@ fn due(meta: &dyn Meta, now: u64) -> Vec<SourceName> {
         let mut due = Vec::new();
         for (name, row) in sources {
             let state = meta.source_state(&name)?;
-            if breaker::next_at(&row, &state).is_some_and(|at| at <= now) {
+            if breaker::is_due(&row, &state, now) {
                 due.push(name);
             }
         }
