@@ -7,54 +7,76 @@ use firn_engine::{Clock, SystemClock};
 use firn_index::Meta;
 
 use super::{CliError, Report, output};
-use crate::admin::{Admin, Answer, Request, Status, execute, socket};
+use crate::admin::{Admin, Answer, Failure, Request, Status, execute, socket};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataError, Lock, SystemEntropy};
 use crate::maintenance::Maintenance;
 use crate::serve::{self, ServeError};
 
 /// How long to wait for a server that starts or stops, or for another command.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Gets a request done; `makes_store` says whether a new store is made for it.
-pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_store: bool) -> Result<Answer, CliError> {
-    if !makes_store && !data.exists()? {
-        return Err(CliError::NoStore { data: data.root().to_owned() });
-    }
+/// Who does a request.
+pub(super) enum Reached {
+    /// The running server, which has answered.
+    Server(Box<Result<Answer, Failure>>),
+    /// This process: nobody else may use the data directory as long as it holds the lock.
+    Here(Lock),
+}
+
+/// Refuses a data directory without a store, for commands that make none.
+pub(super) fn need_store(data: &DataDir) -> Result<(), CliError> {
+    if data.exists()? { Ok(()) } else { Err(CliError::NoStore { data: data.root().to_owned() }) }
+}
+
+/// Has the running server do a request, or takes the data directory if none runs; `name` then tells others who holds it.
+///
+/// A server that starts or stops, and a command that will be done, are waited for, at most [`PATIENCE`].
+pub(super) fn reach(data: &DataDir, request: &Request, name: &str) -> Result<Reached, CliError> {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(reply) = socket::ask(data, request)? {
-            return Ok(reply?);
+            return Ok(Reached::Server(Box::new(reply)));
         }
-        match data.try_lock("firnd, a command")? {
-            Ok(lock) => {
-                if request.needs_engine() {
-                    return with_engine(data, config, lock, request);
-                }
-                let store = data.open_index(lock)?;
-                if makes_deleted_cache(&*store.meta, request)? {
-                    return with_engine(data, config, store.into_lock()?, request);
-                }
-                let admin = Admin {
-                    meta: &*store.meta,
-                    index: None,
-                    app: None,
-                    engine: None,
-                    gc: &config.gc,
-                    data,
-                    base_url: &serve::base_url(&config.server, None),
-                    entropy: &SystemEntropy,
-                    now: SystemClock.now(),
-                };
-                let answer = execute(&admin, request.clone());
-                store.close()?;
-                return Ok(answer?);
-            }
+        match data.try_lock(name)? {
+            Ok(lock) => return Ok(Reached::Here(lock)),
             // It starts and has no socket yet, stops and has none any more, or is a command that will be done.
             Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(20)),
             Err(holder) => return Err(DataError::Held { data: data.root().to_owned(), holder }.into()),
         }
     }
+}
+
+/// Gets a request done; `makes_store` says whether a new store is made for it.
+pub(super) fn ask(data: &DataDir, config: &Config, request: &Request, makes_store: bool) -> Result<Answer, CliError> {
+    if !makes_store {
+        need_store(data)?;
+    }
+    let lock = match reach(data, request, "firnd, a command")? {
+        Reached::Server(reply) => return Ok((*reply)?),
+        Reached::Here(lock) => lock,
+    };
+    if request.needs_engine() {
+        return with_engine(data, config, lock, request);
+    }
+    let store = data.open_index(lock)?;
+    if makes_deleted_cache(&*store.meta, request)? {
+        return with_engine(data, config, store.into_lock()?, request);
+    }
+    let admin = Admin {
+        meta: &*store.meta,
+        index: None,
+        app: None,
+        engine: None,
+        gc: &config.gc,
+        data,
+        base_url: &serve::base_url(&config.server, None),
+        entropy: &SystemEntropy,
+        now: SystemClock.now(),
+    };
+    let answer = execute(&admin, request.clone());
+    store.close()?;
+    Ok(answer?)
 }
 
 /// Returns whether a request makes a cache whose name a deleted one had, of which packs are to be told first.

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use firn_engine::{Clock, SystemClock};
 
-use super::{CliError, Report, admin, output};
+use super::admin::{self, Reached};
+use super::{CliError, Report, output};
 use crate::admin::{Answer, BackupView, Request, socket};
 use crate::backup::{self, BackupError, Created, Source};
 use crate::config::Config;
-use crate::data_dir::{DataDir, DataError};
+use crate::data_dir::DataDir;
 
 /// How often the server is told that the backup goes on.
 const RENEW_EVERY: Duration = Duration::from_secs(30);
@@ -58,23 +59,16 @@ pub(super) fn run(backup: &Backup, data: &DataDir) -> Result<Report, CliError> {
         ]);
         return Ok(Report::new(text, &found));
     }
-    if !data.exists()? {
-        return Err(CliError::NoStore { data: data.root().to_owned() });
-    }
-    let until = Instant::now() + admin::PATIENCE;
+    admin::need_store(data)?;
+    let until = Instant::now() + BUSY_WAIT;
     let done = loop {
-        if let Some(reply) = socket::ask(data, &Request::BackupBegin)? {
-            match reply {
+        match admin::reach(data, &Request::BackupBegin, "firnd backup")? {
+            Reached::Server(reply) => match *reply {
                 Ok(answer) => break beside_server(backup, data, &view(answer)?)?,
-                Err(failure) if failure.is_busy() && Instant::now() < until + BUSY_WAIT => {
-                    thread::sleep(Duration::from_secs(1));
-                    continue;
-                }
+                Err(failure) if failure.is_busy() && Instant::now() < until => thread::sleep(Duration::from_secs(1)),
                 Err(failure) => return Err(failure.into()),
-            }
-        }
-        match data.try_lock("firnd backup")? {
-            Ok(lock) => {
+            },
+            Reached::Here(lock) => {
                 let index = data.backup_index();
                 data.remove_backup_index()?;
                 data.copy_index(&index)?;
@@ -86,8 +80,6 @@ pub(super) fn run(backup: &Backup, data: &DataDir) -> Result<Report, CliError> {
                 drop(lock);
                 break done?;
             }
-            Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(20)),
-            Err(holder) => return Err(DataError::Held { data: data.root().to_owned(), holder }.into()),
         }
     };
     Ok(report(&done))

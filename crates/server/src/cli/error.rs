@@ -144,6 +144,11 @@ impl CliError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Config(_) => Some("`firnd config example` prints every key with its default".to_owned()),
+            Self::Data(DataError::Held { holder, .. }) if holder.is_server() => Some(
+                "it gives no answer: while it starts or ends, wait and try again; rebuild-index and restore-backup work \
+                 only while none runs"
+                    .to_owned(),
+            ),
             Self::Data(error) | Self::Serve(ServeError::Data(error)) => data_hint(error),
             Self::Serve(ServeError::Listen { .. }) => {
                 Some("choose another address with --listen, or port 0 for any free port".to_owned())

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{CliError, Report, admin, exit, output};
-use crate::admin::{Answer, Request, ScrubPassView, ScrubView, socket};
+use super::admin::{self, Reached};
+use super::{CliError, Report, exit, output};
+use crate::admin::{Answer, Request, ScrubPassView, ScrubView};
 use crate::config::{Config, Size};
-use crate::data_dir::{DataDir, DataError};
+use crate::data_dir::DataDir;
 
 /// How often a running server is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -52,25 +53,17 @@ pub(super) fn run(scrub: &Scrub, data: &DataDir, config: &Config) -> Result<Repo
     if scrub.stop {
         return Ok(report(&view(admin::ask(data, config, &Request::ScrubStop, false)?)?));
     }
-    if !data.exists()? {
-        return Err(CliError::NoStore { data: data.root().to_owned() });
-    }
+    admin::need_store(data)?;
     let request = Request::ScrubStart { bytes_per_second: scrub.rate.map(|rate| rate.0) };
-    let until = Instant::now() + admin::PATIENCE;
-    loop {
-        if let Some(reply) = socket::ask(data, &request)? {
-            let started = view(reply?)?;
-            return if scrub.detach { Ok(report(&started)) } else { wait(data, config) };
+    match admin::reach(data, &request, "firnd scrub")? {
+        Reached::Server(reply) => {
+            let started = view((*reply)?)?;
+            if scrub.detach { Ok(report(&started)) } else { wait(data, config) }
         }
-        match data.try_lock("firnd scrub")? {
-            Ok(lock) => {
-                let mut config = config.clone();
-                config.scrub.rate = scrub.rate.unwrap_or(config.scrub.rate);
-                return here(data.open_store(lock, &config)?, &config);
-            }
-            // It starts or stops.
-            Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(20)),
-            Err(holder) => return Err(DataError::Held { data: data.root().to_owned(), holder }.into()),
+        Reached::Here(lock) => {
+            let mut config = config.clone();
+            config.scrub.rate = scrub.rate.unwrap_or(config.scrub.rate);
+            here(data.open_store(lock, &config)?, &config)
         }
     }
 }

@@ -8,10 +8,11 @@ use clap::{ArgGroup, Args, Subcommand};
 use firn_engine::{Clock as _, SystemClock};
 use firn_index::SourceCounts;
 
-use super::{CliError, Report, admin, output};
-use crate::admin::{Answer, Failure, Request, SourceSettings, SourceView, socket};
+use super::admin::{self, Reached};
+use super::{CliError, Report, output};
+use crate::admin::{Answer, Failure, Request, SourceSettings, SourceView};
 use crate::config::{Config, Size, Span};
-use crate::data_dir::{DataDir, SystemEntropy};
+use crate::data_dir::{DataDir, Lock, SystemEntropy};
 use crate::sources::run::Run;
 use crate::sources::{Context, sync};
 
@@ -221,15 +222,15 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
 /// Has the running server sync, or does it here.
 fn run_sync(arguments: SyncArguments, data: &DataDir, config: &Config) -> Result<Report, CliError> {
     let SyncArguments { name, full, detach } = arguments;
-    if !data.exists()? {
-        return Err(CliError::NoStore { data: data.root().to_owned() });
-    }
-    match socket::ask(data, &Request::SourceSync { name: name.clone(), full })? {
-        Some(Ok(Answer::Source(view))) if detach => return Ok(report(&view)),
-        // It waits for the one that is under way just as well.
-        Some(Ok(_) | Err(Failure::Busy { .. })) => {}
-        Some(Err(failure)) => return Err(failure.into()),
-        None => here(&name, full, data, config)?,
+    admin::need_store(data)?;
+    match admin::reach(data, &Request::SourceSync { name: name.clone(), full }, "firnd source sync")? {
+        Reached::Server(reply) => match *reply {
+            Ok(Answer::Source(view)) if detach => return Ok(report(&view)),
+            // It waits for the one that is under way just as well.
+            Ok(_) | Err(Failure::Busy { .. }) => {}
+            Err(failure) => return Err(failure.into()),
+        },
+        Reached::Here(lock) => here(&name, full, lock, data, config)?,
     }
     loop {
         let Answer::Source(view) = admin::ask(data, config, &Request::SourceShow { name: name.clone() }, false)? else {
@@ -246,10 +247,9 @@ fn run_sync(arguments: SyncArguments, data: &DataDir, config: &Config) -> Result
 }
 
 /// Does it in this process, which has the store to itself. What came of it is written down.
-fn here(name: &str, full: bool, data: &DataDir, config: &Config) -> Result<(), CliError> {
+fn here(name: &str, full: bool, lock: Lock, data: &DataDir, config: &Config) -> Result<(), CliError> {
     let invalid = |detail| CliError::Failure(Failure::Invalid { detail });
     let parsed = name.parse().map_err(invalid)?;
-    let lock = data.lock("firnd source sync")?;
     let store = data.open_store(lock, config)?;
     let there = store.engine.meta().source(&parsed);
     let now = || SystemClock.now();

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{CliError, Report, admin, output};
-use crate::admin::{Answer, Failure, Request, socket};
+use super::admin::{self, Reached};
+use super::{CliError, Report, output};
+use crate::admin::{Answer, Failure, Request};
 use crate::config::{Config, Size, Span};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, OpenStore};
 use crate::squeeze::{Control, Pass, Progress};
 
 /// How often the running server is asked how far it is.
@@ -61,13 +62,11 @@ pub(super) fn run(arguments: &Arguments, data: &DataDir, config: &Config) -> Res
         let request = if arguments.stop { Request::SqueezeStop } else { Request::SqueezeProgress };
         return Ok(report(&progress_of(admin::ask(data, config, &request, false)?)?));
     }
-    if !data.exists()? {
-        return Err(CliError::NoStore { data: data.root().to_owned() });
-    }
+    admin::need_store(data)?;
     let pass = pass(arguments, config)?;
-    match socket::ask(data, &Request::Squeeze { pass })? {
-        Some(answer) => {
-            let mut progress = progress_of(answer?)?;
+    match admin::reach(data, &Request::Squeeze { pass }, "firnd squeeze")? {
+        Reached::Server(reply) => {
+            let mut progress = progress_of((*reply)?)?;
             while progress.running && !arguments.no_wait {
                 tell(&progress);
                 thread::sleep(ASK_EVERY);
@@ -75,14 +74,12 @@ pub(super) fn run(arguments: &Arguments, data: &DataDir, config: &Config) -> Res
             }
             finished(progress)
         }
-        None => here(data, config, &pass),
+        Reached::Here(lock) => here(data.open_store(lock, config)?, &pass),
     }
 }
 
 /// Does it in this process, which has the store to itself.
-fn here(data: &DataDir, config: &Config, pass: &Pass) -> Result<Report, CliError> {
-    let lock = data.lock("firnd squeeze")?;
-    let store = data.open_store(lock, config)?;
+fn here(store: OpenStore, pass: &Pass) -> Result<Report, CliError> {
     let control = Control::default();
     let (told, over) = (std::sync::Mutex::new(false), std::sync::Condvar::new());
     let progress = thread::scope(|scope| {

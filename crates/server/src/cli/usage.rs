@@ -3,10 +3,11 @@
 use firn_api::usage::{GroupBy, UsageReport};
 use firn_engine::{Clock as _, SystemClock};
 
-use super::{CliError, Report, admin, output};
-use crate::admin::{Answer, Failure, Request, socket};
+use super::admin::{self, Reached};
+use super::{CliError, Report, output};
+use crate::admin::{Answer, Failure, Request};
 use crate::config::Config;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Lock};
 use crate::usage::{Usage, report};
 
 /// The command's arguments.
@@ -39,19 +40,17 @@ fn since(text: &str) -> Result<report::Since, String> {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments, data: &DataDir, config: &Config) -> Result<Report, CliError> {
-    if !data.exists()? {
-        return Err(CliError::NoStore { data: data.root().to_owned() });
-    }
+    admin::need_store(data)?;
     let now = SystemClock.now();
     let since = arguments.since.map(|since| since.at(now));
     let asked = report::Asked { by: arguments.by, top: arguments.top, since, fresh: arguments.fresh };
     let request = Request::Usage { by: asked.by, top: asked.top, since, fresh: asked.fresh };
-    let found = match socket::ask(data, &request)? {
-        Some(answer) => match answer? {
+    let found = match admin::reach(data, &request, "firnd usage")? {
+        Reached::Server(reply) => match (*reply)? {
             Answer::Usage(found) => *found,
             _ => return Err(admin::unexpected()),
         },
-        None => here(data, config, asked, now)?,
+        Reached::Here(lock) => here(lock, data, config, asked, now)?,
     };
     if arguments.csv {
         return Ok(Report::new(found.to_csv(), &found));
@@ -66,8 +65,7 @@ pub(super) fn run(arguments: &Arguments, data: &DataDir, config: &Config) -> Res
 }
 
 /// Opens the store as a server would, and counts.
-fn here(data: &DataDir, config: &Config, asked: report::Asked, now: u64) -> Result<UsageReport, CliError> {
-    let lock = data.lock("firnd usage")?;
+fn here(lock: Lock, data: &DataDir, config: &Config, asked: report::Asked, now: u64) -> Result<UsageReport, CliError> {
     let store = data.open_store(lock, config)?;
     let usage = Usage::default();
     // It was just made, so that nobody has set it.

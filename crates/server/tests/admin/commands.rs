@@ -388,3 +388,31 @@ fn the_allocator_is_set_by_the_program_and_then_by_the_environment() {
         said.lines().filter_map(|line| line.split_once("Set conf value: ")).map(|(_, set)| set).collect();
     assert_eq!(set, ["narenas:2", "oversize_threshold:0", "confirm_conf:true", "dirty_decay_ms:500"], "{said}");
 }
+
+#[test]
+fn every_command_waits_for_a_server_that_starts() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    for command in [&["squeeze"][..], &["usage"], &["status"], &["scrub"]] {
+        let lock = std::fs::OpenOptions::new().write(true).open(place.data().join("lock")).expect("opens");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locks");
+        std::fs::write(place.data().join("lock"), "1 firnd serve\n").expect("writes");
+        let mut child = firnd();
+        let child = child.args(command).arg("--data").arg(place.data()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = child.spawn().expect("starts");
+        // It has slept now and then, and so was refused the lock.
+        let status = format!("/proc/{}/status", child.id());
+        let sleeps = || {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            assert!(!text.contains("State:\tZ"), "{command:?} gave up at once");
+            let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
+            line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(u64::MAX)
+        };
+        while sleeps() < 50 {
+            std::thread::yield_now();
+        }
+        drop(lock);
+        let output = child.wait_with_output().expect("ends");
+        assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    }
+}
