@@ -106,7 +106,7 @@ pub struct Parts {
 pub fn rebuild(parts: Parts, new_cache: &mut dyn FnMut(&CacheName) -> CacheRow) -> Result<Rebuilt> {
     // One that was just made beside the packs, by who did not know that it was gone, knows nothing.
     let old = match parts.old {
-        Some(old) if old.store_info()?.is_some() => Some(old),
+        Some(old) if old.store_info()?.is_some() || !old.packs(None, 1)?.is_empty() => Some(old),
         Some(_) | None => None,
     };
     let packs = Arc::new(Packs {
@@ -229,6 +229,10 @@ impl Rebuild {
         }
         for (name, row) in old.caches()? {
             meta.put_cache(&name, &row)?;
+        }
+        self.keep_strangers(new_cache)?;
+        // Of caches that are made anew it may know all this just as well, if it is damaged.
+        for name in self.known_caches()? {
             meta.put_retention(&name, &old.retention(&name)?)?;
             meta.put_upstreams(&name, &old.upstreams(&name)?)?;
             for (pin, row) in old.pins(&name)? {
@@ -247,7 +251,7 @@ impl Rebuild {
         if let Some(at) = old.uses_since()? {
             meta.set_uses_since(at)?;
         }
-        self.keep_strangers(new_cache)
+        Ok(())
     }
 
     /// Makes caches anew that the earlier index does not have and of which nothing says that they were deleted: it is not

@@ -72,7 +72,7 @@ pub(crate) fn move_aside(folder: &Path, aside: &Path) -> Result<()> {
 }
 
 /// Opens a database to read what is left of it, and changes nothing: of its logs, RocksDB leaves out what is damaged, with the
-/// rest of that block of 32 KiB.
+/// rest of that block of 32 KiB. What needs a table that is damaged fails when it is read.
 pub(crate) fn open_damaged(
     folder: &Path,
     version: u32,
@@ -85,13 +85,22 @@ pub(crate) fn open_damaged(
     options.create_if_missing(false);
     options.create_missing_column_families(false);
     options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
+    // Else one table that does not open keeps all others from being read.
+    options.set_paranoid_checks(false);
     let names = ["default"].iter().chain(families);
     let descriptors = names.map(|name| ColumnFamilyDescriptor::new(*name, family.clone()));
     let db = DB::open_cf_descriptors_read_only(&options, folder, descriptors, false).map_err(failed(&doing))?;
-    match format_of(&db)? {
-        Some(found) if found > version => Err(Error::TooNew { found, known: version }),
+    match format_of(&db) {
+        Ok(Some(found)) if found > version => Err(Error::TooNew { found, known: version }),
+        // The version may be what is damaged. A newer firn's families would tell of it, and its rows would not decode.
+        Err(error) if has_strange_families(folder, &options, families) => Err(error),
         _ => Ok(db),
     }
+}
+
+fn has_strange_families(folder: &Path, options: &Options, families: &[&str]) -> bool {
+    let there = DB::list_cf(options, folder).unwrap_or_default();
+    there.iter().any(|name| name != "default" && !families.contains(&name.as_str()))
 }
 
 /// Waits until RocksDB has merged what waits for that, for [`MERGE_WAIT`] at most.

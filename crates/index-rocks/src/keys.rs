@@ -119,6 +119,28 @@ impl Family {
             Self::Meta => "meta",
         }
     }
+
+    /// Returns what the family holds, in words.
+    pub(crate) const fn holds(self) -> &'static str {
+        match self {
+            Self::Pack | Self::Edge | Self::Effort | Self::Seq | Self::Since => "packs",
+            Self::Recipe => "recipes",
+            Self::Nar | Self::Alias => "NARs",
+            Self::Path => "paths",
+            Self::Document => "logs and other documents",
+            Self::Cache => "settings and signing keys of caches",
+            Self::Token => "tokens",
+            Self::Provenance => "who pushed what",
+            Self::Usage => "usage counters and reports",
+            Self::Use => "last uses of paths",
+            Self::Pin => "pins",
+            Self::Retention => "retention and quotas",
+            Self::Source => "sources",
+            Self::Upstream => "upstreams",
+            Self::Issued => "tokens that were made for identities",
+            Self::Meta => "the state of the store, of scrubs and of collections",
+        }
+    }
 }
 
 /// Rows of which there is one.

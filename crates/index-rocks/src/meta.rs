@@ -18,9 +18,11 @@ use crate::keys::{self, Family, single};
 use crate::options::{self, MetaOptions};
 use crate::staged::Staged;
 
+use self::damaged::Losses;
 use self::reads::{id, listed, number, text};
 
 mod damaged;
+mod files;
 mod reads;
 mod sources;
 mod writes;
@@ -37,6 +39,8 @@ pub struct RocksMeta {
     cache: Cache,
     writer: Mutex<()>,
     sessions: Sessions,
+    /// What could not be read, where that is left out.
+    losses: Option<Losses>,
 }
 
 impl RocksMeta {
@@ -51,32 +55,7 @@ impl RocksMeta {
         let family = options::meta_family(&cache);
         let db =
             database::open(&folder.join("meta"), FORMAT_VERSION, &options::meta_database(), &family, &names, &family)?;
-        Ok(Self { db, cache, writer: Mutex::new(()), sessions: Sessions::default() })
-    }
-
-    /// Waits until RocksDB has merged what waits for that, so that a measurement begins at rest.
-    ///
-    /// # Errors
-    /// [`Error::Engine`] after half an hour; else as merges meet them.
-    pub fn finish_merges(&self) -> Result<()> {
-        database::finish_merges(&self.db)
-    }
-
-    /// Makes a copy, as it is now, in `folder`/`meta`, which must not be there yet. Links files where it can.
-    pub fn checkpoint(&self, folder: &Path) -> Result<()> {
-        database::checkpoint(&self.db, &folder.join("meta"))
-    }
-
-    /// Returns about how much memory it holds.
-    pub fn memory_bytes(&self) -> u64 {
-        let of_family = |family| {
-            ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"]
-                .map(|name| self.db.property_int_value_cf(self.family(family), name).ok().flatten().unwrap_or(0))
-                .into_iter()
-                .sum::<u64>()
-        };
-        let cached = u64::try_from(self.cache.get_usage()).unwrap_or(u64::MAX);
-        cached.saturating_add(Family::ALL.map(of_family).into_iter().sum())
+        Ok(Self { db, cache, writer: Mutex::new(()), sessions: Sessions::default(), losses: None })
     }
 
     /// Returns a family's handle.

@@ -105,7 +105,7 @@ impl App {
         let encoders = Arc::new(Semaphore::new((ENCODERS_A_PROCESSOR * processors).max(MIN_ENCODERS)));
         let scrubber = Arc::new(Scrubber::new(config.scrub.clone()));
         let usage = Usage::default();
-        usage.load(engine.meta())?;
+        usage.load(engine.meta());
         let requests = crate::metrics::Requests::default();
         let oidc = crate::oidc::Oidc::new(&config.oidc);
         Ok(Self {

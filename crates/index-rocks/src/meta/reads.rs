@@ -12,16 +12,18 @@ use crate::keys::{self, Family};
 impl RocksMeta {
     /// Returns a value's bytes; `what` says which in errors.
     pub(crate) fn bytes(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<DBPinnableSlice<'_>>> {
-        self.db.get_pinned_cf(self.family(family), key).map_err(failed(format_args!("read {what}")))
+        let found = self.db.get_pinned_cf(self.family(family), key).map_err(failed(format_args!("read {what}")));
+        Ok(self.unless_lost(family, found)?.flatten())
     }
 
     /// Returns a row; `what` says of what in errors.
     pub(crate) fn row<R: Row>(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<R>> {
         let Some(bytes) = self.bytes(family, key, &what)? else { return Ok(None) };
-        R::decode(&bytes).map(Some).map_err(|error| Error::corrupt_row(what, &error))
+        self.unless_lost(family, R::decode(&bytes).map_err(|error| Error::corrupt_row(what, &error)))
     }
 
-    /// Calls `visit` with the entries from key `from` up to before key `to`, until it returns `false`.
+    /// Calls `visit` with the entries from key `from` up to before key `to`, until it returns `false`. Of a damaged index, those
+    /// behind the damage come too, as far as they can be read.
     pub(crate) fn scan(
         &self,
         family: Family,
@@ -29,18 +31,31 @@ impl RocksMeta {
         to: Option<Vec<u8>>,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool>,
     ) -> Result<()> {
-        let mut options = ReadOptions::default();
-        if let Some(to) = to {
-            options.set_iterate_upper_bound(to);
-        }
-        let mode = IteratorMode::From(from, Direction::Forward);
-        for entry in self.db.iterator_cf_opt(self.family(family), options, mode) {
-            let (key, value) = entry.map_err(failed(format_args!("list '{}'", family.name())))?;
-            if !visit(&key, &value)? {
-                break;
+        let mut from = from.to_vec();
+        loop {
+            let mut options = ReadOptions::default();
+            if let Some(to) = &to {
+                options.set_iterate_upper_bound(to.clone());
+            }
+            let mode = IteratorMode::From(&from, Direction::Forward);
+            let (mut last, mut is_lost) = (None, false);
+            for entry in self.db.iterator_cf_opt(self.family(family), options, mode) {
+                let entry = entry.map_err(failed(format_args!("list '{}'", family.name())));
+                let Some((key, value)) = self.unless_lost(family, entry)? else {
+                    is_lost = true;
+                    break;
+                };
+                if !visit(&key, &value)? {
+                    return Ok(());
+                }
+                last = Some(key);
+            }
+            let reached = last.map_or(from, |key| keys::after(&key));
+            match self.behind_damage(family) {
+                Some(key) if is_lost && key > reached => from = key,
+                _ => return Ok(()),
             }
         }
-        Ok(())
     }
 
     /// Returns up to `limit` entries from key `from` up to before key `to`, each as `read` makes it.
@@ -55,7 +70,7 @@ impl RocksMeta {
         let mut page = Vec::new();
         if limit > 0 {
             self.scan(family, from, to, |key, value| {
-                page.push(read(key, value)?);
+                page.extend(self.unless_lost(family, read(key, value))?);
                 Ok(page.len() < limit)
             })?;
         }
@@ -64,7 +79,8 @@ impl RocksMeta {
 
     /// Returns a number; `what` says which in errors.
     pub(super) fn number(&self, family: Family, key: &[u8], what: impl Display) -> Result<Option<u64>> {
-        self.bytes(family, key, &what)?.map(|bytes| number(&bytes, what)).transpose()
+        let Some(bytes) = self.bytes(family, key, &what)? else { return Ok(None) };
+        self.unless_lost(family, number(&bytes, what))
     }
 
     /// Returns up to `limit` rows of a cache from behind `after`, each as `read` makes it of what follows the cache in

@@ -5,12 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use firn_index::conformance::samples::{
-    cache, cache_row, chunk, commit, location, pack, path_row, pin_name, pin_row, store_hash,
+    cache, cache_row, chunk, commit, location, pack, path_row, pin_name, pin_row, store_hash, token_row,
 };
 use firn_index::{ChunkIndex, Error, Meta, Op, PackState, TokenId};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
 use rocksdb::{DB, Options};
 use tempfile::TempDir;
+
+use crate::folders::crashed;
 
 fn meta(folder: &Path) -> Result<RocksMeta, Error> {
     RocksMeta::open(folder, &MetaOptions::default())
@@ -303,5 +305,79 @@ fn a_torn_log_keeps_what_came_before() {
         let ids: Vec<_> = meta.packs(None, 9).expect("reads").into_iter().map(|(id, _)| id).collect();
         assert_eq!(ids, [0, 1, 2, 3].map(pack), "{cut} bytes cut");
         meta.reserve_pack(pack(4), 1).expect("writes");
+    }
+}
+
+fn overwrite(file: &Path, at: usize) {
+    let mut bytes = fs::read(file).expect("reads");
+    bytes[at..at + 8].copy_from_slice(b"XXXXXXXX");
+    fs::write(file, bytes).expect("writes");
+}
+
+/// Fills an index whose tokens take many blocks, and returns how many there are.
+fn with_tokens(folder: &Path) -> usize {
+    let meta = meta(folder).expect("opens");
+    meta.put_cache(&cache("a"), &cache_row(1)).expect("writes");
+    meta.put_pin(&cache("a"), &pin_name(1), &pin_row(1)).expect("writes");
+    for n in 0..200 {
+        let mut row = token_row(1);
+        // What compresses badly.
+        row.builder =
+            (0..20_u64).map(|part| format!("{:x}", (n * 20 + part + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+        meta.put_token(&TokenId(n), &row).expect("writes");
+    }
+    meta.flush().expect("flushes");
+    200
+}
+
+#[test]
+fn of_an_index_with_a_damaged_block_the_rows_around_it_can_be_read() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let all = with_tokens(folder.path());
+    let all_tables = tables(&folder.path().join("meta"));
+    let table =
+        all_tables.iter().max_by_key(|table| fs::metadata(table).map_or(0, |found| found.len())).expect("there");
+    overwrite(table, fs::metadata(table).expect("is there").len() as usize / 2);
+    let opened = meta(folder.path()).expect("opens");
+    assert_corrupt(opened.check(), "tokens");
+    assert!(opened.tokens().is_err());
+    drop(opened);
+    let left = RocksMeta::open_damaged(folder.path(), &MetaOptions::default()).expect("opens");
+    let found: Vec<u64> = left.tokens().expect("reads what is left").iter().map(|(id, _)| id.0).collect();
+    assert!(found.len() > all / 2 && found.len() < all, "{found:?}");
+    assert!(found.is_sorted() && found[0] == 0 && found[found.len() - 1] == all as u64 - 1, "{found:?}");
+    let lost = (0..all as u64).find(|n| !found.contains(n)).expect("one is lost");
+    assert_eq!(left.token(&TokenId(lost)).expect("is left out"), None);
+    assert_eq!(left.losses(), ["tokens"]);
+    assert!(left.caches().expect("reads").len() == 1 && left.pins(&cache("a")).expect("reads").len() == 1);
+}
+
+#[test]
+fn a_damaged_table_costs_what_it_holds_and_no_more() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let all = with_tokens(folder.path());
+    let tables = |folder: &Path| {
+        let mut tables = tables(&folder.join("meta"));
+        tables.sort();
+        tables
+    };
+    assert!(tables(folder.path()).len() > 3);
+    for nth in 0..tables(folder.path()).len() {
+        for back in [20, 60, 300] {
+            let copy = crashed(folder.path());
+            let table = &tables(copy.path())[nth];
+            let len = fs::metadata(table).expect("is there").len() as usize;
+            overwrite(table, len - back);
+            let left = RocksMeta::open_damaged(copy.path(), &MetaOptions::default()).expect("opens");
+            let (tokens, caches) = (left.tokens().expect("reads"), left.caches().expect("reads"));
+            let pins = left.pins(&cache("a")).expect("reads");
+            let _ = left.check();
+            let losses = left.losses();
+            let said = format!("table {nth}, {back} before its end: {losses:?}");
+            assert!(losses.len() <= 1, "{said}");
+            assert!(tokens.len() == all || losses == ["tokens"], "{said}");
+            assert!(caches.len() == 1 || losses == ["settings and signing keys of caches"], "{said}");
+            assert!(pins.len() == 1 || losses == ["pins"], "{said}");
+        }
     }
 }

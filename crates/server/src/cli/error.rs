@@ -157,6 +157,7 @@ impl CliError {
                 "name the data directory with --data or FIRN_DATA; `firnd serve` or `firnd cache create` makes a new store; of packs whose index is lost `firnd rebuild-index` makes one".to_owned(),
             ),
             Self::Socket(_) => Some("if no server runs, remove the socket file and try again".to_owned()),
+            Self::Serve(ServeError::Index(source)) => index_hint(source),
             Self::Serve(_) | Self::Failure(_) | Self::Unconfirmed { .. } | Self::Read { .. } | Self::Store { .. } | Self::Backup(_) | Self::NoText { .. } | Self::Output(_) => None,
             Self::NoPath { .. } => Some("give it as /nix/store/HASH-NAME, or its hash alone".to_owned()),
             Self::NoToken => Some("give the 16 hex digits that `firnd token list` shows".to_owned()),

@@ -1,7 +1,10 @@
 //! `firnd rebuild-index`
 
+use std::sync::Arc;
+
 use clap::Args;
 use firn_engine::{Clock, SystemClock};
+use firn_index::Meta;
 use serde::Serialize;
 
 use super::{CliError, Report, exit, output};
@@ -18,8 +21,8 @@ keys and no tokens. Paths keep the signatures that they have.
 No server may run. The new index is made beside the present one and takes its place at the end, at once.
 Chunks are not read: run `firnd scrub` afterwards.
 
-Exit code 8: paths are lost, packs can't be read or are missing, or frames are damaged; the present index is kept
-then, as index.old.";
+Exit code 8: paths are lost, packs can't be read or are missing, frames are damaged, or the present index can't be read
+as a whole; it is kept then, as index.old.";
 
 #[derive(Debug, Args)]
 pub(super) struct Rebuild {
@@ -36,6 +39,8 @@ pub(super) struct Rebuild {
 struct View {
     kept_from_old: bool,
     old_is_damaged: bool,
+    /// What of the earlier index could not be read, whole or in part.
+    not_read: Vec<&'static str>,
     new_caches: Vec<String>,
     packs: u64,
     sealed_packs: u64,
@@ -61,9 +66,13 @@ pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<
     }
     let failed = |error: firn_engine::Error| CliError::Store { detail: crate::error_chain(&error) };
     let lock = data.lock("firnd rebuild-index")?;
+    let mut damaged = None;
     let (old, why_not) = match data.open_old_index(rebuild.without_old)? {
         OldIndex::Open(old) => (Some(old), None),
-        OldIndex::Damaged(old, error) => (Some(old), Some(error)),
+        OldIndex::Damaged(old, error) => {
+            damaged = Some(Arc::clone(&old));
+            (Some(old as Arc<dyn Meta>), Some(error))
+        }
         OldIndex::None => (None, None),
         OldIndex::Unreadable(error) => (None, Some(error)),
     };
@@ -83,8 +92,9 @@ pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<
     if let Some(failure) = problem {
         return Err(failure.into());
     }
-    let is_damaged = done.is_damaged();
-    let old_index = data.swap_index(!is_kept || is_damaged || why_not.is_some())?;
+    let not_read = damaged.map(|old| old.losses()).unwrap_or_default();
+    let is_damaged = done.is_damaged() || why_not.is_some();
+    let old_index = data.swap_index(!is_kept || is_damaged)?;
     let store = data.open_store(lock, config)?;
     store.engine.learn(rebuild.lineage).map_err(failed)?;
     store.engine.close().map_err(failed)?;
@@ -92,6 +102,7 @@ pub(super) fn run(rebuild: &Rebuild, data: &DataDir, config: &Config) -> Result<
     let view = View {
         kept_from_old: is_kept,
         old_is_damaged: why_not.is_some(),
+        not_read,
         new_caches,
         packs: done.packs,
         sealed_packs: done.sealed,
@@ -148,7 +159,7 @@ fn notes(view: &View, why_not: Option<&DataError>) -> String {
             "there was no room to write to packs what only the earlier index had: make room, and run this once more\n";
     }
     match why_not {
-        Some(error) if view.kept_from_old => text += &partly_read(error),
+        Some(error) if view.kept_from_old => text += &partly_read(error, &view.not_read),
         Some(error) => text += &format!("the earlier index can't be read ({})\n", crate::error_chain(error)),
         None => {}
     }
@@ -165,13 +176,17 @@ fn notes(view: &View, why_not: Option<&DataError>) -> String {
     text
 }
 
-fn partly_read(error: &DataError) -> String {
-    format!(
-        "the earlier index is damaged ({}), and was read as far as it can be\n\
-         what was changed there shortly before the damage may be as it was before the change: see whether a token that was \
-         revoked is there again (`firnd token list`), and at caches, pins and rules (`firnd cache list`, `firnd pin list`)\n",
-        crate::error_chain(error)
-    )
+fn partly_read(error: &DataError, not_read: &[&str]) -> String {
+    let mut text =
+        format!("the earlier index is damaged ({}), and was read as far as it can be\n", crate::error_chain(error));
+    if !not_read.is_empty() {
+        text += &format!(
+            "of this some or all could not be read, and is missing unless packs tell of it: {}\n",
+            not_read.join(", ")
+        );
+    }
+    text + "what was changed there shortly before the damage may be as it was before the change: see whether a token that was \
+         revoked is there again (`firnd token list`), and at caches, pins and rules (`firnd cache list`, `firnd pin list`)\n"
 }
 
 fn made_anew(view: &View) -> String {

@@ -59,14 +59,14 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Takes the newest report out of the index.
-    ///
-    /// # Errors
-    /// Errors of the index. A report that does not read is none.
-    pub fn load(&self, meta: &dyn firn_index::Meta) -> firn_index::Result<()> {
-        let stored = meta.last_report()?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    /// Takes the newest report out of the index. One that can't be read is none: it can be made again.
+    pub fn load(&self, meta: &dyn firn_index::Meta) {
+        let stored = meta.last_report().unwrap_or_else(|error| {
+            tracing::error!(error = crate::error_chain(&error), "the newest usage report can't be read");
+            None
+        });
+        let stored = stored.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         *self.latest.write().unwrap_or_else(PoisonError::into_inner) = stored.map(Arc::new);
-        Ok(())
     }
 
     /// Returns the newest report, if there is one.

@@ -72,7 +72,7 @@ fn a_bit_that_flips_in_the_log_of_the_index_is_told_and_nothing_is_lost() {
     }
     let output = place.run(&["rebuild-index"]);
     let said = crate::support::text(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    assert_eq!(output.status.code(), Some(exit::DAMAGED.into()), "{said}");
     assert!(said.contains("the earlier index is damaged") && said.contains("a token that was revoked"), "{said}");
     assert!(place.data().join("index.old/meta").is_dir());
     check_logs(&place);
@@ -136,4 +136,76 @@ fn a_scrub_that_finds_damage_nobody_needs_says_so_with_its_exit_code() {
     assert!(said.contains("no path is harmed"), "{said}");
     let status = place.run(&["scrub", "--status"]);
     assert_eq!(status.status.code(), Some(exit::DAMAGED.into()));
+}
+
+/// Returns a copy of a data directory.
+fn copied(place: &Place) -> Place {
+    let copy = Place::new();
+    let done = std::process::Command::new("cp").arg("-a").args([place.data(), copy.data()]).status();
+    assert!(done.expect("cp").success());
+    copy
+}
+
+#[test]
+fn a_damaged_file_of_the_index_costs_a_rebuild_no_more_than_what_it_held() {
+    let place = filled();
+    place.ok(&["cache", "set", "main", "--quota", "10 GiB"]);
+    place.ok(&["cache", "create", "empty"]);
+    place.serve(&[]).end();
+    let settings = |place: &Place| {
+        let of = |name| place.json(&["cache", "show", name]);
+        ["main", "empty"].map(|name| of(name)["public_keys"].clone())
+    };
+    let tokens = |place: &Place| place.json(&["token", "list"]).as_array().map_or(0, Vec::len);
+    let (whole, whole_tokens) = (settings(&place), tokens(&place));
+    let (tables, mut seen) = (files(&place, "meta", ".sst").len(), std::collections::BTreeSet::new());
+    for nth in 0..tables {
+        let place = copied(&place);
+        let table = files(&place, "meta", ".sst").swap_remove(nth);
+        let mut bytes = fs::read(&table).expect("reads");
+        let at = bytes.len().saturating_sub(700);
+        bytes[at..at + 8].copy_from_slice(b"XXXXXXXX");
+        fs::write(&table, bytes).expect("writes");
+        let output = place.run(&["rebuild-index", "--json"]);
+        let said = crate::support::text(&output.stderr);
+        let done: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+        assert_eq!(done["kept_from_old"], true, "{done}");
+        let code = if done["old_is_damaged"] == true { exit::DAMAGED } else { exit::DONE };
+        assert_eq!(output.status.code(), Some(code.into()), "{done}");
+        let lost: Vec<&str> = done["not_read"].as_array().expect("names").iter().filter_map(|it| it.as_str()).collect();
+        assert!(lost.len() <= 1, "{done}");
+        seen.extend(lost.iter().map(|name| (*name).to_owned()));
+        let is_lost = |name: &str| lost.contains(&name);
+        if !is_lost("settings and signing keys of caches") {
+            assert_eq!(settings(&place), whole, "{done}");
+        }
+        assert!(is_lost("tokens") || tokens(&place) == whole_tokens, "{done}");
+        assert!(
+            is_lost("retention and quotas") || place.json(&["cache", "show", "main"])["quota_bytes"] == 10_u64 << 30,
+            "{done}"
+        );
+        place.ok(&["cache", "set", "main", "--public"]);
+        check_logs(&place);
+    }
+    assert!(seen.len() > 3 && seen.contains("tokens"), "{seen:?}");
+}
+
+#[test]
+fn a_damaged_usage_report_keeps_no_server_from_starting() {
+    let place = filled();
+    place.serve(&[]).end();
+    place.json(&["usage", "--fresh"]);
+    let mut told = 0;
+    for nth in 0..files(&place, "meta", ".sst").len() {
+        let place = copied(&place);
+        let table = files(&place, "meta", ".sst").swap_remove(nth);
+        // The end of a property's name, and its value.
+        let of_usage = b"nameusage";
+        if fs::read(&table).expect("reads").windows(of_usage.len()).any(|part| part == of_usage) {
+            flip(&table, 0.05);
+            let log = place.serve(&[]).end();
+            told += usize::from(log.contains("usage report can't be read"));
+        }
+    }
+    assert!(told > 0);
 }
