@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::config::Config;
 
+mod owner;
 mod renewal;
 
 pub use renewal::OldIndex;
@@ -48,6 +49,14 @@ pub enum DataError {
         data: PathBuf,
         /// Who.
         holder: Holder,
+    },
+    /// It is another user's, and this is root.
+    #[error("use the data directory {}: it is {owner}'s, who could not use what root makes in it", data.display())]
+    Foreign {
+        /// The data directory.
+        data: PathBuf,
+        /// Whose it is, as `sudo -u` takes it.
+        owner: String,
     },
     /// The file system refused.
     #[error("{doing} {}", path.display())]
@@ -286,6 +295,7 @@ impl DataDir {
 
     /// Tries once; the inner error says who holds it.
     pub fn try_lock(&self, name: &str) -> Result<Result<Lock, Holder>, DataError> {
+        self.check_owner(name)?;
         self.make(&self.root)?;
         let path = self.lock_file();
         let io = |doing| {

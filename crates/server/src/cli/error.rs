@@ -89,11 +89,8 @@ impl CliError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Config(_) => exit::CONFIG,
-            Self::Data(DataError::Held { .. }) => exit::HELD,
-            Self::Data(
-                DataError::Io { .. } | DataError::Index { .. } | DataError::Storage { .. } | DataError::Engine { .. },
-            )
-            | Self::Socket(_)
+            Self::Data(error) => Self::data_code(error),
+            Self::Socket(_)
             | Self::Store { .. }
             | Self::Output(_)
             | Self::Failure(Failure::Store { .. } | Failure::Busy { .. } | Failure::Source { .. })
@@ -134,6 +131,7 @@ impl CliError {
     fn data_code(error: &DataError) -> u8 {
         match error {
             DataError::Held { .. } => exit::HELD,
+            DataError::Foreign { .. } => exit::USAGE,
             DataError::Io { .. } | DataError::Index { .. } | DataError::Storage { .. } | DataError::Engine { .. } => {
                 exit::FAILED
             }
@@ -173,9 +171,15 @@ fn data_hint(error: &DataError) -> Option<String> {
                 .to_owned(),
         ),
         DataError::Held { .. } => Some("wait until it is done, then try again".to_owned()),
-        DataError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Some("run firnd as the user who owns the data directory".to_owned())
-        }
+        DataError::Foreign { data, owner } => Some(format!(
+            "run it as that user: sudo -u '{owner}' firnd …; if root is to run the server from now on: chown -R root {}",
+            data.display()
+        )),
+        error if is_denied(error) => Some(
+            "run firnd as the user who owns the data directory; if that one ran it, files below belong to another user: give \
+             them back with chown -R"
+                .to_owned(),
+        ),
         DataError::Index { source, .. } => index_hint(source),
         DataError::Engine { source, .. } => match &**source {
             firn_engine::Error::Index(source) => index_hint(source),
@@ -183,6 +187,21 @@ fn data_hint(error: &DataError) -> Option<String> {
         },
         DataError::Io { .. } | DataError::Storage { .. } => None,
     }
+}
+
+/// Returns whether the system refused access to something; RocksDB has only words for it.
+fn is_denied(error: &DataError) -> bool {
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        let of_system = error.downcast_ref::<io::Error>();
+        if of_system.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            || error.to_string().contains("Permission denied")
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 fn index_hint(error: &firn_index::Error) -> Option<String> {

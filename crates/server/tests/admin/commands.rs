@@ -390,6 +390,51 @@ fn the_allocator_is_set_by_the_program_and_then_by_the_environment() {
 }
 
 #[test]
+fn root_uses_no_store_of_another_user() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    let files = [place.data(), place.data().join("lock")];
+    let give = |to: u32| files.iter().all(|file| chown(file, Some(to), Some(to)).is_ok());
+    let me = std::fs::metadata(place.data()).expect("there").uid();
+    if me != 0 || !give(65_534) {
+        // Others are held back by permissions.
+        return;
+    }
+    let folder = place.path().join("backup");
+    let folder = folder.to_str().expect("UTF-8");
+    for command in [
+        &["status"][..],
+        &["cache", "create", "other"],
+        &["gc"],
+        &["scrub"],
+        &["rebuild-index"],
+        &["backup", folder],
+        &["import", place.path().to_str().expect("UTF-8"), "--cache", "main"],
+        &["serve", "--listen", "127.0.0.1:0"],
+    ] {
+        let said = place.fails(command, exit::USAGE.into());
+        assert!(said.contains("sudo -u") && said.contains("chown -R"), "{command:?}: {said}");
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(place.data()).expect("there").flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("owner")), "{left:?}");
+    // Where root made the store it is root's, whomever the folder belongs to; so it is where the folder is root's and the
+    // store another's.
+    assert!(chown(&files[1], Some(0), None).is_ok());
+    place.ok(&["status"]);
+    assert!(chown(&files[0], Some(0), None).is_ok() && chown(&files[1], Some(65_534), None).is_ok());
+    place.fails(&["status"], exit::USAGE.into());
+    // A folder that waits for its first store.
+    std::fs::remove_dir_all(place.data()).expect("removed");
+    std::fs::create_dir(place.data()).expect("made");
+    assert!(chown(&files[0], Some(65_534), None).is_ok());
+    place.fails(&["cache", "create", "main"], exit::USAGE.into());
+    place.serve(&[]).end();
+    place.ok(&["cache", "create", "main"]);
+}
+
+#[test]
 fn every_command_waits_for_a_server_that_starts() {
     let place = Place::new();
     place.ok(&["cache", "create", "main"]);
