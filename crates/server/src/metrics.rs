@@ -294,6 +294,16 @@ fn of_pairs(app: &App, registry: &mut Registry) {
         last.get_or_create(&label).set(i64::try_from(row.last_at).unwrap_or(i64::MAX));
     }
     registry.register("last_seen_timestamp_seconds", "When a builder was seen last at a cache", last);
+    let conflict = Family::<ByPair, Gauge>::default();
+    let is_shown = |cache: &CacheName, builder: &str| rows.iter().any(|(of, by, _)| of == cache && by == builder);
+    for (cache, builder, at) in app.usage.counters.conflict_times(app.now()) {
+        if at > 0 || is_shown(&cache, &builder) {
+            let label = ByPair { cache: cache.to_string(), builder };
+            conflict.get_or_create(&label).set(i64::try_from(at).unwrap_or(i64::MAX));
+        }
+    }
+    let help = "When these metrics first told of the last conflict of a builder; 0: of none";
+    registry.register("last_conflict_timestamp_seconds", help, conflict);
 }
 
 fn of_store(app: &App, registry: &mut Registry) -> firn_engine::Result<()> {

@@ -37,6 +37,9 @@ pub struct Tally {
     pub conflicts: AtomicU64,
     /// When it was seen last.
     pub last_at: AtomicU64,
+    /// How many conflicts there were when somebody looked, and when one more was first seen.
+    seen_conflicts: AtomicU64,
+    conflict_at: AtomicU64,
 }
 
 impl Tally {
@@ -113,6 +116,23 @@ impl Counters {
         let mut rows: Vec<_> = tallies.iter().flat_map(of_cache).collect();
         rows.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         rows
+    }
+
+    /// Returns when the last conflict of each pair was first seen by this; 0 where there was none. A counter that begins with its
+    /// first conflict does not show that it grew.
+    pub fn conflict_times(&self, now: UnixSeconds) -> Vec<(CacheName, String, UnixSeconds)> {
+        let tallies = self.tallies.read().unwrap_or_else(PoisonError::into_inner);
+        let mut times = Vec::new();
+        for (cache, builders) in tallies.iter() {
+            for (builder, tally) in builders {
+                let conflicts = tally.conflicts.load(Ordering::Relaxed);
+                if tally.seen_conflicts.fetch_max(conflicts, Ordering::Relaxed) < conflicts {
+                    tally.conflict_at.fetch_max(now, Ordering::Relaxed);
+                }
+                times.push((cache.clone(), builder.clone(), tally.conflict_at.load(Ordering::Relaxed)));
+            }
+        }
+        times
     }
 
     /// Adds what was counted since the last time to the day's counters in the index, durably. What fails is added the next
@@ -194,6 +214,18 @@ mod tests {
         let found: Vec<_> = rows.iter().map(|(key, row)| (key.day, row.paths, row.logical_bytes, row.hits)).collect();
         assert_eq!(found, [(1, 1, 100, 3), (2, 1, 10, 0)]);
         assert_eq!(counters.rows()[0].2.paths, 2, "metrics never go back");
+    }
+
+    #[test]
+    fn a_conflict_is_seen_once_also_the_first_of_a_builder() {
+        let counters = Counters::default();
+        let of = |now| counters.conflict_times(now).into_iter().map(|(.., at)| at).collect::<Vec<_>>();
+        let tally = counters.of(&cache("a"), "new");
+        assert_eq!(of(100), [0]);
+        tally.outcome(PathOutcome::Rejected, 1);
+        assert_eq!((of(200), of(300)), (vec![200], vec![200]));
+        tally.outcome(PathOutcome::KeptFirst, 1);
+        assert_eq!(of(400), [400]);
     }
 
     #[test]
