@@ -227,6 +227,9 @@ impl Rebuild {
             meta.delete_cache(&name)?;
             self.untold.insert(name);
         }
+        for (stem, number) in old.key_numbers()? {
+            meta.note_key_number(&stem, number)?;
+        }
         for (name, row) in old.caches()? {
             meta.put_cache(&name, &row)?;
         }

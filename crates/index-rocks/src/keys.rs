@@ -159,6 +159,8 @@ pub(crate) mod single {
     pub(crate) const RECORD_ORDER: &[u8] = b"record-order";
     /// Since when uses of paths are recorded: 8 bytes, little endian.
     pub(crate) const USES_SINCE: &[u8] = b"uses-since";
+    /// What the keys begin with that end in the stem of signing keys' names: the greatest number, 8 bytes, little endian.
+    pub(crate) const KEY_NUMBER: &[u8] = b"key-number:";
     /// What the keys begin with that end in the name of a deleted cache.
     pub(crate) const DELETED_CACHE: &[u8] = b"deleted-cache/";
     /// What the names of leases begin with.

@@ -510,6 +510,23 @@ impl Meta for RocksMeta {
         })
     }
 
+    fn note_key_number(&self, stem: &str, number: u64) -> Result<()> {
+        let _writer = self.lock();
+        let key = [single::KEY_NUMBER, stem.as_bytes()].concat();
+        let greatest = self.number(Family::Meta, &key, "the number of the last signing key")?.unwrap_or(0);
+        let mut staged = Staged::new(self);
+        staged.put_number(Family::Meta, &key, greatest.max(number));
+        staged.write()
+    }
+
+    fn key_numbers(&self) -> Result<Vec<(String, u64)>> {
+        let to = [single::KEY_NUMBER, &[0xff]].concat();
+        self.page(Family::Meta, single::KEY_NUMBER, Some(to), usize::MAX, |key, value| {
+            let stem = text(key.strip_prefix(single::KEY_NUMBER).unwrap_or_default(), Family::Meta)?;
+            Ok((stem.to_owned(), number(value, format_args!("the number of the last signing key of '{stem}'"))?))
+        })
+    }
+
     fn put_issued(&self, id: &TokenId, row: &IssuedRow) -> Result<()> {
         self.put_row(Family::Issued, &id.0.to_be_bytes(), row)
     }

@@ -362,6 +362,11 @@ pub trait Meta: Sources + Send + Sync {
     /// Returns the names of deleted caches that packs may still know, until [`Op::CacheGoneRecorded`] says otherwise.
     fn deleted_caches(&self) -> Result<Vec<CacheName>>;
 
+    /// Notes that there is a signing key `stem`-`number`. The greatest number stays, whatever becomes of the key and of its cache.
+    fn note_key_number(&self, stem: &str, number: u64) -> Result<()>;
+    /// Returns the greatest number of a signing key of each stem, in order of the stems.
+    fn key_numbers(&self) -> Result<Vec<(String, u64)>>;
+
     /// Writes a token.
     fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()>;
     /// Returns a token.

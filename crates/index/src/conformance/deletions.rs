@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     times_of_packs,
     the_record_order_only_grows,
     uses_are_noted_and_go_with_their_path,
+    numbers_of_keys_only_go_up,
     pins_and_retention_belong_to_a_cache,
     issued_tokens_come_and_go,
     a_lease_is_one_holders,
@@ -178,6 +179,18 @@ fn uses_are_noted_and_go_with_their_path(meta: &dyn Meta) {
     assert_eq!(ok(meta.uses_since()), None);
     ok(meta.set_uses_since(300));
     assert_eq!(ok(meta.uses_since()), Some(300));
+}
+
+fn numbers_of_keys_only_go_up(meta: &dyn Meta) {
+    assert_eq!(ok(meta.key_numbers()), []);
+    for (stem, number) in [("a", 2), ("a-b", 7), ("a", 3), ("a", 1)] {
+        ok(meta.note_key_number(stem, number));
+    }
+    let a = cache("a");
+    ok(meta.put_cache(&a, &cache_row(1)));
+    assert!(ok(meta.delete_cache(&a)));
+    assert_eq!(ok(meta.key_numbers()), [("a".to_owned(), 3), ("a-b".to_owned(), 7)], "they outlive the cache");
+    assert_eq!(ok(meta.deleted_caches()), [a]);
 }
 
 fn pins_and_retention_belong_to_a_cache(meta: &dyn Meta) {

@@ -36,6 +36,7 @@ pub(super) struct State {
     issued: BTreeMap<TokenId, IssuedRow>,
     leases: BTreeMap<String, LeaseRow>,
     deleted_caches: BTreeSet<CacheName>,
+    key_numbers: BTreeMap<String, u64>,
     packs: BTreeMap<PackId, PackRow>,
     sealed: BTreeMap<PackSeq, PackId>,
     edges: BTreeSet<(PackId, RecipeId)>,
@@ -536,6 +537,17 @@ impl Meta for MemoryMeta {
 
     fn deleted_caches(&self) -> Result<Vec<CacheName>> {
         Ok(self.lock().deleted_caches.iter().cloned().collect())
+    }
+
+    fn note_key_number(&self, stem: &str, number: u64) -> Result<()> {
+        let mut state = self.lock();
+        let greatest = state.key_numbers.entry(stem.to_owned()).or_default();
+        *greatest = (*greatest).max(number);
+        Ok(())
+    }
+
+    fn key_numbers(&self) -> Result<Vec<(String, u64)>> {
+        Ok(self.lock().key_numbers.iter().map(|(stem, number)| (stem.clone(), *number)).collect())
     }
 
     fn put_token(&self, id: &TokenId, row: &TokenRow) -> Result<()> {

@@ -108,7 +108,9 @@ pub(super) fn invalid(detail: String) -> Failure {
 /// Returns a private cache with a fresh key and every setting as it is when nobody says otherwise.
 pub(crate) fn fresh_cache(name: &CacheName, now: UnixSeconds, entropy: &dyn Entropy) -> Result<CacheRow, Failure> {
     let settings = Settings { new_key: true, ..Settings::default() };
-    let signing_keys = keys::changed(&[], &settings, name.as_str(), entropy)?;
+    // An earlier cache of this name had keys, of whose names nothing tells any more: a number that none of them had.
+    let names = keys::Names { stem: name.as_str(), last: now };
+    let signing_keys = keys::changed(&[], &settings, &names, entropy)?;
     Ok(CacheRow { signing_keys, ..CacheRow::new(now) })
 }
 
@@ -183,7 +185,7 @@ impl Admin<'_> {
             row.upstream_keys = keys::public("upstream", texts)?;
         }
         let stem = row.host.as_ref().map_or_else(|| name.to_string(), |host| format!("{host}-{name}"));
-        row.signing_keys = keys::changed(&row.signing_keys, settings, &stem, self.entropy)?;
+        row.signing_keys = self.changed_keys(&row.signing_keys, settings, &stem)?;
         for (other, other_row) in self.meta.caches().map_err(store)? {
             if other == *name {
                 continue;
@@ -200,6 +202,24 @@ impl Admin<'_> {
             }
         }
         Ok(row)
+    }
+
+    /// Returns a cache's signing keys after a change, and notes the numbers in the names of all, those that go included.
+    fn changed_keys(&self, old: &[String], settings: &Settings, stem: &str) -> Result<Vec<String>, Failure> {
+        let known = self.meta.key_numbers().map_err(store)?;
+        let last = known.into_iter().find(|(of, _)| of == stem).map_or(0, |(_, last)| last);
+        let keys = keys::changed(old, settings, &keys::Names { stem, last }, self.entropy)?;
+        if keys != old {
+            self.note_keys(old.iter().chain(&keys))?;
+        }
+        Ok(keys)
+    }
+
+    fn note_keys<'k>(&self, keys: impl Iterator<Item = &'k String>) -> Result<(), Failure> {
+        for (stem, number) in keys.filter_map(|key| keys::numbered(key)) {
+            self.meta.note_key_number(stem, number).map_err(store)?;
+        }
+        Ok(())
     }
 
     fn write_cache(&self, name: &CacheName, row: &CacheRow) -> Result<(), Failure> {
@@ -271,6 +291,7 @@ impl Admin<'_> {
         let (name, row) = self.find_cache(text)?;
         let contents = self.count(&name)?;
         let view = self.view(&name, &row, Some(contents))?;
+        self.note_keys(row.signing_keys.iter())?;
         self.meta.delete_cache(&name).map_err(store)?;
         self.refresh_caches()?;
         // Not before it is gone: what comes to it meanwhile would be behind the record. Nobody makes another one of this name

@@ -8,11 +8,19 @@ use super::{Failure, SecretText, Settings};
 /// The most keys that a cache signs with; each adds a line of 100 bytes to every narinfo.
 const MAX_KEYS: usize = 8;
 
-/// Returns the secret keys of a cache after a change. `stem` is what new keys are named after.
+/// How keys that are made are named: a stem, and a number that no key of that stem ever had. Clients know keys by their names.
+pub(super) struct Names<'a> {
+    /// The cache's name, with its host if it has one.
+    pub stem: &'a str,
+    /// The greatest number so far, as far as that was noted.
+    pub last: u64,
+}
+
+/// Returns the secret keys of a cache after a change.
 pub(super) fn changed(
     old: &[String],
     settings: &Settings,
-    stem: &str,
+    names: &Names<'_>,
     entropy: &dyn Entropy,
 ) -> Result<Vec<String>, Failure> {
     let mut keys = old.to_vec();
@@ -27,7 +35,7 @@ pub(super) fn changed(
         keys.push(import(text, &keys)?);
     }
     if settings.new_key {
-        keys.push(generate(stem, old.iter().chain(&keys), entropy)?);
+        keys.push(generate(names, old.iter().chain(&keys), entropy)?);
     }
     // One that has none, as some programs make them, may be changed in all else.
     if keys.is_empty() && !settings.remove_keys.is_empty() {
@@ -74,10 +82,21 @@ fn import(text: &str, present: &[String]) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
-fn generate<'a>(stem: &str, taken: impl Iterator<Item = &'a String>, entropy: &dyn Entropy) -> Result<String, Failure> {
+/// Returns the stem and the number of a key's name, if it has these.
+pub(super) fn numbered(key: &str) -> Option<(&str, u64)> {
+    let (stem, number) = name_of(key).rsplit_once('-')?;
+    Some((stem, number.parse().ok()?))
+}
+
+fn generate<'a>(
+    names: &Names<'_>,
+    present: impl Iterator<Item = &'a String>,
+    entropy: &dyn Entropy,
+) -> Result<String, Failure> {
     // Numbers only go up, so that a removed key's name doesn't come to mean another key.
-    let number = taken.filter_map(|key| name_of(key).strip_prefix(stem)?.strip_prefix('-')?.parse::<u32>().ok()).max();
-    let name = format!("{stem}-{}", number.unwrap_or(0).saturating_add(1));
+    let present = present.filter_map(|key| numbered(key)).filter(|(stem, _)| *stem == names.stem);
+    let last = present.map(|(_, number)| number).fold(names.last, u64::max);
+    let name = format!("{}-{}", names.stem, last.saturating_add(1));
     let mut seed = [0; 32];
     seed[..16].copy_from_slice(&entropy.draw().to_le_bytes());
     seed[16..].copy_from_slice(&entropy.draw().to_le_bytes());
@@ -101,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_cache_without_keys_stays_so_until_it_is_given_one() {
-        let change = |old: &[String], settings: &Settings| changed(old, settings, "main", &SystemEntropy);
+        let names = Names { stem: "main", last: 0 };
+        let change = |old: &[String], settings: &Settings| changed(old, settings, &names, &SystemEntropy);
         assert_eq!(change(&[], &Settings::default()).unwrap(), Vec::<String>::new());
         let first = change(&[], &Settings { new_key: true, ..Settings::default() }).unwrap();
         assert_eq!(first.iter().map(|key| name_of(key)).collect::<Vec<_>>(), ["main-1"]);

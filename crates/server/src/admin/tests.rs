@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use firn_engine::Entropy;
 use firn_index::memory::MemoryMeta;
-use firn_index::{CacheName, Meta, TokenId};
+use firn_index::{CacheName, CacheRow, Commit, Meta, Op, TokenId};
 use firn_nix::SecretKey;
 
 use super::*;
@@ -178,6 +178,39 @@ fn keys_are_added_and_removed_without_reusing_a_name() {
         (names(&view), view.url.as_str()),
         (vec!["cache.example.org-hosted-1".to_owned()], "http://cache.example.org:8080")
     );
+}
+
+#[test]
+fn the_name_of_a_key_that_is_gone_is_not_given_to_another() {
+    let bench = Bench::new();
+    let names = |view: &CacheView| -> Vec<String> {
+        view.public_keys.iter().map(|key| key.split(':').next().unwrap_or_default().to_owned()).collect()
+    };
+    let new_key = || Settings { new_key: true, ..none() };
+    let remove = |name: &str| Settings { remove_keys: vec![name.to_owned()], ..none() };
+    bench.create("main", none()).expect("created");
+    let own = SecretKey::generate("own", [7; 32]).expect("a name").to_text().to_string();
+    bench.set("main", Settings { add_keys: vec![SecretText(own)], ..none() }).expect("added");
+    bench.set("main", remove("main-1")).expect("removed");
+    assert_eq!(names(&bench.set("main", new_key()).expect("added")), ["own", "main-2"]);
+    bench.set("main", remove("main-2")).expect("removed");
+    assert_eq!(names(&bench.set("main", new_key()).expect("added")), ["own", "main-3"]);
+    let delete = |name: &str| {
+        bench.ask(Request::CacheDelete { name: name.to_owned() }).expect("deleted");
+        let ops = vec![Op::CacheGoneRecorded(name.parse().expect("a name"))];
+        let commit = Commit { session: None, packs: Vec::new(), ops };
+        assert!(bench.meta.commit(1, &[commit]).expect("written")[0].is_ok());
+    };
+    delete("main");
+    assert_eq!(names(&bench.create("main", none()).expect("created")), ["main-4"]);
+    // One that was made before numbers were noted.
+    let name = "old".parse().expect("a name");
+    let key = SecretKey::generate("old-1", [8; 32]).expect("a name").to_text().to_string();
+    bench.meta.put_cache(&name, &CacheRow { signing_keys: vec![key], ..CacheRow::new(1) }).expect("written");
+    delete("old");
+    assert_eq!(names(&bench.create("old", none()).expect("created")), ["old-2"]);
+    let made = fresh_cache(&name, 1_700_000_000, &bench.entropy).expect("made");
+    assert!(made.signing_keys[0].starts_with("old-1700000001:"), "nothing tells which names there were");
 }
 
 #[test]
