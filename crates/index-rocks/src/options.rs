@@ -117,6 +117,8 @@ pub(crate) fn meta_family(cache: &Cache) -> Options {
 /// Returns the settings of the database of [`crate::RocksChunkIndex`].
 pub(crate) fn chunk_database(cache: &Cache, chosen: &ChunkIndexOptions) -> Options {
     let mut options = database();
+    // What it says of its number of keys rests on this.
+    options.set_skip_stats_update_on_db_open(false);
     options.set_write_buffer_size(chosen.write_buffer_bytes);
     options.set_max_write_buffer_number(2);
     filter_buffers(&mut options);

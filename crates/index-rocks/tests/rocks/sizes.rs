@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use firn_chunk::ChunkId;
-use firn_index::conformance::samples::{cache, cache_row, commit, path_row, store_hash};
+use firn_index::conformance::samples::{cache, cache_row, chunk, commit, location, path_row, store_hash};
 use firn_index::{ChunkIndex, Meta, Op, SeenId};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
 use firn_pack::{ChunkLoc, FrameLoc, PackId};
@@ -109,4 +109,19 @@ fn a_chunk_takes_at_most_60_bytes() {
     let held = index.memory_bytes();
     let bound = (options.cache_bytes + 2 * options.write_buffer_bytes + (4 << 20)) as u64;
     assert!((1..bound).contains(&held), "{held} bytes of memory");
+}
+
+#[test]
+fn how_many_chunks_there_are_is_known_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let open = || RocksChunkIndex::open(folder.path(), &ChunkIndexOptions::default()).expect("opens");
+    let chunks = open();
+    for n in 0..150 {
+        chunks.apply(&[(chunk(n), location(1))]).expect("writes");
+        chunks.set_watermark(u64::from(n) + 1).expect("writes");
+    }
+    chunks.flush().expect("flushes");
+    drop(chunks);
+    let told = open().estimated_chunks().expect("tells");
+    assert!((100..=200).contains(&told), "{told}");
 }
