@@ -29,7 +29,7 @@ pub use create::{Created, Source, create};
 #[doc(hidden)]
 pub use manifest::fuzz_manifest;
 pub use manifest::{Entry, Head, Manifest};
-pub use restore::{Restored, Verified, restore, verify};
+pub use restore::{Restored, Verified, find, restore, verify};
 
 /// Why a backup was not made, or is not good.
 #[derive(Debug, thiserror::Error)]

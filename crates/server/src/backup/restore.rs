@@ -62,6 +62,14 @@ pub fn verify(root: &Path) -> Result<Verified, BackupError> {
     Err(BackupError::Damaged { path: root.to_owned(), problems })
 }
 
+/// Refuses a folder that holds no backup which came to its end.
+///
+/// # Errors
+/// [`BackupError::Foreign`], or that it can't be read.
+pub fn find(root: &Path) -> Result<(), BackupError> {
+    manifest(root).map(drop)
+}
+
 /// Puts a backup into a data directory that has no store, whose lock the caller holds. Every byte is compared with the
 /// manifest on its way. The index comes last, so that an interrupted run leaves no store; run it again then.
 pub fn restore(root: &Path, data: &DataDir) -> Result<Restored, BackupError> {

@@ -1,6 +1,6 @@
 //! `firnd backup` and `firnd restore-backup`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,7 @@ pub(super) fn run(backup: &Backup, data: &DataDir) -> Result<Report, CliError> {
         return Ok(Report::new(text, &found));
     }
     admin::need_store(data)?;
+    refuse_inside(&backup.dir, data)?;
     let until = Instant::now() + BUSY_WAIT;
     let done = loop {
         match admin::reach(data, &Request::BackupBegin, "firnd backup")? {
@@ -83,6 +84,22 @@ pub(super) fn run(backup: &Backup, data: &DataDir) -> Result<Report, CliError> {
         }
     };
     Ok(report(&done))
+}
+
+/// Refuses a folder in the data directory: what takes the store takes its backup along.
+fn refuse_inside(folder: &Path, data: &DataDir) -> Result<(), CliError> {
+    // It need not be there yet, and its name may lead there by links.
+    let there = std::path::absolute(folder).ok().and_then(|path| {
+        path.ancestors().find_map(|folder| Some(folder.canonicalize().ok()?.join(path.strip_prefix(folder).ok()?)))
+    });
+    match (there, data.root().canonicalize()) {
+        (Some(folder), Ok(root)) if folder.starts_with(&root) => Err(BackupError::Foreign {
+            path: folder,
+            detail: format!("it lies in the data directory {}, and would be lost with it", root.display()),
+        }
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 /// Copies while a server runs that keeps everything for us.
@@ -112,6 +129,7 @@ fn beside_server(backup: &Backup, data: &DataDir, view: &BackupView) -> Result<C
 
 /// `firnd restore-backup`
 pub(super) fn restore(arguments: &RestoreBackup, data: &DataDir, config: &Config) -> Result<Report, CliError> {
+    backup::find(&arguments.dir)?;
     let lock = data.lock("firnd restore-backup")?;
     if data.exists()? {
         return Err(CliError::StoreExists { data: data.root().to_owned() });

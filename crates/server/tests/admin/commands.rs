@@ -435,6 +435,27 @@ fn root_uses_no_store_of_another_user() {
 }
 
 #[test]
+fn no_backup_lies_in_the_store_that_it_is_of() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    std::os::unix::fs::symlink(place.data(), place.path().join("link")).expect("made");
+    let inside = [place.data(), place.data().join("a/b"), place.path().join("link/c"), place.data().join("../data/d")];
+    for folder in inside {
+        let said = place.fails(&["backup", folder.to_str().expect("UTF-8")], exit::USAGE.into());
+        assert!(said.contains("lies in the data directory"), "{said}");
+    }
+    assert!(!place.data().join("a").exists());
+    place.ok(&["backup", place.path().join("data-backup").to_str().expect("UTF-8")]);
+}
+
+#[test]
+fn a_backup_that_is_not_there_is_said_before_anything_is_made() {
+    let place = Place::new();
+    let said = place.fails(&["restore-backup", "/nonexistent"], exit::USAGE.into());
+    assert!(said.contains("manifest.jsonl") && !place.data().exists(), "{said}");
+}
+
+#[test]
 fn every_command_waits_for_a_server_that_starts() {
     let place = Place::new();
     place.ok(&["cache", "create", "main"]);
