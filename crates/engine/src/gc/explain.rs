@@ -19,7 +19,7 @@ pub struct Explanation {
     pub nar: Option<NarRow>,
     /// Whether its NAR can be restored, as far as is known.
     pub restorable: bool,
-    /// When it was last asked for or offered itself, as far as was recorded.
+    /// When it was last asked for or offered itself since it came, as far as was recorded.
     pub asked_at: Option<UnixSeconds>,
     /// What the next collection does with it, and why.
     pub fate: Fate,
@@ -68,7 +68,8 @@ impl Engine {
             Some(nar) => self.is_restorable(&nar.recipe)?,
             None => false,
         };
-        let asked_at = meta.last_use(cache, hash)?;
+        // The upload itself counts as a use, too.
+        let asked_at = meta.last_use(cache, hash)?.filter(|at| *at > row.committed_at);
         Ok(Some(Explanation { row, nar, restorable, asked_at, fate, referrers, referrer_count, pins }))
     }
 }

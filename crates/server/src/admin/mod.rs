@@ -307,7 +307,7 @@ pub struct Settings {
     pub keep_seconds: Option<u64>,
     /// Keeps the newest so many paths of each lineage; 0 takes the rule away.
     pub keep_last: Option<u32>,
-    /// Keeps about so many stored bytes at most; 0 takes the quota away.
+    /// Keeps so many stored bytes at most; 0 takes the quota away.
     pub quota_bytes: Option<u64>,
 }
 

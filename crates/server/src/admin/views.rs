@@ -251,7 +251,7 @@ pub struct ExplainView {
     pub deriver: Option<String>,
     /// Whether its NAR is there and not known to be damaged.
     pub restorable: bool,
-    /// When it was last asked for or offered itself.
+    /// When it was last asked for or pushed again itself, since it came.
     pub asked_at: Option<UnixSeconds>,
     /// How many paths refer to it.
     pub referrer_count: u64,

@@ -154,7 +154,7 @@ struct Common {
     /// Keep the newest N of each package, by name without version; 0 takes the rule away
     #[arg(long, value_name = "N")]
     keep_last: Option<u32>,
-    /// Keep about so many stored bytes at most, as in '500 GiB': what was used longest ago goes first; '0 B' takes
+    /// Keep so many stored bytes at most, as in '500 GiB': what was used longest ago goes first; '0 B' takes
     /// the quota away
     #[arg(long, value_name = "SIZE")]
     quota: Option<Size>,
@@ -340,7 +340,7 @@ fn keeps(view: &CacheView) -> String {
     let rules: Vec<String> = used.into_iter().chain(last).collect();
     let all = if rules.is_empty() { "everything".to_owned() } else { rules.join(", and ") };
     match view.quota_bytes {
-        Some(bytes) => format!("{all}, within about {}", output::bytes(bytes)),
+        Some(bytes) => format!("{all}, within {}", output::bytes(bytes)),
         None => all,
     }
 }

@@ -257,7 +257,7 @@ fn explain_text(view: &ExplainView) -> String {
         ("here since", output::time(fate.committed_at)),
         ("pushed by", by),
         ("last used", output::time(fate.used_at)),
-        ("asked for", view.asked_at.map_or_else(|| "not recorded".to_owned(), output::time)),
+        ("asked for or pushed again", view.asked_at.map_or_else(|| "never".to_owned(), output::time)),
         (if fate.stays { "stays" } else { "goes" }, fate.why.clone()),
     ];
     rows.extend(view.deriver.iter().map(|deriver| ("deriver", deriver.clone())));
