@@ -96,6 +96,19 @@ pub struct Requests {
     seconds: Seconds,
 }
 
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// The answer's status.
+    pub status: u16,
+    /// Whether all of the answer was sent.
+    pub is_complete: bool,
+    /// Whether the method was `HEAD`.
+    pub is_head: bool,
+    /// Bytes of the answer's body that were sent.
+    pub sent_bytes: u64,
+}
+
 impl Default for Requests {
     fn default() -> Self {
         let seconds = Seconds::new_with_constructor(|| Histogram::new(BUCKETS));
@@ -112,15 +125,10 @@ impl Default for Requests {
 
 impl Requests {
     /// Counts a request that came to its end, here and for its cache and builder.
-    pub fn count(
-        &self,
-        fields: &LogFields,
-        status: u16,
-        is_complete: bool,
-        sent_bytes: u64,
-        elapsed: Duration,
-        now: UnixSeconds,
-    ) {
+    ///
+    /// `HEAD` is no hit and no miss: nobody reads what he asks for so, and Nix asks so for each NAR that it is about to upload.
+    pub fn count(&self, fields: &LogFields, ended: &Ended, elapsed: Duration, now: UnixSeconds) {
+        let Ended { status, is_complete, is_head, sent_bytes } = *ended;
         let of_kind = &self.of_kinds[fields.kind as usize];
         if let Some(class) = usize::from(status / 100).checked_sub(1).and_then(|class| of_kind.by_class.get(class)) {
             add(class, 1);
@@ -135,10 +143,10 @@ impl Requests {
         tally.last_at.fetch_max(now, Ordering::Relaxed);
         let is_question = matches!(fields.kind, Kind::NarInfo | Kind::Nar);
         match status {
-            404 if is_question => add(&tally.misses, 1),
+            404 if is_question => add(&tally.misses, u64::from(!is_head)),
             400.. => add(&tally.errors, 1),
             _ if !is_complete => add(&tally.errors, 1),
-            _ if is_question => add(&tally.hits, 1),
+            _ if is_question => add(&tally.hits, u64::from(!is_head)),
             _ => add(&tally.pushes, u64::from(fields.kind == Kind::Commit)),
         }
     }
@@ -413,4 +421,24 @@ fn of_sources(app: &App, registry: &mut Registry) -> firn_engine::Result<()> {
         registry.register(name, help, family);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::usage::Tally;
+
+    #[test]
+    fn a_head_is_neither_hit_nor_miss() {
+        let (requests, tally) = (Requests::default(), Arc::new(Tally::default()));
+        let fields = LogFields { kind: Kind::Nar, tally: Some(Arc::clone(&tally)), ..LogFields::default() };
+        for (status, is_head) in [(404, true), (200, true), (404, false), (200, false), (200, false), (500, true)] {
+            let ended = Ended { status, is_complete: true, is_head, sent_bytes: 0 };
+            requests.count(&fields, &ended, Duration::ZERO, 1);
+        }
+        let row = tally.row();
+        assert_eq!((row.hits, row.misses, row.errors), (2, 1, 1));
+    }
 }

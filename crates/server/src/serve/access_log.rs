@@ -13,6 +13,7 @@ use tracing::Span;
 
 use super::watch::InProgress;
 use crate::app::{App, LogFields};
+use crate::metrics::Ended;
 use crate::traces;
 
 /// The longest path that is logged, in bytes.
@@ -101,7 +102,13 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let elapsed = self.began.elapsed();
-        self.app.requests.count(&self.fields, self.status, self.complete, self.sent, elapsed, self.app.now());
+        let ended = Ended {
+            status: self.status,
+            is_complete: self.complete,
+            is_head: self.method == http::Method::HEAD,
+            sent_bytes: self.sent,
+        };
+        self.app.requests.count(&self.fields, &ended, elapsed, self.app.now());
         let ms = u64::try_from(elapsed.as_micros()).map_or(f64::MAX, |us| us as f64 / 1000.0);
         let cache = self.fields.cache.as_ref().map(|cache| cache.as_str());
         let token = self.fields.token.map(|token| token.to_string());
