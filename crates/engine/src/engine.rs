@@ -16,7 +16,6 @@ use firn_nix::{Sha256, StoreHash};
 use firn_pack::FrameEncoder;
 use firn_pack::FrameLoc;
 use firn_storage::Storage;
-use quick_cache::sync::Cache;
 
 use crate::commit::{DocumentContent, PathOutcome, PathUpload};
 use crate::committer::{self, Change, Request, Stored};
@@ -36,9 +35,6 @@ use crate::{Clock, Entropy, Error, Result, acknowledged, files, recovery, spans}
 
 /// Bytes that a document row may hold itself.
 const MAX_INLINE_BYTES: usize = 4096;
-
-/// How many listings are kept in memory.
-const LISTINGS: usize = 64;
 
 /// When delta frames are made. Those that are there are read in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,7 +111,7 @@ pub(crate) struct Shared {
     pub(crate) recipes: Recipes,
     pub(crate) likeness: Likeness,
     pub(crate) transport_sizes: TransportSizes,
-    listings: Cache<(RecipeId, Vec<StoreHash>), Arc<Listing>>,
+    listings: files::Listings,
     /// Held by the one that rewrites.
     pub(crate) rewriting: Mutex<()>,
     /// Whether some pack may be sparse: what repacking looks at is counted only then.
@@ -187,7 +183,7 @@ impl Engine {
             recipes: Recipes::new(options.recipe_cache_bytes),
             likeness: Likeness::default(),
             transport_sizes: TransportSizes::new(4 << 20),
-            listings: Cache::new(LISTINGS),
+            listings: files::memory(),
             options,
             packs,
             rewriting: Mutex::new(()),
@@ -377,6 +373,11 @@ impl Engine {
         found.ok_or_else(|| Error::Internal("list a NAR: it was not read to its end".to_owned()))
     }
 
+    /// Returns how many bytes the listing of a NAR takes if it is in memory.
+    pub fn known_listing_bytes(&self, recipe: &RecipeId, slots: &[StoreHash]) -> Option<u64> {
+        self.shared.listings.peek(&(*recipe, slots.to_vec())).map(|listing| listing.memory_bytes())
+    }
+
     /// Does as [`Engine::listing`]; `None` when `may_go_on`, which is told how many bytes came with each step, said no.
     pub(crate) fn listing_while(
         &self,
@@ -470,7 +471,7 @@ impl Drop for Shared {
 impl Shared {
     /// Returns what the memory of listings holds.
     pub(crate) fn listings_use(&self) -> MemoryUse {
-        MemoryUse::of("listings", &self.listings, false)
+        MemoryUse::of("listings", &self.listings, true)
     }
 
     pub(crate) fn check_room(&self) -> Result<()> {

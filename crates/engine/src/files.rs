@@ -1,9 +1,41 @@
-//! What is inside a NAR, read from its structure alone.
+//! What is inside a NAR, read from its structure alone, and kept in memory up to a limit of bytes.
 
+use std::sync::Arc;
+
+use firn_chunk::RecipeId;
+use firn_nix::StoreHash;
 use firn_nix::nar::{Decoder, Listing, ListingBuilder};
+use quick_cache::sync::Cache;
 
 use crate::restore::Restore;
 use crate::{Error, Result};
+
+/// Bytes of listings that are kept. One of more than half of them is not: it is made for each request.
+const MEMORY_BYTES: u64 = 64 << 20;
+
+/// About how many there are then.
+const MEMORY_LISTINGS: usize = 64;
+
+/// By which NAR a listing is known.
+pub(crate) type Key = (RecipeId, Vec<StoreHash>);
+
+/// Listings in memory.
+pub(crate) type Listings = Cache<Key, Arc<Listing>, Weight>;
+
+/// Counts a listing's bytes.
+#[derive(Clone)]
+pub(crate) struct Weight;
+
+impl quick_cache::Weighter<Key, Arc<Listing>> for Weight {
+    fn weight(&self, (_, slots): &Key, listing: &Arc<Listing>) -> u64 {
+        listing.memory_bytes() + (size_of_val(slots.as_slice()) + 256) as u64
+    }
+}
+
+/// Returns a memory without listings.
+pub(crate) fn memory() -> Listings {
+    Cache::with_weighter(MEMORY_LISTINGS, MEMORY_BYTES, Weight)
+}
 
 /// Bytes read at a time: most structure lies between small files.
 const STEP_BYTES: usize = 64 << 10;

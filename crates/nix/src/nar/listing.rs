@@ -1,15 +1,20 @@
 //! What is in a NAR and where: the `.ls` file of a store path.
 
-use std::io;
+mod json;
 
 use super::Event;
 use crate::{Error, Result};
+
+pub use json::ListingJson;
 
 /// The most files, directories and symlinks of a listing; the largest store paths have some 500,000.
 pub const MAX_LISTING_ENTRIES: usize = 2_000_000;
 
 /// The most bytes of names and targets together in a listing.
 pub const MAX_LISTING_TEXT: usize = 128 << 20;
+
+/// The most bytes of memory that a listing takes.
+pub const MAX_LISTING_BYTES: u64 = (MAX_LISTING_ENTRIES * size_of::<Entry>() + MAX_LISTING_TEXT) as u64;
 
 /// A piece of the listing's text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -102,20 +107,17 @@ impl Listing {
         self.entries.len()
     }
 
-    /// Writes the JSON of a `.ls` file, version 1, byte for byte as Nix 2.26 and 2.34 upload it.
-    ///
-    /// JSON is UTF-8 and names are not: what is not UTF-8 in a name or target comes out as U+FFFD. (Nix cannot list such paths.)
-    pub fn write_json(&self, mut out: impl io::Write) -> io::Result<()> {
-        out.write_all(br#"{"root":"#)?;
-        self.root().write_json(&mut out)?;
-        out.write_all(br#","version":1}"#)
+    /// Returns how many bytes of memory it takes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        (self.entries.len() * size_of::<Entry>() + self.text.len()) as u64
     }
 
-    /// Returns what [`Self::write_json`] writes.
+    /// Returns the JSON of a `.ls` file, as [`ListingJson::whole`] writes it.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.text.len() + 80 * self.entries.len());
-        self.write_json(&mut out).expect("memory takes everything");
+        ListingJson::whole(self).fill(&mut out, usize::MAX);
         out
     }
 
@@ -155,37 +157,6 @@ impl<'a> Directory<'a> {
     pub fn get(self, name: &[u8]) -> Option<Node<'a>> {
         self.entries().find(|&(other, _)| other >= name).filter(|&(other, _)| other == name).map(|(_, node)| node)
     }
-}
-
-impl Node<'_> {
-    /// Writes the JSON of this node; recursion ends at [`super::MAX_DEPTH`].
-    fn write_json(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        match *self {
-            Node::Directory(directory) => {
-                out.write_all(br#"{"entries":{"#)?;
-                for (i, (name, node)) in directory.entries().enumerate() {
-                    out.write_all(if i == 0 { b"" } else { b"," })?;
-                    write_json_text(out, name)?;
-                    out.write_all(b":")?;
-                    node.write_json(out)?;
-                }
-                out.write_all(br#"},"type":"directory"}"#)
-            }
-            Node::Regular { executable, offset, size } => {
-                let executable = if executable { r#""executable":true,"# } else { "" };
-                write!(out, r#"{{{executable}"narOffset":{offset},"size":{size},"type":"regular"}}"#)
-            }
-            Node::Symlink { target } => {
-                out.write_all(br#"{"target":"#)?;
-                write_json_text(out, target)?;
-                out.write_all(br#","type":"symlink"}"#)
-            }
-        }
-    }
-}
-
-fn write_json_text(out: &mut dyn io::Write, text: &[u8]) -> io::Result<()> {
-    serde_json::to_writer(out, &String::from_utf8_lossy(text)).map_err(io::Error::from)
 }
 
 /// Makes a [`Listing`] of the [`Event`]s of a NAR.
@@ -238,7 +209,11 @@ impl ListingBuilder {
         if self.entries.is_empty() || !self.open.is_empty() {
             return Err(Error::invalid("listing", "the tree is not whole"));
         }
-        Ok(Listing { entries: self.entries, text: self.text })
+        // It is kept, and a vector that grew may have twice what it holds.
+        let (mut entries, mut text) = (self.entries, self.text);
+        entries.shrink_to_fit();
+        text.shrink_to_fit();
+        Ok(Listing { entries, text })
     }
 
     fn add(&mut self, kind: Kind) {

@@ -13,7 +13,9 @@ mod writer;
 
 pub use decoder::{Decoder, Event, NarError};
 pub use dump::DumpError;
-pub use listing::{Directory, Listing, ListingBuilder, MAX_LISTING_ENTRIES, MAX_LISTING_TEXT, Node};
+pub use listing::{
+    Directory, Listing, ListingBuilder, ListingJson, MAX_LISTING_BYTES, MAX_LISTING_ENTRIES, MAX_LISTING_TEXT, Node,
+};
 pub use writer::Writer;
 
 /// The deepest nesting of directories that is accepted; a root that is a directory is at depth 1.

@@ -6,19 +6,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use firn_index::{NarRow, PathRow};
 use firn_nix::StoreHash;
-use firn_nix::nar::{Directory, Listing, Node};
+use firn_nix::nar::{Listing, ListingJson, Node};
 use http::Response;
 use http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
     X_CONTENT_TYPE_OPTIONS,
 };
-use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::error::{After, Problem};
-use super::{Caching, Want, download_turn, failed, nar, ok, work};
+use super::listed::{self, Listed};
+use super::{Caching, Want, download_turn, nar, ok, work};
 use crate::app::App;
 use crate::caches::Cache;
 
@@ -46,13 +45,9 @@ pub(super) async fn listing(
     want: Want,
 ) -> Result<Response<Body>, Problem> {
     let turn = download_turn(app, want).await?;
-    let (shared, owned) = (Arc::clone(app), Arc::clone(cache));
-    let json = work(app, After::Headers, move || {
-        let (_, nar) = find(&shared, &owned, &hash)?;
-        Ok(list(&shared, &nar)?.to_json())
-    })
-    .await?;
-    Ok(ok(Body::full(json).holding(turn), "application/json", Caching::For(MAX_AGE_SECONDS).of(cache)))
+    let Listed { listing, room, .. } = listed::find(app, &cache.name, hash).await?;
+    let body = work(app, After::Headers, move || Ok(listed::body(ListingJson::whole(listing), room))).await?;
+    Ok(ok(body.holding(turn), "application/json", Caching::For(MAX_AGE_SECONDS).of(cache)))
 }
 
 /// Answers GET and HEAD of a file or directory.
@@ -64,26 +59,29 @@ pub(super) async fn get(
     want: Want,
 ) -> Result<Response<Body>, Problem> {
     let turn = download_turn(app, want).await?;
+    let found = listed::find(app, &cache.name, hash).await?;
     let (shared, cache) = (Arc::clone(app), Arc::clone(cache));
-    let response = work(app, After::Headers, move || open(&shared, &cache, &hash, path, want)).await?;
+    let response = work(app, After::Headers, move || open(&shared, &cache, found, path, want)).await?;
     Ok(response.map(|body| body.holding(turn)))
 }
 
 fn open(
     app: &Arc<App>,
     cache: &Cache,
-    hash: &StoreHash,
+    found: Listed,
     path: Vec<Vec<u8>>,
     want: Want,
 ) -> Result<Response<Body>, Problem> {
-    let (row, nar) = find(app, cache, hash)?;
-    let listing = list(app, &nar)?;
+    let Listed { row, nar, listing, room } = found;
     let (content_type, is_attachment) = content_type(path.last().map(Vec::as_slice).unwrap_or_default());
     let home = format!("{}/{}", cache.row.store_dir, row.path);
     let node = walk(&listing, home.as_bytes(), path)?;
     let caching = Caching::For(MAX_AGE_SECONDS).of(cache);
     let mut response = match node {
-        Node::Directory(directory) => ok(Body::full(shallow(directory).to_string()), "application/json", caching),
+        Node::Directory(directory) => {
+            let json = ListingJson::of_directory(Arc::clone(&listing), &directory);
+            ok(listed::body(json, room), "application/json", caching)
+        }
         Node::Regular { offset, size, .. } => {
             let end = offset.checked_add(size).ok_or(Problem::NotFound("this file"))?;
             let span = nar::restoring(size);
@@ -102,19 +100,6 @@ fn open(
     };
     harden(response.headers_mut());
     Ok(response)
-}
-
-fn find(app: &App, cache: &Cache, hash: &StoreHash) -> Result<(PathRow, NarRow), Problem> {
-    let failed = |error: firn_index::Error| failed(app, error.into(), After::Headers);
-    let absent = Problem::NotFound("this path");
-    let meta = app.engine.meta();
-    let row = meta.path(&cache.name, hash).map_err(failed)?.ok_or(absent.clone())?;
-    let nar = meta.nar(&cache.name, &row.nar_hash).map_err(failed)?.ok_or(absent)?;
-    Ok((row, nar))
-}
-
-fn list(app: &App, nar: &NarRow) -> Result<Arc<Listing>, Problem> {
-    app.engine.listing(&nar.recipe, &nar.slots).map_err(|error| failed(app, error, After::Headers))
 }
 
 /// Finds the node at the end of `path`, following symlinks as text: into `home`, the path's own absolute name, and never
@@ -175,23 +160,6 @@ fn walk<'a>(listing: &'a Listing, home: &[u8], path: Vec<Vec<u8>>) -> Result<Nod
 fn inside<'t>(target: &'t [u8], home: &[u8]) -> Option<&'t [u8]> {
     let rest = target.strip_prefix(home)?;
     (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
-}
-
-/// Returns a directory's entries as in a `.ls` file, without what is below them.
-fn shallow(directory: Directory<'_>) -> Value {
-    let mut entries = Map::new();
-    for (name, node) in directory.entries() {
-        let entry = match node {
-            Node::Directory(_) => json!({ "type": "directory" }),
-            Node::Regular { executable: true, size, .. } => {
-                json!({ "type": "regular", "size": size, "executable": true })
-            }
-            Node::Regular { size, .. } => json!({ "type": "regular", "size": size }),
-            Node::Symlink { target } => json!({ "type": "symlink", "target": String::from_utf8_lossy(target) }),
-        };
-        entries.insert(String::from_utf8_lossy(name).into_owned(), entry);
-    }
-    json!({ "type": "directory", "entries": entries })
 }
 
 /// Returns the type to serve a file as, by its name, and whether browsers must save it instead of showing it.

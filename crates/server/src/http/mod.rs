@@ -16,6 +16,7 @@ mod home;
 mod identity;
 mod inspect;
 mod known;
+mod listed;
 mod nar;
 mod narinfo;
 mod pages;
@@ -59,6 +60,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the HTTP side keeps in memory; part of [`App`].
 pub struct Memory {
     narinfos: Narinfos,
+    listings: listed::Room,
     documents: documents::Turns,
     push: push::Memory,
     pull: pull::Pull,
@@ -69,6 +71,7 @@ impl Memory {
     pub fn new(config: &Config, server: u128) -> Self {
         Self {
             narinfos: Narinfos::new(config.server.narinfo_cache.0),
+            listings: listed::Room::new(),
             documents: documents::Turns::new(),
             push: push::Memory::new(),
             pull: pull::Pull::new(config, server),

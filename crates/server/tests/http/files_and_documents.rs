@@ -1,6 +1,7 @@
 //! Listings, files inside paths, logs, realisations, debug info.
 
 use firn_index::ConflictPolicy;
+use firn_nix::nar::{Decoder, ListingBuilder};
 use firn_server::http::codec::Codec;
 use firn_testkit::http::Request;
 use firn_testkit::nar::Node;
@@ -92,6 +93,44 @@ fn lists_directories_and_whole_paths() {
     assert_eq!(world.send(request.header("Content-Encoding", "gzip")).status, 413);
     let again: Value = serde_json::from_slice(&world.get(&format!("/pub/{}.ls", package.hash())).body).unwrap();
     assert_eq!(again, listing);
+}
+
+#[test]
+fn long_listings_come_in_pieces() {
+    const PIECE_BYTES: usize = 256 << 10;
+    let world = World::new();
+    let name = |n: usize| format!("a-file-of-many-{n:06}");
+    let tree = Node::directory([
+        ("many", Node::directory((0..20_000).map(|n| (name(n), Node::file(""))))),
+        ("one", Node::file("x")),
+    ]);
+    let package = Package::of(1, &tree);
+    world.put_path("pub", &package);
+    let listing = listing_of(&package.nar);
+    let many: Vec<_> = (0..20_000).map(|n| format!("\"{}\":{{\"size\":0,\"type\":\"regular\"}}", name(n))).collect();
+    let many = format!("{{\"entries\":{{{}}},\"type\":\"directory\"}}", many.join(","));
+    for (target, expected) in
+        [(format!("/pub/{}.ls", package.hash()), listing), (format!("/pub/serve/{}/many", package.hash()), many)]
+    {
+        let first = world.first_piece(&target, None);
+        assert!((PIECE_BYTES..PIECE_BYTES + 1000).contains(&first.len()), "{target}: {}", first.len());
+        let answer = world.get(&target);
+        assert!(answer.text() == expected, "{target}");
+        assert_eq!(answer.header("content-length"), Some(expected.len().to_string().as_str()), "{target}");
+        assert_eq!(world.head(&target).header("content-length"), answer.header("content-length"), "{target}");
+    }
+    let root = world.get(&format!("/pub/serve/{}/", package.hash())).text();
+    assert_eq!(
+        root,
+        r#"{"entries":{"many":{"type":"directory"},"one":{"size":1,"type":"regular"}},"type":"directory"}"#
+    );
+}
+
+/// Returns a NAR's `.ls`.
+fn listing_of(nar: &[u8]) -> String {
+    let (mut decoder, mut listing) = (Decoder::new(), ListingBuilder::new());
+    decoder.push(nar, &mut |event| listing.event(event)).unwrap();
+    String::from_utf8(listing.finish().unwrap().to_json()).unwrap()
 }
 
 #[test]

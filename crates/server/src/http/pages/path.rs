@@ -208,6 +208,12 @@ fn files(call: &Call, cache: &CacheName, hash: &StoreHash) -> Result<Markup, sup
     let meta = call.app.engine.meta();
     let row = meta.path(cache, hash).map_err(|error| call.index(error))?;
     let nar = row.map(|row| meta.nar(cache, &row.nar_hash)).transpose().map_err(|error| call.index(error))?.flatten();
+    let room = nar.as_ref().map(|nar| call.app.http.listings.try_take(&call.app, nar));
+    if matches!(room, Some(None)) {
+        return Ok(
+            html! { p class="quiet" { "The server lists as many files as it does at once: come again in a minute." } },
+        );
+    }
     let listing = nar.map(|nar| call.app.engine.listing(&nar.recipe, &nar.slots));
     let Some(Ok(listing)) = listing else {
         return Ok(html! { p class="alarm" role="alert" { "Its NAR can't be read: upload it again." } });
