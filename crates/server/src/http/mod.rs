@@ -187,7 +187,7 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
         // At the root of a server without a cache there.
         return if resource == Resource::Home { Ok(home::server(app, host)) } else { Err(Problem::Forbidden) };
     };
-    let access = app.authorise(headers, &name, Verb::Pull).map_err(|denial| match denial {
+    let access = authorise_read(app, headers, &name, &resource).map_err(|denial| match denial {
         Denial::NoCredentials | Denial::BadToken | Denial::NotGranted => Problem::Forbidden,
         Denial::Mistyped | Denial::Revoked | Denial::Expired => Problem::TokenRefused(denial),
     })?;
@@ -213,6 +213,15 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
         }
         Resource::Nothing => Err(Problem::NotFound("what this URL names")),
     }
+}
+
+/// Says whether a request may read something. Nix asks for `nix-cache-info` before it uploads; whoever may push is told the same
+/// by the push API.
+fn authorise_read(app: &App, headers: &HeaderMap, name: &CacheName, resource: &Resource) -> Result<Access, Denial> {
+    app.authorise(headers, name, Verb::Pull).or_else(|denial| match resource {
+        Resource::CacheInfo => app.authorise(headers, name, Verb::Push).map_err(|_| denial),
+        _ => Err(denial),
+    })
 }
 
 /// Answers for a NAR: what the cache has, or else what is fetched.

@@ -71,6 +71,11 @@ fn tells_nothing_of_what_may_not_be_read() {
         for cache in ["priv", "absent"] {
             for target in targets(cache, &package, &alias) {
                 for token in &tokens {
+                    // Who may push is told as much of the cache by the push API.
+                    if target == "/priv/nix-cache-info" && *token == tokens[2] {
+                        assert_eq!(ask(&target, token).0, 200, "{method}: Nix asks for it before it uploads");
+                        continue;
+                    }
                     assert_eq!(ask(&target, token), plain, "{method} {target} with {token:?}");
                 }
                 // These hear what is wrong with their token, and nothing else.
