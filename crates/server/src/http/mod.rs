@@ -38,7 +38,7 @@ use bytes::Bytes;
 use firn_index::{CacheName, Verb};
 use firn_nix::StoreHash;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use body::Body;
@@ -109,6 +109,7 @@ where
     B::Error: std::error::Error + Send + Sync,
 {
     let head_only = request.method() == Method::HEAD;
+    let takes_chunks = request.version() > Version::HTTP_10;
     let mut log = LogFields::default();
     let mut response = match answer(&app, request, &mut log).await {
         Ok(response) => response,
@@ -116,6 +117,9 @@ where
     };
     if head_only {
         strip_body(&mut response);
+    } else if !takes_chunks && response.body().length().is_none() {
+        // It ends with the connection, and so does one that is broken off: nobody may keep what may be a part.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     response.extensions_mut().insert(log);
     response
@@ -196,6 +200,7 @@ async fn read<B>(app: &Arc<App>, request: &Request<B>, log: &mut LogFields) -> R
         asked: asked(headers).filter(|_| request.method() == Method::GET),
         head_only: request.method() == Method::HEAD,
         asker: address(app, headers, request.extensions().get()).map(asker_of),
+        takes_chunks: request.version() > Version::HTTP_10,
     };
     let way = pull::onward(app, &cache, headers);
     match resource {
@@ -334,6 +339,8 @@ struct Want {
     head_only: bool,
     /// Whose turn it takes.
     asker: Option<IpAddr>,
+    /// Whether a body of unknown length has an end that can be told from a breaking off: not in HTTP/1.0.
+    takes_chunks: bool,
 }
 
 fn asked(headers: &HeaderMap) -> Option<Asked> {

@@ -183,7 +183,10 @@ fn zstd(app: &Arc<App>, found: &Found, want: Want) -> Result<Response<Body>, Pro
         |start| app.engine.restore_zstd(&found.nar_hash, &found.row.recipe, &found.row.slots, start).map_err(fail);
     let Some(asked) = want.asked else {
         let mut restore = open(0)?;
-        let total = restore.total();
+        let mut total = restore.total();
+        if total.is_none() && !want.takes_chunks && !want.head_only {
+            total = open(1)?.total();
+        }
         // Its own, not the next few: nobody waits for more before the first byte.
         let first = if want.head_only { None } else { restore.next().map_err(fail)? };
         let source = Zstd { app: Arc::clone(app), restore, left: u64::MAX };

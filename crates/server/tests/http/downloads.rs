@@ -52,6 +52,28 @@ fn headers(answer: &Answer) -> Vec<(String, String)> {
 }
 
 #[test]
+fn http_1_0_gets_a_length_or_what_nobody_keeps() {
+    let world = World::new();
+    let package = Package::new(1, 600_000);
+    let alias = world.put_nar("pub", &package.nar, Codec::Xz);
+    world.put_path("pub", &package);
+    let nar = format!("/pub/nar/{}.nar.zst", package.nar_hash().to_nix32());
+    let alias = format!("/pub/nar/{alias}");
+    let begin = |target: &str, version| world.begin_request(http::Request::get(target).version(version));
+    let caching = |answer: &http::Response<_>| answer.headers()["cache-control"].to_str().unwrap().to_owned();
+    let immutable = "public, max-age=31536000, immutable";
+    let answer = begin(&nar, http::Version::HTTP_11);
+    assert_eq!((answer.body().length(), caching(&answer)), (None, immutable.to_owned()), "not measured yet");
+    let answer = begin(&nar, http::Version::HTTP_10);
+    let whole = world.get(&nar).body.len() as u64;
+    assert_eq!((answer.body().length(), caching(&answer)), (Some(whole), immutable.to_owned()));
+    let answer = begin(&alias, http::Version::HTTP_11);
+    assert_eq!((answer.body().length(), caching(&answer)), (None, immutable.to_owned()));
+    let answer = begin(&alias, http::Version::HTTP_10);
+    assert_eq!((answer.body().length(), caching(&answer)), (None, "no-store".to_owned()));
+}
+
+#[test]
 fn never_sends_what_breaks_clients() {
     let world = World::new();
     let package = Package::new(2, 50_000);

@@ -216,6 +216,11 @@ impl World {
         if let Some(range) = range {
             request = request.header("Range", range);
         }
+        self.begin_request(request)
+    }
+
+    /// Begins a request without a body.
+    pub(crate) fn begin_request(&self, request: http::request::Builder) -> http::Response<Body> {
         let request = request.body(Empty::<Bytes>::new()).unwrap();
         self.runtime.block_on(firn_server::http::handle(Arc::clone(&self.app), request))
     }
