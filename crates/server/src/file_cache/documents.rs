@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{FileCacheError, PAGE, PIECE_BYTES, io_error};
-use crate::http::documents::{MAX_KEPT_BYTES, key_of, read_back};
-use crate::http::route::{NarName, known};
+use crate::http::documents::{MAX_KEPT_BYTES, archive, key_of, read_back};
+use crate::http::route::known;
 
 /// The longest name of a file.
 const MAX_FILE_NAME_BYTES: usize = 255;
@@ -76,7 +76,8 @@ impl Documents {
                     all.outputs.extend(json(engine, row)?.and_then(|text| output(&text)).map(|hash| (hash, false)));
                 }
                 DocumentKind::DebugInfo => {
-                    let nar = json(engine, row)?.map(|text| archive(engine, cache, &text)).transpose()?.flatten();
+                    let nar =
+                        json(engine, row)?.map(|text| archive(engine.meta(), cache, &text)).transpose()?.flatten();
                     all.nars.extend(nar.map(|nar| (nar, None)));
                 }
                 DocumentKind::Difference => {}
@@ -125,7 +126,7 @@ impl Documents {
             DocumentKind::DebugInfo => match json(engine, row)? {
                 None => None,
                 Some(mut text) => {
-                    let nar = archive(engine, cache, &text)?;
+                    let nar = archive(engine.meta(), cache, &text)?;
                     let url = nar.and_then(|nar| self.nars.get(&nar)?.clone());
                     url.map(|url| {
                         // The file has another name there.
@@ -191,22 +192,6 @@ fn json(engine: &Engine, row: &DocumentRow) -> Result<Option<Map<String, Value>>
 /// Returns the path that a realisation names.
 fn output(document: &Map<String, Value>) -> Option<StoreHash> {
     document.get("outPath")?.as_str()?.parse().map(|path: StorePath| path.hash()).ok()
-}
-
-/// Returns the NAR that debug info is in.
-fn archive(
-    engine: &Engine,
-    cache: &CacheName,
-    document: &Map<String, Value>,
-) -> Result<Option<Sha256>, FileCacheError> {
-    let text = document.get("archive").and_then(Value::as_str).and_then(|url| url.strip_prefix("../nar/"));
-    let Some(name) = text.and_then(|name| name.parse::<NarName>().ok()) else { return Ok(None) };
-    if let Some(hash) = name.hash()
-        && engine.meta().nar(cache, &hash)?.is_some()
-    {
-        return Ok(Some(hash));
-    }
-    Ok(engine.meta().alias(cache, name.file())?.map(|alias| alias.nar_hash))
 }
 
 /// Returns the documents that a folder has, with their files, realisations last of all.

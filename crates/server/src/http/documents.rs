@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use firn_chunk::Input;
 use firn_engine::{DocumentContent, Engine};
-use firn_index::{CacheName, Content, DocumentKey, DocumentKind, Uploader};
-use firn_nix::StorePath;
+use firn_index::{CacheName, Content, DocumentKey, DocumentKind, Meta, Uploader};
+use firn_nix::{Sha256, StorePath};
 use http::Response;
 use serde_json::{Map, Value};
 
@@ -18,7 +18,7 @@ use super::error::{After, Problem};
 use super::nar::{Identity, PIECE_BYTES};
 use super::realisation::{Outputs, Realisation};
 use super::receive::{Incoming, Reader};
-use super::route::Resource;
+use super::route::{NarName, Resource};
 use super::upload::{Upload, decode_all};
 use super::{Caching, Want, download_turn, failed, files, notice, ok, pull, taken, work};
 use crate::app::App;
@@ -94,7 +94,8 @@ fn open(app: &Arc<App>, cache: &Cache, key: &DocumentKey) -> Result<Response<Bod
     Ok(response)
 }
 
-/// Takes a log; it replaces an earlier one of the same derivation.
+/// Takes a log; it replaces an earlier one of the same derivation by the same builder. The first builder's stays: others are told that
+/// all is well, since Nix gives up at anything else.
 pub(super) async fn put_log<B>(
     upload: Upload<'_>,
     resource: &Resource,
@@ -108,15 +109,48 @@ where
     body.check_length(MAX_LOG_BYTES)?;
     let turn = upload.turn_of_long(body).await?;
     let (app, cache, uploader) = (Arc::clone(upload.app), Arc::clone(upload.cache), upload.uploader);
-    body.feed(MAX_LOG_BYTES, move |reader| {
+    body.feed(MAX_LOG_BYTES, move |mut reader| {
         let _turn = turn;
+        let fail = |error| failed(&app, error, After::Body);
+        if is_of_another(&app.engine, &cache.name, &key, &uploader).map_err(fail)? {
+            let outcome = reader.outcome();
+            std::io::copy(&mut reader, &mut std::io::sink()).map_err(|error| outcome.explain(&error, encoding))?;
+            return Ok(());
+        }
         let content = read_log(&app, reader, encoding)?;
-        app.engine
-            .commit_document(&cache.name, key, content, uploader)
-            .map_err(|error| failed(&app, error, After::Body))
+        // Another builder's may have come meanwhile.
+        let _key = app.http.documents.take(&cache.name, &key);
+        if is_of_another(&app.engine, &cache.name, &key, &uploader).map_err(fail)? {
+            return Ok(());
+        }
+        app.engine.commit_document(&cache.name, key, content, uploader).map_err(fail)
     })
     .await?;
     Ok(taken())
+}
+
+/// Returns whether a document is here whole that another builder sent; notes that.
+fn is_of_another(
+    engine: &Engine,
+    cache: &CacheName,
+    key: &DocumentKey,
+    uploader: &Uploader,
+) -> firn_engine::Result<bool> {
+    let Some(earlier) = engine.meta().document(cache, key)? else { return Ok(false) };
+    let is_whole = match &earlier.content {
+        Content::Inline(_) => true,
+        Content::Recipe { recipe, .. } => engine.is_restorable(recipe)?,
+    };
+    let stays = is_whole && earlier.uploader.builder != uploader.builder;
+    if stays {
+        tell_kept(cache, key, &earlier.uploader, uploader);
+    }
+    Ok(stays)
+}
+
+fn tell_kept(cache: &CacheName, key: &DocumentKey, first: &Uploader, other: &Uploader) {
+    let (first, other) = (&first.builder, &other.builder);
+    tracing::info!(%cache, kind = ?key.kind, name = key.name, first, other, "a document stays as its first builder sent it");
 }
 
 fn read_log(app: &App, reader: Reader, encoding: super::codec::Codec) -> Result<DocumentContent, Problem> {
@@ -201,7 +235,7 @@ fn is_realisation(key: &DocumentKey) -> bool {
 /// Takes a realisation or debug-info document; returns whether it says anything new. `elsewhere` are paths that an upstream
 /// has, `app` is the server, if one runs.
 ///
-/// Debug-info documents are replaced: the newest names a file that is surely here. Of realisations the first one stays.
+/// Of realisations the first one stays. Debug info is replaced by the builder that sent it; by others, once its file is here no more.
 pub(crate) fn take(
     engine: &Engine,
     app: Option<&App>,
@@ -209,7 +243,7 @@ pub(crate) fn take(
     key: DocumentKey,
     text: Vec<u8>,
     elsewhere: &[StorePath],
-    uploader: Uploader,
+    mut uploader: Uploader,
 ) -> Result<bool, Problem> {
     let fail = |error: firn_engine::Error| {
         if let Some(app) = app {
@@ -220,6 +254,7 @@ pub(crate) fn take(
     // Two uploads of the same realisation must not lose each other's signatures.
     let _turn = app.map(|app| app.http.documents.take(&cache.name, &key));
     let earlier = engine.meta().document(&cache.name, &key).map_err(|error| fail(error.into()))?;
+    let first = earlier.as_ref().map(|row| row.uploader.clone());
     let earlier = earlier.map(|row| read_back(engine, row.content)).transpose().map_err(fail)?;
     let mut is_new = true;
     let text = if is_realisation(&key) {
@@ -232,6 +267,15 @@ pub(crate) fn take(
     } else {
         check_debug_info(&text)?;
         is_new = earlier.as_ref() != Some(&text);
+        if let (Some(first), Some(earlier)) = (first.filter(|first| first.builder != uploader.builder), &earlier) {
+            if is_new && has_archive(engine, &cache.name, earlier).map_err(|error| fail(error.into()))? {
+                tell_kept(&cache.name, &key, &first, &uploader);
+                return Ok(false);
+            }
+            if !is_new {
+                uploader = first;
+            }
+        }
         // Written all the same: it is as young as its last upload.
         text
     };
@@ -267,15 +311,49 @@ pub(crate) fn read_back(engine: &Engine, content: Content) -> firn_engine::Resul
     }
 }
 
-/// Checks that a debug-info document is what Nix writes.
+/// Checks that a debug-info document is what Nix writes: debuggers fetch what it names. The NAR need not be here, as Nix uploads it
+/// afterwards.
 fn check_debug_info(text: &[u8]) -> Result<(), Problem> {
     let document = parse(text)?;
-    for name in ["archive", "member"] {
-        if !document.get(name).is_some_and(Value::is_string) {
-            return Err(Problem::BadDocument(format!("it has no '{name}'")));
-        }
+    let string = |name: &str| {
+        let text = document.get(name).and_then(Value::as_str);
+        text.ok_or_else(|| Problem::BadDocument(format!("it has no '{name}'")))
+    };
+    if archive_name(string("archive")?).is_none() {
+        return Err(Problem::BadDocument("its 'archive' is not '../nar/' and the name of a file".to_owned()));
+    }
+    let is_plain = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(char::is_control);
+    if !string("member")?.split('/').all(is_plain) {
+        return Err(Problem::BadDocument("its 'member' is no path inside of an archive".to_owned()));
     }
     Ok(())
+}
+
+fn archive_name(archive: &str) -> Option<NarName> {
+    archive.strip_prefix("../nar/")?.parse().ok()
+}
+
+/// Returns the NAR that debug info is in, if the cache has it.
+pub(crate) fn archive(
+    meta: &dyn Meta,
+    cache: &CacheName,
+    document: &Map<String, Value>,
+) -> Result<Option<Sha256>, firn_index::Error> {
+    let name = document.get("archive").and_then(Value::as_str).and_then(archive_name);
+    let Some(name) = name else { return Ok(None) };
+    if let Some(hash) = name.hash()
+        && meta.nar(cache, &hash)?.is_some()
+    {
+        return Ok(Some(hash));
+    }
+    Ok(meta.alias(cache, name.file())?.map(|alias| alias.nar_hash))
+}
+
+/// Returns whether a debug-info document names a NAR that the cache has.
+fn has_archive(engine: &Engine, cache: &CacheName, text: &[u8]) -> Result<bool, firn_index::Error> {
+    let Ok(document) = parse(text) else { return Ok(false) };
+    let Some(nar) = archive(engine.meta(), cache, &document)? else { return Ok(false) };
+    Ok(engine.meta().nar(cache, &nar)?.is_some())
 }
 
 /// Reads a document of JSON.

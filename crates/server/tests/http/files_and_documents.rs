@@ -1,6 +1,6 @@
 //! Listings, files inside paths, logs, realisations, debug info.
 
-use firn_index::ConflictPolicy;
+use firn_index::{ConflictPolicy, Verb};
 use firn_nix::nar::{Decoder, ListingBuilder};
 use firn_server::http::codec::Codec;
 use firn_testkit::http::Request;
@@ -238,4 +238,70 @@ fn keeps_build_traces_and_debug_info() {
     assert_eq!(world.head(&target).status, 200);
     assert_eq!(world.get(&format!("/pub/nar/{nar}")).status, 200);
     assert_eq!(code(&world.put(&target, "{}")), "bad-document");
+}
+
+#[test]
+fn logs_stay_with_their_first_builder() {
+    let world = World::new();
+    let others = world.make_token(2, "*", &[Verb::Push], |_| {});
+    let target = format!("/pub/log/{}-x.drv", hash_of(3));
+    for text in ["a line of the first\n".repeat(10), "a line of the first\n".repeat(10_000)] {
+        assert_eq!(world.put(&target, text.clone()).status, 200);
+        assert_eq!(world.get(&target).text(), text, "its own builder replaces it");
+        for other in ["another".to_owned(), "a line of another\n".repeat(20_000)] {
+            // Nix takes anything else for a failure.
+            assert_eq!(world.send(Request::put(&target, other).token(&others)).status, 200);
+            assert!(world.get(&target).text() == text);
+        }
+    }
+    let absent = format!("/pub/log/{}-x.drv", hash_of(4));
+    assert_eq!(world.send(Request::put(&absent, "first").token(&others)).status, 200);
+    assert_eq!(world.put(&absent, "second").status, 200);
+    assert_eq!(world.get(&absent).text(), "first");
+}
+
+#[test]
+fn debug_info_stays_with_its_first_builder_while_its_file_is_here() {
+    let world = World::new();
+    let others = world.make_token(2, "*", &[Verb::Push], |_| {});
+    let put = |target: &str, text: &str, token: &str| world.send(Request::put(target, text).token(token)).status;
+    let target = format!("/pub/debuginfo/{}.debug", "ab".repeat(20));
+    let nar = world.put_nar("pub", &Package::new(9, 1000).nar, Codec::Xz);
+    let [mine, again, gone, theirs] =
+        [(&*nar, "lib/a"), (&*nar, "lib/b"), ("gone.nar.xz", "lib/a"), (&*nar, "lib/theirs")]
+            .map(|(nar, member)| json!({"archive": format!("../nar/{nar}"), "member": member}).to_string());
+    assert_eq!(put(&target, &mine, &world.token), 200);
+    assert_eq!(put(&target, &again, &world.token), 200);
+    assert_eq!(world.get(&target).text(), again, "its own builder replaces it");
+    // Who sends the same does not become its builder.
+    for text in [&theirs, &again, &theirs] {
+        assert_eq!(put(&target, text, &others), 200);
+        assert_eq!(world.get(&target).text(), again);
+    }
+    assert_eq!(put(&target, &gone, &world.token), 200);
+    assert_eq!(put(&target, &theirs, &others), 200);
+    assert_eq!(world.get(&target).text(), theirs, "what names no file that is here");
+}
+
+#[test]
+fn debug_info_names_a_file_of_the_cache() {
+    let world = World::new();
+    let target = format!("/pub/debuginfo/{}.debug", "cd".repeat(20));
+    let put = |archive: &str, member: &str| {
+        world.put(&target, json!({"archive": archive, "member": member}).to_string()).status
+    };
+    let nar = format!("../nar/{}.nar", "0".repeat(52));
+    let member = "lib/debug/.build-id/ab/cdef.debug";
+    for archive in
+        ["http://evil.example/x.nar", "/nar/x.nar", "nar/x.nar", "../nar/../x.nar", "../nar/x", "../nar/", ""]
+    {
+        assert_eq!(put(archive, member), 400, "{archive}");
+    }
+    for member in ["../../etc/passwd", "/etc/passwd", "lib/../x", "lib//x", "lib/./x", "", "lib/", "lib/\u{1b}x"] {
+        assert_eq!(put(&nar, member), 400, "{member}");
+    }
+    // Of every compression, and before the NAR: so stock Nix sends it.
+    for extension in ["", ".xz", ".zst", ".bz2", ".br", ".lzip", ".lz4"] {
+        assert_eq!(put(&format!("{nar}{extension}"), member), 200, "{extension}");
+    }
 }
