@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use firn_engine::spans;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Bytes;
 use tokio::time::Instant;
@@ -13,11 +13,49 @@ use tracing::Span;
 
 use super::watch::InProgress;
 use crate::app::{App, LogFields};
+use crate::http::template;
 use crate::metrics::Ended;
 use crate::traces;
 
 /// The longest path that is logged, in bytes.
 const MAX_PATH_BYTES: usize = 256;
+/// How the text of a token begins, and how long the id behind it is.
+const TOKEN_PREFIX: &[u8] = b"firn_";
+const TOKEN_ID_LEN: usize = 16;
+
+/// Returns a path as it may be shown: the first of it in printable ASCII, without secrets. A token does not belong there, and comes all
+/// the same; whoever knows a session can end it.
+fn shown(uri: &Uri) -> String {
+    let pattern = template::of(uri).filter(|pattern| pattern.ends_with(template::SESSION));
+    let mut rest = pattern.as_deref().unwrap_or_else(|| uri.path()).as_bytes();
+    let mut shown = String::with_capacity(rest.len().min(MAX_PATH_BYTES));
+    while shown.len() < MAX_PATH_BYTES
+        && let Some((&byte, behind)) = rest.split_first()
+    {
+        rest = if let Some((id, behind)) = token(rest) {
+            shown.extend(id.escape_ascii().map(char::from));
+            shown.push_str("***");
+            behind
+        } else {
+            // hyper lets bytes above ASCII through, and terminals take some of them for commands.
+            match byte {
+                b' '..=b'~' => shown.push(char::from(byte)),
+                _ => shown.extend(byte.escape_ascii().map(char::from)),
+            }
+            behind
+        };
+    }
+    shown.truncate(MAX_PATH_BYTES);
+    shown
+}
+
+/// Splits what begins with a token, or much of one: its public part, and what comes behind it.
+fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = text.strip_prefix(TOKEN_PREFIX)?;
+    let len = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')).count();
+    let is_one = len > TOKEN_ID_LEN && rest.iter().take(TOKEN_ID_LEN).all(u8::is_ascii_hexdigit);
+    is_one.then(|| (&text[..TOKEN_PREFIX.len() + TOKEN_ID_LEN], &rest[len..]))
+}
 
 /// What is known of a request so far.
 pub(super) struct Record {
@@ -37,15 +75,12 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) fn new<B>(app: Arc<App>, request: &Request<B>, in_progress: InProgress) -> Self {
-        let path = request.uri().path();
-        // Paths are ASCII, by hyper's parser; else the end is left out at a character's border.
-        let end = (0..=path.len().min(MAX_PATH_BYTES)).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
-        let path = path.get(..end).unwrap_or_default();
-        let span = traces::request(request, path, app.config.server.tls_cert.is_some());
+        let path = shown(request.uri());
+        let span = traces::request(request, &path, app.config.server.tls_cert.is_some());
         Self {
             app,
             method: request.method().clone(),
-            path: path.to_owned(),
+            path,
             began: Instant::now(),
             status: 0,
             sent: 0,
@@ -159,5 +194,52 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Logged<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_shown_as_printable_ascii() {
+        let show = |path: &str| shown(&Uri::from_maybe_shared(path.to_owned().into_bytes()).unwrap());
+        for (path, expected) in [
+            ("/main/nix-cache-info?x=y", "/main/nix-cache-info"),
+            ("/a\u{9b}31mX\u{202e}b\u{85}", "/a\\xc2\\x9b31mX\\xe2\\x80\\xaeb\\xc2\\x85"),
+            ("/a%1bb'", "/a%1bb'"),
+        ] {
+            assert_eq!(show(path), expected);
+        }
+        for long in ["x".repeat(1000), "\u{9b}".repeat(1000), "x".repeat(254) + "\u{9b}"] {
+            let shown = show(&format!("/{long}"));
+            assert_eq!(shown.len(), MAX_PATH_BYTES);
+            assert!(shown.bytes().all(|byte| byte.is_ascii_graphic()), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_shown_without_secrets() {
+        let show = |path: &str| shown(&path.parse().unwrap());
+        let token = crate::auth::Token::new(firn_index::TokenId(0xabc), [7; 32]).reveal().to_string();
+        let secret = &token[22..];
+        let public = "firn_0000000000000abc***";
+        for (path, expected) in [
+            (format!("/gena/x{token}"), format!("/gena/x{public}")),
+            (format!("/{token}/x/{token}.narinfo"), format!("/{public}/x/{public}.narinfo")),
+            (format!("/{}", &token[..40]), format!("/{public}")),
+            ("/main/serve/firn_client-1.0/firn_".to_owned(), "/main/serve/firn_client-1.0/firn_".to_owned()),
+            (
+                format!("/api/v1/caches/main/sessions/{}", "0f".repeat(16)),
+                "/api/v1/caches/{cache}/sessions/{session}".to_owned(),
+            ),
+        ] {
+            assert_eq!(show(&path), expected);
+        }
+        // Cut in the middle of one.
+        for before in 200..260 {
+            let shown = show(&format!("/{}{token}", "x".repeat(before)));
+            assert!(!shown.contains(&secret[..3]), "{shown}");
+        }
     }
 }
