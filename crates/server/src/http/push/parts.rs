@@ -14,6 +14,8 @@ use super::refusal::Refusal;
 
 /// How many bytes of recipes are kept for all sessions: two of the longest there can be.
 pub(super) const MAX_BYTES: usize = 128 << 20;
+/// What a recipe counts beside its bytes: they may be few.
+const ENTRY_BYTES: usize = 256;
 /// A recipe of which no part came for so long, in seconds, and that no commit used, may make room for others.
 const PATIENCE_SECONDS: u64 = 900;
 
@@ -28,7 +30,18 @@ pub(super) struct Place {
 /// All recipes in parts.
 pub(super) struct Parts {
     limit: usize,
-    recipes: Mutex<HashMap<(SessionToken, RecipeId), Growing>>,
+    all: Mutex<All>,
+}
+
+type Key = (SessionToken, RecipeId);
+
+/// Recipes, with a sum of what they count: there may be very many of a byte each.
+#[derive(Default)]
+struct All {
+    recipes: HashMap<Key, Growing>,
+    used: usize,
+    /// When what nobody touches was last looked for.
+    looked_at: UnixSeconds,
 }
 
 struct Growing {
@@ -40,7 +53,7 @@ struct Growing {
 impl Parts {
     /// Makes an empty memory of at most `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, recipes: Mutex::default() }
+        Self { limit, all: Mutex::default() }
     }
 
     /// Adds a part and returns how much is there from the start; what came before already changes nothing.
@@ -56,27 +69,23 @@ impl Parts {
         let end = place.offset.checked_add(part.len() as u64).filter(|end| *end <= place.length && !part.is_empty());
         let end =
             end.ok_or_else(|| Refusal::bad_request("a part of a recipe that is empty or ends behind the recipe"))?;
-        let mut recipes = self.lock();
+        let mut all = self.lock();
         let key = (session, place.recipe);
-        let stale = recipes.get(&key).is_some_and(|growing| growing.length != place.length && place.offset == 0);
+        let stale = all.recipes.get(&key).is_some_and(|growing| growing.length != place.length && place.offset == 0);
         if stale {
-            recipes.remove(&key);
+            all.remove(&key);
         }
-        let (have, length) = recipes.get(&key).map_or((0, place.length), |one| (one.bytes.len() as u64, one.length));
+        let known = all.recipes.get(&key);
+        let (have, length) = known.map_or((0, place.length), |one| (one.bytes.len() as u64, one.length));
         if place.offset > have || length != place.length {
             return Err(Refusal::new(StatusCode::CONFLICT, Code::PartOutOfOrder));
         }
+        let entry_bytes = if known.is_some() { 0 } else { ENTRY_BYTES };
         let fresh = usize::try_from(have - place.offset).ok().and_then(|known| part.get(known..)).unwrap_or_default();
-        self.make_room(&mut recipes, fresh.len(), &key, now)?;
-        let growing = recipes.entry(key).or_insert_with(|| Growing {
-            bytes: Arc::default(),
-            length: place.length,
-            touched_at: now,
-        });
-        growing.touched_at = now;
-        Arc::make_mut(&mut growing.bytes).extend_from_slice(fresh);
-        let whole = (end == place.length && !fresh.is_empty()).then(|| Arc::clone(&growing.bytes));
-        drop(recipes);
+        all.make_room(fresh.len().saturating_add(entry_bytes), self.limit, &key, now)?;
+        let bytes = all.grow(key, &place, fresh, now);
+        let whole = (end == place.length && !fresh.is_empty()).then_some(bytes);
+        drop(all);
         if whole.is_some_and(|bytes| RecipeId::of(&bytes) != place.recipe) {
             self.lock().remove(&key);
             let message = "its parts don't make the recipe of this id";
@@ -85,25 +94,10 @@ impl Parts {
         Ok(have.max(end))
     }
 
-    /// Lets go of what nobody has touched for long if room is needed; without, the client is told to come again.
-    fn make_room(
-        &self,
-        recipes: &mut HashMap<(SessionToken, RecipeId), Growing>,
-        bytes: usize,
-        but: &(SessionToken, RecipeId),
-        now: UnixSeconds,
-    ) -> Result<(), Refusal> {
-        let used = |recipes: &HashMap<_, Growing>| recipes.values().map(|one| one.bytes.len()).sum::<usize>();
-        if used(recipes).saturating_add(bytes) > self.limit {
-            recipes.retain(|key, one| key == but || now.saturating_sub(one.touched_at) < PATIENCE_SECONDS);
-        }
-        if used(recipes).saturating_add(bytes) > self.limit { Err(Refusal::busy()) } else { Ok(()) }
-    }
-
     /// Returns a recipe's encoding if all of it came.
     pub(super) fn whole(&self, session: SessionToken, recipe: RecipeId, now: UnixSeconds) -> Option<Arc<Vec<u8>>> {
-        let mut recipes = self.lock();
-        let growing = recipes.get_mut(&(session, recipe))?;
+        let mut all = self.lock();
+        let growing = all.recipes.get_mut(&(session, recipe))?;
         growing.touched_at = now;
         (growing.bytes.len() as u64 == growing.length).then(|| Arc::clone(&growing.bytes))
     }
@@ -118,9 +112,53 @@ impl Parts {
         self.lock().retain(|(one, _), _| *one != session);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(SessionToken, RecipeId), Growing>> {
-        // Every change is one operation on the map: a panic elsewhere leaves nothing half done.
-        self.recipes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, All> {
+        // No change can fail half-way: a panic elsewhere leaves the sum right.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Growing {
+    fn counted_bytes(&self) -> usize {
+        self.bytes.len() + ENTRY_BYTES
+    }
+}
+
+impl All {
+    /// Lets go of what nobody has touched for long if room is needed; without, the client is told to come again.
+    fn make_room(&mut self, bytes: usize, limit: usize, but: &Key, now: UnixSeconds) -> Result<(), Refusal> {
+        let fits = |all: &Self| all.used.saturating_add(bytes) <= limit;
+        if !fits(self) && self.looked_at != now {
+            self.looked_at = now;
+            self.retain(|key, one| key == but || now.saturating_sub(one.touched_at) < PATIENCE_SECONDS);
+        }
+        if fits(self) { Ok(()) } else { Err(Refusal::busy()) }
+    }
+
+    /// Adds bytes to a recipe and returns all that it has then.
+    fn grow(&mut self, key: Key, place: &Place, fresh: &[u8], now: UnixSeconds) -> Arc<Vec<u8>> {
+        let used = &mut self.used;
+        let growing = self.recipes.entry(key).or_insert_with(|| {
+            *used += ENTRY_BYTES;
+            Growing { bytes: Arc::default(), length: place.length, touched_at: now }
+        });
+        growing.touched_at = now;
+        Arc::make_mut(&mut growing.bytes).extend_from_slice(fresh);
+        *used += fresh.len();
+        Arc::clone(&growing.bytes)
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.used -= self.recipes.remove(key).map_or(0, |one| one.counted_bytes());
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Key, &Growing) -> bool) {
+        let used = &mut self.used;
+        self.recipes.retain(|key, one| {
+            let stays = keep(key, one);
+            *used -= if stays { 0 } else { one.counted_bytes() };
+            stays
+        });
     }
 }
 
@@ -140,7 +178,7 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_fit_together() {
-        let parts = Parts::new(100);
+        let parts = Parts::new(100 + 2 * ENTRY_BYTES);
         let whole = b"0123456789";
         assert_eq!(code(parts.add(SESSION, place(whole, 1), b"1", 0)), Code::PartOutOfOrder);
         assert_eq!(code(parts.add(SESSION, place(whole, 0), b"", 0)), Code::BadRequest);
@@ -159,7 +197,7 @@ mod tests {
 
     #[test]
     fn goes_on_where_it_was() {
-        let parts = Parts::new(100);
+        let parts = Parts::new(100 + 2 * ENTRY_BYTES);
         let whole = b"0123456789";
         let recipe = RecipeId::of(whole);
         assert_eq!(parts.add(SESSION, place(whole, 0), b"0123", 0), Ok(4));
@@ -180,7 +218,7 @@ mod tests {
 
     #[test]
     fn is_bounded_and_lets_go_of_what_is_abandoned() {
-        let parts = Parts::new(10);
+        let parts = Parts::new(10 + 2 * ENTRY_BYTES);
         let (one, two) = (b"aaaaaaaa", b"bbbbbbbb");
         assert_eq!(parts.add(SESSION, place(one, 0), b"aaaaaa", 1000), Ok(6));
         assert_eq!(code(parts.add(SESSION, place(two, 0), b"bbbbbb", 1000 + PATIENCE_SECONDS - 1)), Code::Busy);
@@ -188,5 +226,22 @@ mod tests {
         assert_eq!(code(parts.add(SESSION, place(two, 0), b"bbbbbb", 1500 + PATIENCE_SECONDS - 1)), Code::Busy);
         assert_eq!(parts.add(SESSION, place(two, 0), b"bbbbbb", 1500 + PATIENCE_SECONDS), Ok(6));
         assert_eq!(parts.whole(SESSION, RecipeId::of(one), 9999), None);
+    }
+
+    #[test]
+    fn recipes_of_a_byte_count_more_than_that() {
+        let parts = Parts::new(10 * (ENTRY_BYTES + 1));
+        let place = |n: u8| Place { recipe: RecipeId([n; 32]), offset: 0, length: 2 };
+        for n in 0..10 {
+            assert_eq!(parts.add(SESSION, place(n), b"a", 0), Ok(1));
+        }
+        assert_eq!(code(parts.add(SESSION, place(10), b"a", 0)), Code::Busy);
+        parts.forget(SESSION, place(0).recipe);
+        parts.forget(SESSION, place(0).recipe);
+        assert_eq!(parts.add(SESSION, place(10), b"a", 0), Ok(1));
+        assert_eq!(code(parts.add(SESSION, place(11), b"a", 0)), Code::Busy);
+        assert_eq!(parts.add(SESSION, place(11), b"a", PATIENCE_SECONDS), Ok(1));
+        parts.end(SESSION);
+        assert_eq!(parts.lock().used, 0);
     }
 }
