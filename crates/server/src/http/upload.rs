@@ -236,8 +236,26 @@ fn take_nar(app: &App, cache: &Cache, name: &NarName, codec: Option<Codec>, mut 
             ingested
         }
     };
+    if name.hash().is_none() {
+        check_free(app, cache, name, &ingested)?;
+    }
     let alias = alias_of(name, codec, &ingested, reader.received());
     app.engine.commit_nar(&cache.name, ingested, alias).map_err(fail)
+}
+
+/// Refuses another NAR under a name that is taken, if nothing in the name says which NAR it is: what a URL gives never changes.
+fn check_free(app: &App, cache: &Cache, name: &NarName, ingested: &Ingested) -> Result<(), Problem> {
+    let fail = |error: firn_index::Error| failed(app, error.into(), After::Body);
+    let meta = app.engine.meta();
+    match meta.alias(&cache.name, name.file()).map_err(fail)? {
+        Some(earlier)
+            if earlier.nar_hash != ingested.nar_hash
+                && meta.nar(&cache.name, &earlier.nar_hash).map_err(fail)?.is_some() =>
+        {
+            Err(Problem::Conflict)
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Checks a file's hash, if it is known, against the one that its name says.

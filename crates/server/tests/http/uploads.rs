@@ -6,7 +6,7 @@ use firn_server::http::codec::Codec;
 use firn_testkit::http::{Request, read_answer};
 use firn_testkit::nar::Node;
 
-use crate::support::{Package, Settings, World, code, encode, file_name};
+use crate::support::{Package, Settings, World, code, decode, encode, file_name};
 
 #[test]
 fn takes_every_compression_and_stores_one_nar() {
@@ -68,6 +68,19 @@ fn refuses_what_does_not_decode() {
     }
     let answer = world.put(&format!("/pub/nar/{}", file_name(b"other", Codec::Identity)), nar);
     assert_eq!(code(&answer), "file-hash-mismatch");
+}
+
+#[test]
+fn a_name_without_a_hash_stays_with_its_nar() {
+    let world = World::new();
+    let [one, other] = [1, 2].map(|seed| Package::new(seed, 10_000));
+    let file = |package: &Package| encode(Codec::Zstd, &package.nar);
+    assert_eq!(world.put("/pub/nar/name.nar.zst", file(&one)).status, 200);
+    assert_eq!(world.put("/pub/nar/name.nar.zst", file(&one)).status, 200, "again");
+    let answer = world.put("/pub/nar/name.nar.zst", file(&other));
+    assert_eq!((answer.status, code(&answer).as_str()), (409, "path-conflict"));
+    assert!(decode(Codec::Zstd, &world.get("/pub/nar/name.nar.zst").body) == one.nar);
+    assert_eq!(world.put("/priv/nar/name.nar.zst", file(&other)).status, 200, "another cache");
 }
 
 #[test]
