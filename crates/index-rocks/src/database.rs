@@ -98,6 +98,23 @@ pub(crate) fn open_damaged(
     }
 }
 
+/// Takes a family away with all that it holds, be it damaged or not. It is made anew when the database is opened.
+pub(crate) fn drop_family(
+    folder: &Path,
+    options: &Options,
+    families: &[&str],
+    family: &Options,
+    name: &str,
+) -> Result<()> {
+    let doing = format!("take '{name}' out of the index in {}", folder.display());
+    let mut options = options.clone();
+    options.set_paranoid_checks(false);
+    let names = ["default"].iter().chain(families);
+    let descriptors = names.map(|name| ColumnFamilyDescriptor::new(*name, family.clone()));
+    let mut db = DB::open_cf_descriptors(&options, folder, descriptors).map_err(failed_open(&doing))?;
+    db.drop_cf(name).map_err(failed(&doing))
+}
+
 fn has_strange_families(folder: &Path, options: &Options, families: &[&str]) -> bool {
     let there = DB::list_cf(options, folder).unwrap_or_default();
     there.iter().any(|name| name != "default" && !families.contains(&name.as_str()))

@@ -356,8 +356,18 @@ impl DataDir {
     fn open_index_files(&self, cache_bytes: usize) -> Result<IndexFiles, DataError> {
         // The rows of packs, paths and recipes are asked for more often than single chunks.
         let half = cache_bytes / 2;
-        let meta = self.open_meta(half)?;
         let path = self.index();
+        let meta = match self.open_meta(half) {
+            Err(DataError::Index { source: error @ firn_index::Error::Corrupt { .. }, .. })
+                if self.renew_usage().unwrap_or(false) =>
+            {
+                tracing::error!(
+                    %error, "usage counters and reports are damaged and begin anew: the disk may be failing"
+                );
+                self.open_meta(half)?
+            }
+            other => other?,
+        };
         let options = firn_index_rocks::ChunkIndexOptions { cache_bytes: half, ..Default::default() };
         let (chunks, damage) = firn_index_rocks::RocksChunkIndex::open_or_renew(&path, &options)
             .map_err(|source| DataError::Index { path: path.clone(), source })?;
@@ -368,6 +378,11 @@ impl DataDir {
             );
         }
         Ok(IndexFiles { meta, chunks: Arc::new(chunks) })
+    }
+
+    fn renew_usage(&self) -> Result<bool, firn_index::Error> {
+        let options = firn_index_rocks::MetaOptions { cache_bytes: COMMAND_INDEX_CACHE };
+        firn_index_rocks::RocksMeta::renew_usage(&self.index(), &options)
     }
 
     /// Returns the folder where a copy of the index lies while a backup is made.

@@ -8,10 +8,10 @@ use firn_index::{Error, Result, Sessions};
 use rocksdb::{IteratorMode, ReadOptions};
 
 use super::{FORMAT_VERSION, RocksMeta};
-use crate::database;
 use crate::errors::failed;
 use crate::keys::Family;
 use crate::options::{self, MetaOptions};
+use crate::{database, log_files};
 
 /// What could not be read of a damaged index, by the name of the family.
 #[derive(Default)]
@@ -53,14 +53,40 @@ impl RocksMeta {
     /// # Errors
     /// [`Error::Corrupt`] if something is damaged.
     pub fn check(&self) -> Result<()> {
-        for family in Family::ALL {
-            let mut options = ReadOptions::default();
-            options.fill_cache(false);
-            for entry in self.db.iterator_cf_opt(self.family(family), options, IteratorMode::Start) {
-                entry.map_err(failed(format_args!("read {}", family.holds())))?;
-            }
+        Family::ALL.into_iter().try_for_each(|family| self.check_family(family))
+    }
+
+    fn check_family(&self, family: Family) -> Result<()> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        for entry in self.db.iterator_cf_opt(self.family(family), options, IteratorMode::Start) {
+            entry.map_err(failed(format_args!("read {}", family.holds())))?;
         }
         Ok(())
+    }
+
+    /// Makes usage counters and reports begin anew in a database in `folder`/`meta` that does not open, if nothing else is damaged;
+    /// returns whether it did. They are not worth a store that can't be used.
+    ///
+    /// # Errors
+    /// If the database can't be written.
+    pub fn renew_usage(folder: &Path, options: &MetaOptions) -> Result<bool> {
+        if log_files::check(&folder.join("meta")).is_err() {
+            return Ok(false);
+        }
+        let Ok(left) = Self::open_damaged(folder, options) else { return Ok(false) };
+        let is_damaged = |family: &Family| left.check_family(*family).is_err();
+        let damaged: Vec<Family> = Family::ALL.into_iter().filter(is_damaged).collect();
+        let has_version = left.db.iterator(IteratorMode::Start).all(|entry| entry.is_ok());
+        drop(left);
+        if damaged != [Family::Usage] || !has_version {
+            return Ok(false);
+        }
+        let family = options::meta_family(&options::block_cache(options.cache_bytes));
+        let names = Family::ALL.map(Family::name);
+        let (database, name) = (options::meta_database(), Family::Usage.name());
+        database::drop_family(&folder.join("meta"), &database, &names, &family, name)?;
+        Ok(true)
     }
 
     /// Returns what could not be read so far of a damaged index, whole or in part, in words.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use firn_index::conformance::samples::{
     cache, cache_row, chunk, commit, location, pack, path_row, pin_name, pin_row, store_hash, token_row,
 };
-use firn_index::{ChunkIndex, Error, Meta, Op, PackState, TokenId};
+use firn_index::{ChunkIndex, Error, Meta, Op, PackState, SummaryRow, TokenId};
 use firn_index_rocks::{ChunkIndexOptions, MetaOptions, RocksChunkIndex, RocksMeta};
 use rocksdb::{DB, Options};
 use tempfile::TempDir;
@@ -380,4 +380,35 @@ fn a_damaged_table_costs_what_it_holds_and_no_more() {
             assert!(pins.len() == 1 || losses == ["pins"], "{said}");
         }
     }
+}
+
+#[test]
+fn usage_that_is_all_that_is_damaged_begins_anew() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let all = with_tokens(folder.path());
+    let opened = meta(folder.path()).expect("opens");
+    opened.put_summary(7, &SummaryRow::default(), b"a report").expect("writes");
+    opened.flush().expect("flushes");
+    drop(opened);
+    let mut renewed = 0;
+    for nth in 0..tables(&folder.path().join("meta")).len() {
+        let copy = crashed(folder.path());
+        let mut tables = tables(&copy.path().join("meta"));
+        tables.sort();
+        let table = &tables[nth];
+        overwrite(table, fs::metadata(table).expect("is there").len() as usize - 20);
+        assert!(matches!(meta(copy.path()).err(), Some(Error::Corrupt { .. })));
+        let of_usage = b"nameusage";
+        let is_usage = fs::read(table).expect("reads").windows(of_usage.len()).any(|part| part == of_usage);
+        assert_eq!(RocksMeta::renew_usage(copy.path(), &MetaOptions::default()).expect("is done"), is_usage);
+        if is_usage {
+            renewed += 1;
+            let opened = meta(copy.path()).expect("opens");
+            assert_eq!((opened.tokens().expect("reads").len(), opened.last_report().expect("reads")), (all, None));
+            opened.check().expect("is whole");
+        } else {
+            assert!(meta(copy.path()).is_err(), "what counts is not touched");
+        }
+    }
+    assert_eq!(renewed, 1);
 }

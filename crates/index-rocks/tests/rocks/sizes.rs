@@ -118,7 +118,7 @@ fn how_many_chunks_there_are_is_known_after_a_restart() {
     let chunks = open();
     for n in 0..150 {
         chunks.apply(&[(chunk(n), location(1))]).expect("writes");
-        chunks.set_watermark(u64::from(n) + 1).expect("writes");
+        chunks.set_watermark(n + 1).expect("writes");
     }
     chunks.flush().expect("flushes");
     drop(chunks);
