@@ -197,7 +197,7 @@ fn administer(
     base_url: String,
 ) -> Administration {
     let stop = CancellationToken::new();
-    let server = Arc::new(socket::Server { app, data, index, base_url, gate: Mutex::new(()) });
+    let server = Arc::new(socket::Server { app, data, index, base_url, gate: Mutex::new(None) });
     let task = tokio::spawn(socket::serve(listener, server, stop.clone()));
     Administration { stop, task }
 }

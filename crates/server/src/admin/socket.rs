@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -152,13 +154,27 @@ pub struct Server {
     /// How clients reach the server, without a final slash.
     pub base_url: String,
     /// Held while a request is executed: changes read rows and write them back.
-    pub gate: Mutex<()>,
+    pub gate: Mutex<Option<Begun>>,
+}
+
+/// The backup that was begun last.
+pub struct Begun {
+    id: String,
+    /// Who makes it.
+    process: Pid,
+}
+
+impl Begun {
+    /// Returns whether whoever made it is gone; that he said so or not does not matter then.
+    fn is_over(&self) -> bool {
+        test_kill_process(self.process) == Err(Errno::SRCH)
+    }
 }
 
 impl Server {
-    fn execute(&self, request: Request) -> Reply {
+    fn execute(&self, request: Request, asker: Option<Pid>) -> Reply {
         let gate = || self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let _gate = (!request.is_long()).then(gate);
+        let mut gate = (!request.is_long()).then(gate);
         let admin = Admin {
             meta: self.app.engine.meta(),
             index: Some(&self.index),
@@ -170,7 +186,19 @@ impl Server {
             entropy: &SystemEntropy,
             now: self.app.now(),
         };
-        match execute(&admin, request) {
+        let begins = matches!(request, Request::BackupBegin);
+        let last = gate.as_ref().and_then(|last| last.as_ref()).filter(|last| begins && last.is_over());
+        if let Some(Begun { id, .. }) = last {
+            // It was killed, it may be. What it held would be let go of after a while.
+            if let Err(error) = execute(&admin, Request::BackupEnd { id: id.clone() }) {
+                tracing::warn!(%error, "what an interrupted backup left could not be cleared away");
+            }
+        }
+        let done = execute(&admin, request);
+        if let (true, Some(last), Some(process), Ok(Answer::Backup(view))) = (begins, &mut gate, asker, &done) {
+            **last = Some(Begun { id: view.id.clone(), process });
+        }
+        match done {
             Ok(answer) => Reply::Answer(answer),
             Err(failure) => Reply::Failure(failure),
         }
@@ -210,6 +238,8 @@ pub async fn serve(listener: UnixListener, server: Arc<Server>, stop: Cancellati
 
 async fn answer(mut stream: UnixStream, server: Arc<Server>) -> io::Result<()> {
     let mut text = Vec::new();
+    // Of a process in another namespace the system tells no number.
+    let asker = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0).and_then(Pid::from_raw);
     let (reader, mut writer) = stream.split();
     let mut reader = tokio::io::BufReader::new(reader.take(MAX_LINE_BYTES));
     timeout(LINE_WAIT, reader.read_until(b'\n', &mut text)).await??;
@@ -226,7 +256,7 @@ async fn answer(mut stream: UnixStream, server: Arc<Server>) -> io::Result<()> {
                 let work = Arc::clone(&server);
                 server
                     .app
-                    .blocking(move || work.execute(request))
+                    .blocking(move || work.execute(request, asker))
                     .await
                     .unwrap_or_else(|error| Reply::Failure(Failure::Store { detail: error.to_string() }))
             }

@@ -62,11 +62,20 @@ pub(super) fn run(backup: &Backup, data: &DataDir) -> Result<Report, CliError> {
     admin::need_store(data)?;
     refuse_inside(&backup.dir, data)?;
     let until = Instant::now() + BUSY_WAIT;
+    let mut is_told = false;
     let done = loop {
         match admin::reach(data, &Request::BackupBegin, "firnd backup")? {
             Reached::Server(reply) => match *reply {
                 Ok(answer) => break beside_server(backup, data, &view(answer)?)?,
-                Err(failure) if failure.is_busy() && Instant::now() < until => thread::sleep(Duration::from_secs(1)),
+                Err(failure) if failure.is_busy() && Instant::now() < until => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        let minutes = BUSY_WAIT.as_secs() / 60;
+                        eprintln!(
+                            "firnd: another backup or a collection is under way: waiting, {minutes} minutes at most"
+                        );
+                    }
+                    thread::sleep(Duration::from_secs(1));
+                }
                 Err(failure) => return Err(failure.into()),
             },
             Reached::Here(lock) => {

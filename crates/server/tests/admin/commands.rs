@@ -482,3 +482,26 @@ fn every_command_waits_for_a_server_that_starts() {
         assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
     }
 }
+
+#[test]
+fn a_backup_that_was_killed_holds_up_no_other_one() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    let server = place.serve(&[]);
+    let folder = place.path().join("first");
+    std::fs::create_dir(&folder).expect("made");
+    // It waits for ever when it reads this.
+    let pipe = folder.join("manifest.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let mut child = firnd().arg("backup").arg(&folder).arg("--data").arg(place.data()).spawn().expect("starts");
+    while !place.data().join("index.backup").exists() {
+        assert!(child.try_wait().expect("is ours").is_none(), "it ended");
+        std::thread::yield_now();
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    let said = text(&place.run(&["backup", place.path().join("second").to_str().expect("UTF-8")]).stderr);
+    assert!(!said.contains("waiting"), "{said}");
+    place.ok(&["backup", place.path().join("second").to_str().expect("UTF-8"), "--verify"]);
+    server.end();
+}
