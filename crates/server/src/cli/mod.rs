@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Config, EXAMPLE, Listen};
 use crate::data_dir::DataDir;
@@ -161,7 +161,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     // What can't be parsed says all the same how its error is to be printed.
     let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match parse(arguments) {
         Ok(arguments) => arguments,
         Err(error) if json && error.use_stderr() => {
             output::write_usage_error(&error);
@@ -185,6 +185,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.code())
         }
     }
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    let mut command = without_empty_variables(Arguments::command());
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Scripts make empty variables of such as are not set, and clap takes them for values.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty =
+        |argument: &&clap::Arg| argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let empty: Vec<_> = command.get_arguments().filter(is_empty).map(|argument| argument.get_id().clone()).collect();
+    let command = empty
+        .into_iter()
+        .fold(command, |command, id| command.mut_arg(id, |argument| argument.env(None::<&'static str>)));
+    command.mut_subcommands(without_empty_variables)
 }
 
 fn run(arguments: Arguments) -> Result<Report, CliError> {

@@ -505,3 +505,12 @@ fn a_backup_that_was_killed_holds_up_no_other_one() {
     place.ok(&["backup", place.path().join("second").to_str().expect("UTF-8"), "--verify"]);
     server.end();
 }
+
+#[test]
+fn empty_variables_are_not_set() {
+    let place = Place::new();
+    let said = firnd().args(["status"]).env("FIRN_DATA", "").env("FIRN_CONFIG", "").current_dir(place.path()).output();
+    let said = text(&said.expect("runs").stderr);
+    assert!(said.contains("find a store in data"), "{said}");
+    place.fails(&["--config", "", "status"], exit::USAGE.into());
+}
