@@ -5,7 +5,7 @@ use firn_index::{Grant, TokenId};
 
 use super::{CliError, Report, admin, output};
 use crate::admin::{Answer, Request, TokenState, TokenView};
-use crate::auth::parse_grant;
+use crate::auth::{matches_pattern, parse_grant};
 use crate::config::{Config, Span};
 use crate::data_dir::DataDir;
 
@@ -53,6 +53,7 @@ pub(super) struct Create {
 pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<Report, CliError> {
     match command {
         Command::Create(create) => {
+            let patterns: Vec<String> = create.grant.iter().map(|grant| grant.cache.clone()).collect();
             let request = Request::TokenCreate {
                 grants: create.grant,
                 builder: create.name,
@@ -69,6 +70,8 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
                 made.view.grants.join(" "),
                 ending(&made.view)
             );
+            // The token is made, and is told whatever comes of this.
+            report.notes += &without_caches(&patterns, data, config).unwrap_or_default();
             Ok(report)
         }
         Command::List => list(data, config),
@@ -80,6 +83,16 @@ pub(super) fn run(command: Command, data: &DataDir, config: &Config) -> Result<R
             Ok(Report::new(format!("revoked the token {} of {}\n", view.id, view.builder), &view))
         }
     }
+}
+
+/// Says which grants cover no cache: it may be that one is to be made yet, or that a name is mistyped.
+fn without_caches(patterns: &[String], data: &DataDir, config: &Config) -> Result<String, CliError> {
+    let Answer::Caches(caches) = admin::ask(data, config, &Request::CacheList, false)? else {
+        return Err(admin::unexpected());
+    };
+    let is_idle = |pattern: &&String| !caches.iter().any(|cache| matches_pattern(pattern, &cache.name));
+    let note = |pattern| format!("there is no cache that '{pattern}' covers yet\n");
+    Ok(patterns.iter().filter(is_idle).map(note).collect())
 }
 
 /// Returns the id of a token, given as such or with the secret behind it, which is not to be told to anybody.

@@ -514,3 +514,14 @@ fn empty_variables_are_not_set() {
     assert!(said.contains("find a store in data"), "{said}");
     place.fails(&["--config", "", "status"], exit::USAGE.into());
 }
+
+#[test]
+fn a_grant_for_no_cache_is_said() {
+    let place = Place::new();
+    place.ok(&["cache", "create", "main"]);
+    let grants = ["main:push", "mian:push", "team-*:pull", "m*:pull"].map(|grant| ["--grant", grant]).concat();
+    let output = place.run(&[&["token", "create"][..], &grants].concat());
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("'mian'") && said.contains("'team-*'"), "{said}");
+    assert_eq!(said.matches("there is no cache").count(), 2, "{said}");
+}
