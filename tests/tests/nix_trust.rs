@@ -132,6 +132,23 @@ fn uploads_need_a_token_that_may_push() -> Result<()> {
 }
 
 #[test]
+fn who_may_only_push_uploads_to_a_private_cache() -> Result<()> {
+    for nix in Nix::require_all() {
+        let firnd = Firnd::start()?;
+        let cache = firnd.cache("secret", &[])?;
+        let builder = nix.store()?;
+        let path = builder.build_one(&closure(1))?;
+        builder.set_token("127.0.0.1", &firnd.token("secret:push")?)?;
+        for _ in 0..2 {
+            builder.forget_caches()?;
+            builder.copy_to(&cache.url, &[&path])?.done()?;
+            assert_eq!(firnd.status("paths")?, 3, "Nix {}", nix.version());
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_private_cache_is_for_those_with_a_token() -> Result<()> {
     for nix in Nix::require_all() {
         let firnd = Firnd::start()?;
