@@ -15,6 +15,7 @@ pub mod socket;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod upstreams;
 mod views;
 
