@@ -12,20 +12,20 @@ pub(crate) struct InUse {
 }
 
 /// Packs that are in use until this is dropped. A crash ends all uses.
-pub(crate) struct Uses {
+pub(crate) struct InUseGuard {
     of: Arc<InUse>,
     packs: Vec<PackId>,
 }
 
 impl InUse {
     /// Puts packs to use. Whoever does so looks afterwards whether they are still there.
-    pub(crate) fn begin(self: &Arc<Self>, packs: impl Iterator<Item = PackId>) -> Uses {
+    pub(crate) fn begin(self: &Arc<Self>, packs: impl Iterator<Item = PackId>) -> InUseGuard {
         let packs: Vec<PackId> = packs.collect();
         let mut counts = self.lock();
         for pack in &packs {
             *counts.entry(*pack).or_default() += 1;
         }
-        Uses { of: Arc::clone(self), packs }
+        InUseGuard { of: Arc::clone(self), packs }
     }
 
     /// Returns whether a pack is in use.
@@ -38,7 +38,7 @@ impl InUse {
     }
 }
 
-impl Drop for Uses {
+impl Drop for InUseGuard {
     fn drop(&mut self) {
         let mut counts = self.of.lock();
         for pack in &self.packs {

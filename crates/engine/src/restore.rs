@@ -11,7 +11,7 @@ use firn_pack::{ChunkLoc, FrameLoc};
 
 use crate::engine::Shared;
 use crate::frames::CheckedFrame;
-use crate::in_use::Uses;
+use crate::in_use::InUseGuard;
 use crate::placement::Run;
 use crate::recipes::StoredRecipe;
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ pub struct Restore {
     /// Frames that held bases of those read so far.
     bases: BTreeSet<FrameLoc>,
     /// Keeps the packs, which may be doomed by now, until the end.
-    _uses: Uses,
+    _in_use: InUseGuard,
 }
 
 /// What tells that chunks are right.
@@ -75,7 +75,7 @@ impl Restore {
             Patcher::new(Arc::clone(&stored.recipe), slots).map_err(|error| Error::damaged(describe(id), error))?;
         let uses = shared.packs.in_use.begin(stored.needs.iter().map(|(pack, _)| *pack));
         let mut restore = Self {
-            _uses: uses,
+            _in_use: uses,
             shared: Arc::clone(shared),
             id,
             stored,

@@ -46,8 +46,8 @@ pub(crate) struct Facts {
     pub(crate) committed_at: UnixSeconds,
     /// The last use of it or of anything that refers to it.
     pub(crate) used_at: UnixSeconds,
-    /// A hash of its [`lineage`].
-    pub(crate) lineage: u64,
+    /// A hash of its name [without its version](unversioned).
+    pub(crate) unversioned: u64,
     first: u32,
     end: u32,
 }
@@ -114,7 +114,7 @@ impl Graph {
             nar_size: row.nar_size,
             committed_at: row.committed_at,
             used_at: row.committed_at.max(since),
-            lineage: hash_of(&lineage(row.path.name())),
+            unversioned: hash_of(&unversioned(row.path.name())),
             first: number(first),
             end: number(self.references.len()),
         };
@@ -232,10 +232,11 @@ fn hash_of(text: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
-/// Returns a package's name without its version, but with what follows that: `openssl-3.0.1-dev` gives `openssl-dev`.
+/// Returns a path's name without its version, but with what follows that: `openssl-3.0.1-dev` gives `openssl-dev`. Reports by
+/// package take all outputs together ([`firn_nix::StorePath::package`]); here each counts for itself, so that a rule keeps some of each.
 ///
 /// A version begins at the first dash that a digit follows and ends before the next dash that a letter follows.
-pub(crate) fn lineage(name: &str) -> String {
+pub(crate) fn unversioned(name: &str) -> String {
     let dash_before = |from: usize, is_next: fn(&u8) -> bool| {
         let bytes = name.as_bytes();
         (from..bytes.len()).find(|at| bytes[*at] == b'-' && bytes.get(at + 1).is_some_and(is_next))
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lineages_lose_the_version_only() {
+    fn names_lose_the_version_only() {
         let cases = [
             ("openssl-3.0.1", "openssl"),
             ("openssl-3.0.1-dev", "openssl-dev"),
@@ -263,7 +264,7 @@ mod tests {
             ("python3.11-numpy-1.26.0", "python3.11-numpy"),
         ];
         for (name, expected) in cases {
-            assert_eq!(lineage(name), expected, "{name}");
+            assert_eq!(unversioned(name), expected, "{name}");
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Reason {
     Fresh,
     /// It was used, or something that refers to it, within the time that the cache keeps.
     Used,
-    /// It is one of the newest of its lineage.
+    /// It is one of the newest of that name.
     Newest,
     /// There is room.
     UnderQuota,
@@ -132,14 +132,14 @@ fn keep_used(graph: &Graph, verdicts: &mut [Verdict], since: UnixSeconds, reason
     }
 }
 
-/// Returns the newest `last` paths of each lineage.
+/// Returns the newest `last` paths of each name, versions aside.
 fn newest(graph: &Graph, last: u32) -> Vec<Node> {
-    let mut lineages: HashMap<u64, Vec<Node>> = HashMap::new();
+    let mut names: HashMap<u64, Vec<Node>> = HashMap::new();
     for node in graph.paths() {
-        lineages.entry(graph.facts(node).lineage).or_default().push(node);
+        names.entry(graph.facts(node).unversioned).or_default().push(node);
     }
     let mut newest = Vec::new();
-    for mut nodes in lineages.into_values() {
+    for mut nodes in names.into_values() {
         nodes.sort_by_key(|node| (std::cmp::Reverse(graph.facts(*node).committed_at), graph.hash(*node)));
         newest.extend(nodes.into_iter().take(last as usize));
     }

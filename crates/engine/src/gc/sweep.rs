@@ -339,7 +339,7 @@ impl Shared {
                 }
                 Reason::Fresh => "it was used a moment ago, or what refers to it was".to_owned(),
                 Reason::Used => "it was used within the time that the cache keeps, or what refers to it was".to_owned(),
-                Reason::Newest => "it is one of the newest of its lineage".to_owned(),
+                Reason::Newest => "it is one of the newest of that name".to_owned(),
                 Reason::UnderQuota => "the cache is within its quota".to_owned(),
                 Reason::Needed(by) => {
                     let by = self.packs.meta.path(cache, &plan.graph.hash(by))?;

@@ -196,7 +196,7 @@ fn pins_keep_until_they_expire() {
 }
 
 #[test]
-fn the_newest_of_each_lineage_stay() {
+fn the_newest_of_each_name_stay() {
     let fixture = small_packs();
     let engine = fixture.open();
     for (seed, name) in (1..).zip(["lib-1.0", "lib-1.1", "lib-1.1-dev", "lib-2.0", "tool-0.1"]) {

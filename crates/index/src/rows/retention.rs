@@ -79,7 +79,7 @@ impl PinRow {
 pub struct RetentionRow {
     /// Keeps what was used within so many seconds.
     pub keep_seconds: Option<u64>,
-    /// Keeps the newest so many paths of each lineage.
+    /// Keeps the newest so many paths of each name, versions aside.
     pub keep_last: Option<u32>,
     /// Keeps at most about so many stored bytes.
     pub quota_bytes: Option<u64>,

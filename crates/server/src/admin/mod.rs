@@ -306,7 +306,7 @@ pub struct Settings {
     pub host: Option<String>,
     /// Keeps what was used within so many seconds; 0 takes the rule away.
     pub keep_seconds: Option<u64>,
-    /// Keeps the newest so many paths of each lineage; 0 takes the rule away.
+    /// Keeps the newest so many paths of each name, versions aside; 0 takes the rule away.
     pub keep_last: Option<u32>,
     /// Keeps so many stored bytes at most; 0 takes the quota away.
     pub quota_bytes: Option<u64>,
@@ -415,7 +415,7 @@ pub struct CacheView {
     pub created_at: UnixSeconds,
     /// Keeps what was used within so many seconds.
     pub keep_seconds: Option<u64>,
-    /// Keeps the newest so many paths of each lineage.
+    /// Keeps the newest so many paths of each name, versions aside.
     pub keep_last: Option<u32>,
     /// Keeps about so many stored bytes at most.
     pub quota_bytes: Option<u64>,

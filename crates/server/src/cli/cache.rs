@@ -151,7 +151,7 @@ struct Common {
     /// '90 d'; '0 s' takes the rule away [new caches: keep everything]
     #[arg(long, value_name = "DURATION", value_parser = super::bounds::seconds_or_none)]
     keep: Option<Span>,
-    /// Keep the newest N of each package, by name without version; 0 takes the rule away
+    /// Keep the newest N of each name, versions aside (each output of a package counts for itself); 0 takes the rule away
     #[arg(long, value_name = "N")]
     keep_last: Option<u32>,
     /// Keep so many stored bytes at most, as in '500 GiB': what was used longest ago goes first; '0 B' takes
