@@ -84,7 +84,7 @@ pub use push::{
 };
 pub use rebuild::{Parts, Rebuilt, rebuild};
 pub use restore::Restore;
-pub use rewrite::{Pace, PackUse, RepackOptions, Rewritten, SqueezeOptions, StuckPack};
+pub use rewrite::{Pace, RepackOptions, Rewritten, SqueezeOptions, StuckPack};
 pub use scrub::Scrub;
 pub use transport::{SMALL_NAR_BYTES, TransportEncoder, TransportPiece, ZstdRestore};
 pub use usage::{Dimension, Usage, day_name};

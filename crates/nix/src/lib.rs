@@ -1,7 +1,7 @@
 //! Nix's formats: base-32, hashes, store paths, NARs, listings, narinfos, keys and signatures, `nix-cache-info`.
 //!
-//! All of it computes on bytes that the caller has; only [`nar::Writer::dump_path`] reads files. What is parsed is canonical or
-//! refused, so that what we print again is what every Nix from 2.8 on understands.
+//! All of it computes on bytes that the caller has: no files, no network. What is parsed is canonical or refused, so that what
+//! we print again is what every Nix from 2.8 on understands.
 //!
 //! The NAR decoder is our own: it is pushed bytes as they come from the network, reports where each file's contents begin,
 //! takes names as bytes and refuses every second spelling of a tree; no published crate does all of this.

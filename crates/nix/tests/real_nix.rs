@@ -1,11 +1,9 @@
 //! What real Nix made, read and made again: `fixtures/README.md` says how it came about.
 
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use firn_nix::nar::{Decoder, Event, Listing, ListingBuilder, Node, Writer};
+use firn_nix::nar::{Decoder, Event, Listing, ListingBuilder};
 use firn_nix::{CacheInfo, NarInfo, PublicKey, SecretKey};
 
 const STORE_DIR: &str = "/nix/store";
@@ -33,25 +31,6 @@ fn listing(nar: &[u8]) -> Listing {
     builder.finish().unwrap()
 }
 
-/// Makes the files of `nar` at `root`.
-fn restore(nar: &[u8], node: Node<'_>, root: &Path) {
-    match node {
-        Node::Directory(directory) => {
-            fs::create_dir(root).unwrap();
-            for (name, node) in directory.entries() {
-                restore(nar, node, &root.join(std::ffi::OsStr::from_bytes(name)));
-            }
-        }
-        Node::Regular { executable, offset, size } => {
-            let (offset, size) = (usize::try_from(offset).unwrap(), usize::try_from(size).unwrap());
-            fs::write(root, &nar[offset..offset + size]).unwrap();
-            let mode = if executable { 0o744 } else { 0o644 };
-            fs::set_permissions(root, fs::Permissions::from_mode(mode)).unwrap();
-        }
-        Node::Symlink { target } => symlink(PathBuf::from(std::ffi::OsStr::from_bytes(target)), root).unwrap(),
-    }
-}
-
 #[test]
 fn nars_are_accepted_and_written_again() {
     for name in fixtures_ending_in(".nar") {
@@ -59,18 +38,6 @@ fn nars_are_accepted_and_written_again() {
         let mut decoder = Decoder::new();
         decoder.push(&fixture(&name), &mut |_| {}).unwrap();
         decoder.finish().unwrap();
-    }
-}
-
-#[test]
-fn trees_are_dumped_as_nix_does() {
-    for name in fixtures_ending_in(".nar") {
-        let nar = fixture(&name);
-        let dir = tempfile::tempdir().unwrap();
-        restore(&nar, listing(&nar).root(), &dir.path().join("root"));
-        let mut writer = Writer::new(Vec::new());
-        writer.dump_path(&dir.path().join("root")).unwrap();
-        assert!(writer.finish().unwrap() == nar, "{name}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! What linked frames are compressed with: the record frames before them.
 
-use crate::{Codec, FrameEntry, FrameKind};
+use crate::{Codec, FrameKind};
 
 /// The most bytes of items that a linked frame is compressed with.
 pub const MAX_CHAIN_BYTES: usize = 64 << 10;
@@ -65,13 +65,5 @@ impl Chain {
             Some(items) => self.push(codec, items),
             None => self.tear(),
         }
-    }
-}
-
-impl FrameEntry {
-    /// Returns whether the frame can be read only after those before it: see [`Chain`].
-    #[must_use]
-    pub fn is_linked(&self) -> bool {
-        self.codec == Codec::Linked
     }
 }

@@ -35,8 +35,6 @@ pub(crate) use choose::Sparse;
 use window::Window;
 use writer::Writer;
 
-pub use survey::PackUse;
-
 /// What a rewrite looks at together, in stored bytes, unless one pack is larger.
 const WINDOW_BYTES: u64 = 256 << 20;
 
@@ -178,16 +176,6 @@ impl Engine {
         let mut sum = PackSum::default();
         self.shared.cold_packs(options)?.iter().for_each(|candidate| sum.add(candidate.stored_bytes));
         Ok(sum)
-    }
-
-    /// Returns how much of a sealed pack is needed; reads every recipe that needs it.
-    ///
-    /// # Errors
-    /// Errors of storage and index.
-    pub fn pack_use(&self, pack: firn_pack::PackId) -> Result<PackUse> {
-        let row = self.meta().pack(pack)?;
-        let candidate = Candidate { pack, effort: 0, stored_bytes: row.map_or(0, |row| row.stored_bytes) };
-        Ok(Window::of(&self.shared, &[candidate], WINDOW_BYTES)?.pack_use())
     }
 }
 

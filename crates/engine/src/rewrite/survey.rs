@@ -10,24 +10,6 @@ use crate::Result;
 use crate::engine::Shared;
 use crate::recipes::StoredRecipe;
 
-/// How much of a pack is needed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PackUse {
-    /// Bytes of its frames of chunks.
-    pub stored_bytes: u64,
-    /// The part of them that holds chunks which a recipe or another frame needs: frames count by what is needed of them.
-    pub live_bytes: u64,
-}
-
-impl PackUse {
-    /// Returns the needed part in percent, rounded down.
-    #[must_use]
-    pub fn live_percent(&self) -> u8 {
-        let percent = self.live_bytes.saturating_mul(100) / self.stored_bytes.max(1);
-        u8::try_from(percent).unwrap_or(100)
-    }
-}
-
 /// The recipes that need a window's packs, and what they need.
 #[derive(Default)]
 pub(super) struct Survey {
@@ -107,24 +89,6 @@ impl Survey {
     /// Returns whether a chunk of the window is needed.
     pub(super) fn needs(&self, id: &ChunkId) -> bool {
         self.live.contains(id) || self.bases.contains(id)
-    }
-}
-
-impl Window {
-    /// Returns how much of the packs is needed.
-    pub(super) fn pack_use(&self) -> PackUse {
-        let mut sum = PackUse::default();
-        for (_, entry) in &self.frames {
-            let live: u64 = entry
-                .items
-                .iter()
-                .filter(|item| self.survey.needs(&ChunkId(item.id)))
-                .map(|item| u64::from(item.len))
-                .sum();
-            sum.stored_bytes += u64::from(entry.len);
-            sum.live_bytes += u64::from(entry.len) * live / u64::from(entry.raw_len.max(1));
-        }
-        sum
     }
 }
 

@@ -4,7 +4,6 @@
 //! and the decoder accepts no other spelling of it. Names and targets are bytes. [`ListingBuilder`] makes a [`Listing`] of events.
 
 mod decoder;
-mod dump;
 mod listing;
 #[cfg(test)]
 mod tests;
@@ -12,7 +11,6 @@ mod words;
 mod writer;
 
 pub use decoder::{Decoder, Event, NarError};
-pub use dump::DumpError;
 pub use listing::{
     Directory, Listing, ListingBuilder, ListingJson, MAX_LISTING_BYTES, MAX_LISTING_ENTRIES, MAX_LISTING_TEXT, Node,
 };

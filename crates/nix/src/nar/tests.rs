@@ -1,7 +1,5 @@
 //! Malformed NARs, misuse of the writer, listings.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
-
 use super::words::padding;
 use super::*;
 
@@ -228,46 +226,4 @@ fn writer_refuses_what_the_decoder_would() {
     writer.contents(b"x").unwrap();
     assert!(!writer.is_complete());
     assert!(writer.finish().is_err());
-}
-
-#[test]
-fn dumps_only_what_nix_stores() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut writer = Writer::new(Vec::new());
-    let error = writer.dump_path(&dir.path().join("absent")).unwrap_err();
-    assert_eq!(error.path, dir.path().join("absent"));
-    let socket = dir.path().join("socket");
-    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    let error = Writer::new(Vec::new()).dump_path(dir.path()).unwrap_err();
-    assert_eq!((error.path, error.source.kind()), (socket, std::io::ErrorKind::InvalidInput));
-}
-
-#[test]
-fn dumps_a_tree() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("root");
-    std::fs::create_dir_all(root.join("b")).unwrap();
-    std::fs::write(root.join("b/x"), vec![7; 300_001]).unwrap();
-    std::fs::set_permissions(root.join("b/x"), std::fs::Permissions::from_mode(0o700)).unwrap();
-    std::fs::write(root.join("b-"), "").unwrap();
-    std::fs::set_permissions(root.join("b-"), std::fs::Permissions::from_mode(0o655)).unwrap();
-    symlink("b", root.join("a")).unwrap();
-
-    let mut dumped = Writer::new(Vec::new());
-    dumped.dump_path(&root).unwrap();
-
-    let mut written = Writer::new(Vec::new());
-    written.directory().unwrap();
-    written.entry(b"a").unwrap();
-    written.symlink(b"b").unwrap();
-    written.entry(b"b").unwrap();
-    written.directory().unwrap();
-    written.entry(b"x").unwrap();
-    written.regular(true, 300_001).unwrap();
-    written.contents(&[7; 300_001]).unwrap();
-    written.end_directory().unwrap();
-    written.entry(b"b-").unwrap();
-    written.regular(false, 0).unwrap();
-    written.end_directory().unwrap();
-    assert!(dumped.finish().unwrap() == written.finish().unwrap());
 }

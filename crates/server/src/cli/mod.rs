@@ -13,8 +13,6 @@ mod rebuild;
 mod scrub;
 mod source;
 mod squeeze;
-#[cfg(test)]
-mod tests;
 mod token;
 mod upstream;
 mod usage;
