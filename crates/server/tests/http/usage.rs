@@ -325,5 +325,11 @@ fn dashboards_and_alerts_name_metrics_that_exist() {
         }
     }
     assert!(used > 20);
+    let listed = std::fs::read_to_string(folder.join("../METRICS.md")).unwrap();
+    for name in names {
+        let part = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let is_listed = |name: &str| listed.contains(&format!("`{name}`")) || listed.contains(&format!("`{name}{{"));
+        assert!(is_listed(name) || part.is_some_and(is_listed), "METRICS.md does not list {name}");
+    }
     assert_eq!(code(&world.send(Request::get("/pub/nothing"))), "not-found");
 }
