@@ -257,6 +257,7 @@ fn offer(entry: &Entry) -> PathUpload {
         nar_size: info.nar_size,
         references: info.references.iter().cloned().collect(),
         elsewhere: Vec::new(),
+        named: Vec::new(),
         deriver: info.deriver.clone(),
         ca: info.ca.as_ref().map(ToString::to_string),
         signatures: info.signatures.iter().map(ToString::to_string).collect(),
