@@ -227,6 +227,10 @@ fn a_hash_belongs_to_one_name() {
     let engine = Fixture::new().open();
     let pushed = push_path(&engine, "tool", &package(1, 50_000)).unwrap();
     let renamed = StorePath::new(path("tool").hash(), "other").unwrap();
-    let error = engine.commit_path(&cache(), PathUpload { path: renamed, ..pushed.as_path("tool") }).unwrap_err();
-    assert!(matches!(error, Error::WrongNar { .. }), "{error:?}");
+    let offer = PathUpload { path: renamed, ..pushed.as_path("tool") };
+    assert_eq!(engine.commit_path(&cache(), offer.clone()).unwrap(), PathOutcome::KeptFirst);
+    let offer = PathUpload { on_conflict: ConflictPolicy::Reject, ..offer };
+    assert_eq!(engine.commit_path(&cache(), offer).unwrap(), PathOutcome::Rejected);
+    let row = row(&engine, "tool").unwrap();
+    assert_eq!((row.path, row.conflicts.len()), (path("tool"), 1));
 }

@@ -12,7 +12,7 @@ impl RocksMeta {
     /// Waits until RocksDB has merged what waits for that, so that a measurement begins at rest.
     ///
     /// # Errors
-    /// [`Error::Engine`] after half an hour; else as merges meet them.
+    /// [`firn_index::Error::Engine`] after half an hour; else as merges meet them.
     pub fn finish_merges(&self) -> Result<()> {
         database::finish_merges(&self.db)
     }

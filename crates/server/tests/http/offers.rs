@@ -159,12 +159,9 @@ fn references_are_added_only_where_a_nar_names_them() {
     assert_eq!(row(&world, &package).conflicts.len(), 1);
 
     // It names one that a known key left out when it signed: that stays as well.
-    world.set_cache("pub", |row| row.trusted_keys = vec![mine.public().to_string()]);
+    world.set_cache("pub", |row| row.upstream_keys = vec![mine.public().to_string()]);
     let (package, [a, b]) = with_dependencies(&world);
     assert_eq!(put(&world, &offer(&world, &package, &[&a], Some(&mine))).0, 200);
-    world.set_cache("pub", |row| {
-        row.upstream_keys = std::mem::take(&mut row.trusted_keys);
-    });
     assert_eq!(put(&world, &offer(&world, &package, &[&a, &b], None)).0, 200);
     assert_eq!(served(&world, &package).references.len(), 1);
     assert_eq!(put(&world, &offer(&world, &package, &[&a, &b], Some(&mine))).0, 200);
