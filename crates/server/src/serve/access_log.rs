@@ -26,8 +26,11 @@ const TOKEN_ID_LEN: usize = 16;
 /// Returns a path as it may be shown: the first of it in printable ASCII, without secrets. A token does not belong there, and comes all
 /// the same; whoever knows a session can end it.
 fn shown(uri: &Uri) -> String {
-    let pattern = template::of(uri).filter(|pattern| pattern.ends_with(template::SESSION));
-    let mut rest = pattern.as_deref().unwrap_or_else(|| uri.path()).as_bytes();
+    let path = uri.path();
+    // Of most paths no pattern need be made.
+    let pattern = path.contains("sessions").then(|| template::of(uri)).flatten();
+    let pattern = pattern.filter(|pattern| pattern.ends_with(template::SESSION));
+    let mut rest = pattern.as_deref().unwrap_or(path).as_bytes();
     let mut shown = String::with_capacity(rest.len().min(MAX_PATH_BYTES));
     while shown.len() < MAX_PATH_BYTES
         && let Some((&byte, behind)) = rest.split_first()
