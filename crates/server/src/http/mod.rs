@@ -49,7 +49,7 @@ use crate::auth::{Access, Denial};
 use crate::caches::Cache;
 use crate::config::Config;
 use crate::metrics::Kind;
-use crate::turns::{Turn, asker_of};
+use crate::turns::{Turn, Turns, asker_of};
 use error::{After, Problem};
 use range::Asked;
 use route::{Resource, Route};
@@ -382,7 +382,12 @@ fn notice(app: &App, error: &firn_engine::Error) {
 
 /// Waits for a turn to send something.
 async fn download_turn(app: &App, want: Want) -> Result<Turn<IpAddr>, Problem> {
-    let turn = tokio::time::timeout(PATIENCE, app.downloads.take(want.asker.as_ref(), 1)).await;
+    turn_of(&app.downloads, want).await
+}
+
+/// Waits for a turn of whoever wants something.
+async fn turn_of(turns: &Turns<IpAddr>, want: Want) -> Result<Turn<IpAddr>, Problem> {
+    let turn = tokio::time::timeout(PATIENCE, turns.take(want.asker.as_ref(), 1)).await;
     turn.ok().and_then(Result::ok).ok_or(Problem::Busy(After::Headers))
 }
 

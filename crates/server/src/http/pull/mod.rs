@@ -10,6 +10,7 @@ mod spool;
 mod way;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use firn_index::{CacheName, UnixSeconds};
 use firn_nix::{NarInfo, Sha256, StoreHash, StorePath};
 use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -29,10 +30,11 @@ use super::body::{Body, Broken};
 use super::error::{After, Problem};
 use super::range::Wanted;
 use super::route::NarName;
-use super::{Caching, PATIENCE, Want, ok, permit};
+use super::{Caching, PATIENCE, Want, ok, permit, turn_of};
 use crate::app::App;
 use crate::caches::Cache;
 use crate::config::{Config, UpstreamConfig};
+use crate::turns::{Turn, Turns};
 use answers::{Answers, Offer};
 use fetch::{Fetch, Progress, State};
 use spool::Form;
@@ -55,7 +57,7 @@ pub(crate) struct Pull {
     /// Fetches under way.
     turns: Arc<Semaphore>,
     /// Clients that are sent what is being fetched: these don't take the turns of those who are sent what is held.
-    clients: Arc<Semaphore>,
+    clients: Turns<IpAddr>,
     /// Room for spools, in units of [`ROOM_BYTES`].
     room: Arc<Semaphore>,
     spool_folder: PathBuf,
@@ -75,7 +77,7 @@ impl Pull {
             marks: Marks::new(server),
             fetches: Mutex::default(),
             turns: Arc::new(Semaphore::new(max_fetches)),
-            clients: Arc::new(Semaphore::new(max_clients)),
+            clients: Turns::new(max_clients),
             room: Arc::new(Semaphore::new(room)),
             spool_folder: folder,
             spent: Mutex::default(),
@@ -195,7 +197,7 @@ pub(super) async fn nar(
         _ => return Err(ABSENT),
     };
     let nar_hash = name.hash().ok_or(ABSENT)?;
-    let client = permit(&app.http.pull.clients, PATIENCE, After::Headers).await?;
+    let client = turn_of(&app.http.pull.clients, want).await?;
     let fetch = match app.http.pull.running(&(cache.name.clone(), nar_hash)) {
         Some(fetch) => fetch,
         None => {
@@ -296,7 +298,7 @@ async fn follow(
     fetch: &Arc<Fetch>,
     form: Form,
     want: Want,
-    client: OwnedSemaphorePermit,
+    client: Turn<IpAddr>,
 ) -> Result<Response<Body>, Problem> {
     let mut now = *fetch.progress().borrow();
     if form == Form::Zstd && want.asked.is_some() {
