@@ -180,7 +180,10 @@ pub(crate) fn run(packs: &Arc<Packs>, encoder: RecordEncoder, queue: &Receiver<R
             changes.append(&mut next.changes);
         }
         commits.group(changes.len() as u64);
-        match Group::new(packs, &mut writer).commit(&changes) {
+        let committed = Group::new(packs, &mut writer).commit(&changes);
+        // Sessions hold the engine: whoever has the answer may drop what he has and open the storage again.
+        drop(changes);
+        match committed {
             Ok(mut outcomes) => replies.iter().rev().for_each(|(reply, from)| {
                 // Whoever asked may have gone; what was done stays done.
                 let _ = reply.send(Ok(outcomes.split_off(*from)));

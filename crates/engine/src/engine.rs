@@ -461,7 +461,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         let thread = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The committer itself lets go of the engine when it answers the last upload of all.
+        // Not by the committer: whoever asked holds the engine until it has let go. A thread can't wait for itself.
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
             let _ = thread.join();
         }

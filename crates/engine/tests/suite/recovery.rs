@@ -296,3 +296,15 @@ fn a_real_disk_keeps_what_memory_does() {
         assert_eq!(ingest(&engine, &pushed.bytes).unwrap().stats.new_chunks, 0);
     }
 }
+
+#[test]
+fn nothing_holds_the_storage_once_the_last_upload_is_answered_and_the_engine_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, fixture) = Fixture::bare();
+    for seed in 0..200 {
+        let opened = fixture.over(Disk::open(folder.path()).unwrap());
+        let engine = opened.open();
+        push(&engine, &noise(seed, 1000)).unwrap();
+        drop((engine, opened));
+    }
+}
