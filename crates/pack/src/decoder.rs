@@ -5,8 +5,9 @@ use std::fmt;
 use zstd::bulk::Decompressor;
 use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, SafeResult, get_error_name, get_frame_content_size};
 
+use crate::filter::Filters;
 use crate::frame::Header;
-use crate::layout::{MAX_BASE_BYTES, checksum, size};
+use crate::layout::{MAX_BASE_BYTES, checksum, position, size};
 use crate::{Codec, Error, FrameKind, Result};
 
 /// Decompresses frames; keeps zstd's memory from one to the next.
@@ -108,6 +109,7 @@ impl FrameDecoder {
             Codec::Delta | Codec::Linked if bases.is_empty() => return Err(Error::NeedsBases),
             Codec::Zstd if is_part => decompress_first(payload, header.raw_len, &[], wanted)?,
             Codec::Zstd => self.decompress(payload, header.raw_len)?,
+            Codec::Filtered => self.decode_filtered(payload, header.raw_len, is_part.then_some(wanted))?,
             Codec::Delta | Codec::Linked if is_part => decompress_first(payload, header.raw_len, bases, wanted)?,
             Codec::Delta | Codec::Linked => decompress_delta(payload, header.raw_len, bases)?,
         };
@@ -120,6 +122,20 @@ impl FrameDecoder {
             })
             .collect();
         Ok(DecodedFrame { kind: header.kind, data, ends, bases: header.bases })
+    }
+
+    fn decode_filtered(&mut self, payload: &[u8], raw_len: u32, wanted: Option<u64>) -> Result<Vec<u8>> {
+        let (filters, payload) = Filters::parse(payload, raw_len)?;
+        let wanted = wanted.and_then(|wanted| usize::try_from(wanted).ok());
+        let mut data = match wanted {
+            Some(wanted) => decompress_first(payload, raw_len, &[], position(filters.needed(wanted)))?,
+            None => self.decompress(payload, raw_len)?,
+        };
+        filters.inverse(&mut data);
+        if let Some(wanted) = wanted {
+            data.truncate(wanted);
+        }
+        Ok(data)
     }
 
     fn decompress(&mut self, payload: &[u8], raw_len: u32) -> Result<Vec<u8>> {

@@ -6,6 +6,7 @@ use std::io::Cursor;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CCtx, CParameter, SafeResult, get_error_name};
 
+use crate::filter::Filters;
 use crate::frame::{Header, check_shape, header_len};
 use crate::layout::{ID_LEN, MAX_BASE_BYTES, MAX_BASES, MAX_FRAME_RAW, checksum, position, size};
 use crate::{Chain, Codec, Error, Frame, FrameEntry, FrameKind, Item, Result};
@@ -79,6 +80,31 @@ impl FrameEncoder {
         Ok(finish(bytes, kind, codec, raw_len, lens, ids, Vec::new()))
     }
 
+    /// Compresses chunks as [`encode`](Self::encode) does, after machine code and tables of programs among them were written
+    /// in a way that compresses better; where there are none, or that makes them no smaller, this is [`encode`](Self::encode).
+    ///
+    /// Takes a copy of the chunks.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_filtered(&mut self, data: &[u8], lens: &[u32], ids: &[[u8; 32]], level: i32) -> Result<Frame> {
+        let raw_len = raw_len(data, lens, ids)?;
+        let filters = Filters::find(data);
+        if !filters.is_empty() {
+            self.set_level(level)?;
+            let mut filtered = data.to_vec();
+            filters.forward(&mut filtered);
+            let mut front = vec![0; header_len(lens.len(), 0)];
+            let list = filters.encode();
+            let limit = data.len().saturating_sub(list.len());
+            front.extend(list);
+            if let Some(bytes) = self.compress_behind(front, &filtered, limit) {
+                return Ok(finish(bytes, FrameKind::Chunks, Codec::Filtered, raw_len, lens, ids, Vec::new()));
+            }
+        }
+        self.encode(FrameKind::Chunks, data, lens, ids, level)
+    }
+
     /// Compresses chunks as [`encode`](Self::encode) does, with the bytes of other chunks, its bases, as zstd's prefix;
     /// `None` when the payload would not be shorter than `limit` bytes.
     ///
@@ -147,19 +173,27 @@ impl FrameEncoder {
 
     /// Returns `head` zero bytes and the payload behind them.
     fn compress(&mut self, data: &[u8], head: usize) -> (Vec<u8>, Codec) {
-        // Room for the items and no more: zstd gives up where it would not gain.
-        let mut bytes = Vec::with_capacity(head + data.len());
-        bytes.resize(head, 0);
-        let mut room = Cursor::new(&mut bytes);
-        room.set_position(position(head));
-        match self.zstd.compress_to_buffer(data, &mut room) {
-            Ok(len) if len < data.len() => (bytes, Codec::Zstd),
-            // Whatever stopped zstd, the items themselves are a right payload.
-            Ok(_) | Err(_) => {
-                bytes.truncate(head);
+        match self.compress_behind(vec![0; head], data, data.len()) {
+            Some(bytes) => (bytes, Codec::Zstd),
+            None => {
+                let mut bytes = vec![0; head];
                 bytes.extend_from_slice(data);
                 (bytes, Codec::Raw)
             }
+        }
+    }
+
+    /// Returns `front` and the compressed bytes behind it, or `None` if these are not shorter than `limit` bytes.
+    fn compress_behind(&mut self, mut front: Vec<u8>, data: &[u8], limit: usize) -> Option<Vec<u8>> {
+        // Room for the items and no more: zstd gives up where it would not gain.
+        front.reserve_exact(limit);
+        let start = front.len();
+        let mut room = Cursor::new(&mut front);
+        room.set_position(position(start));
+        match self.zstd.compress_to_buffer(data, &mut room) {
+            Ok(len) if len < limit => Some(front),
+            // Whatever stopped zstd, the items themselves are a right payload.
+            Ok(_) | Err(_) => None,
         }
     }
 }

@@ -56,6 +56,8 @@ pub enum Codec {
     Delta,
     /// The same with the items of the record frames before it in the pack as zstd's prefix: see [`Chain`](crate::Chain).
     Linked,
+    /// What was [filtered](crate::FrameEncoder::encode_filtered) and how, and as zstd the items after that.
+    Filtered,
 }
 
 impl Codec {
@@ -65,6 +67,7 @@ impl Codec {
             Self::Zstd => 1,
             Self::Delta => 2,
             Self::Linked => 3,
+            Self::Filtered => 4,
         }
     }
 
@@ -74,6 +77,7 @@ impl Codec {
             1 => Ok(Self::Zstd),
             2 => Ok(Self::Delta),
             3 => Ok(Self::Linked),
+            4 => Ok(Self::Filtered),
             _ => Err(Error::Unsupported { what, field: "codec", found: code.into() }),
         }
     }
@@ -161,10 +165,11 @@ pub(crate) fn header_len(items: usize, bases: usize) -> usize {
 /// Checks that a frame has as many bases as its codec wants, and is of a kind that may have them.
 pub(crate) fn check_codec(kind: FrameKind, codec: Codec, bases: usize) -> std::result::Result<(), String> {
     match codec {
-        Codec::Raw | Codec::Zstd | Codec::Linked if bases != 0 => {
+        Codec::Raw | Codec::Zstd | Codec::Linked | Codec::Filtered if bases != 0 => {
             Err(format!("it names {bases} bases, and its codec uses none"))
         }
         Codec::Delta if kind != FrameKind::Chunks => Err("it has bases, and its items are no chunks".to_owned()),
+        Codec::Filtered if kind != FrameKind::Chunks => Err("it is filtered, and its items are no chunks".to_owned()),
         Codec::Linked if kind != FrameKind::Record => Err("it is linked, and its items are no records".to_owned()),
         Codec::Delta if !(1..=MAX_BASES).contains(&bases) => {
             Err(format!("it names {bases} bases, and its codec uses 1 to {MAX_BASES}"))
@@ -193,7 +198,7 @@ pub(crate) fn check_shape(
     }
     let good = match codec {
         Codec::Raw => payload_len == Some(raw_len),
-        Codec::Zstd | Codec::Delta | Codec::Linked => payload_len.is_some_and(|len| len < raw_len),
+        Codec::Zstd | Codec::Delta | Codec::Linked | Codec::Filtered => payload_len.is_some_and(|len| len < raw_len),
     };
     if !good {
         return Err(format!("its length does not suit {raw_len} bytes of items"));

@@ -33,6 +33,7 @@ mod chain;
 mod decoder;
 mod encoder;
 mod error;
+mod filter;
 mod footer;
 mod frame;
 #[doc(hidden)]

@@ -274,8 +274,7 @@ impl<'a, 'p> Writer<'a, 'p> {
         if run.ids.is_empty() {
             return Ok(());
         }
-        let frame = self.encoder.encode(FrameKind::Chunks, &run.data, &run.lens, &run.ids, self.level);
-        let frame = frame.map_err(internal)?;
+        let frame = self.encoder.encode_filtered(&run.data, &run.lens, &run.ids, self.level).map_err(internal)?;
         let loc = self.shared.packs.append(self.lane, &frame)?;
         self.numbered.insert(self.number, loc);
         self.number += 1;

@@ -92,7 +92,7 @@ fn what_is_no_frame_is_refused() {
 #[test]
 fn codecs_and_kinds_to_come_are_not_damage() {
     let frame = encode(FrameKind::Chunks, &[b"item"]);
-    for (at, value, field) in [(4, 0, "kind"), (4, 4, "kind"), (5, 4, "codec"), (5, 255, "codec")] {
+    for (at, value, field) in [(4, 0, "kind"), (4, 4, "kind"), (5, 5, "codec"), (5, 255, "codec")] {
         match decode(&forge_frame(&frame.bytes, |bytes| bytes[at] = value)) {
             Err(error @ Error::Unsupported { what: "frame", field: found, found: number }) => {
                 assert_eq!((found, number), (field, value.into()));

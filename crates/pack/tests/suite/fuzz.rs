@@ -15,6 +15,7 @@ fn seeds() -> Vec<Vec<u8>> {
     // With the base that the targets give.
     let base = b"a base that delta frames of the corpus have, with some words of theirs";
     seeds.push(encode_delta(&[&[&base[..], b"?"].concat()], &[base]).bytes);
+    seeds.push(crate::filtered::frame(&crate::filtered::program(3)).bytes);
     seeds.extend([whole.bytes[40..frames_end].to_vec(), entries, whole.bytes]);
     seeds
 }

@@ -53,6 +53,17 @@ fn linked_frames_are_read() {
 }
 
 #[test]
+fn filtered_frames_are_read() {
+    let chunks = crate::filtered::program(2);
+    let golden = open("pack-v1-filtered.bin", || vec![crate::filtered::frame(&crate::filtered::program(2))]);
+    let footer = Footer::open(reader(&golden), golden.len() as u64).unwrap();
+    let [(offset, entry)] = &footer.frames[..] else { panic!("it has {} frames", footer.frames.len()) };
+    assert_eq!(entry.codec, Codec::Filtered);
+    let stored = &golden[*offset as usize..][..entry.len as usize];
+    assert_eq!(FrameDecoder::new().unwrap().decode(stored).unwrap().items().collect::<Vec<_>>(), chunks);
+}
+
+#[test]
 fn delta_frames_are_read() {
     let golden = open("pack-v1-delta.bin", delta_frames);
     let footer = Footer::open(reader(&golden), golden.len() as u64).unwrap();

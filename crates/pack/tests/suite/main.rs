@@ -1,6 +1,7 @@
 //! Tests of frames and packs through the public interface.
 
 mod delta;
+mod filtered;
 mod footer;
 mod frame;
 mod fuzz;
