@@ -45,6 +45,9 @@ pub(crate) struct Arguments {
     /// Uncompressed bytes of a frame that is squeezed
     #[arg(long, default_value_t = 4 << 20)]
     squeeze_frame_bytes: usize,
+    /// Bytes of memory for decoded frames: the server's default
+    #[arg(long, default_value_t = 128 << 20)]
+    frame_cache_bytes: u64,
     /// Keep the store in this folder instead of a temporary one
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -81,6 +84,7 @@ fn open(data: &Path, arguments: &Arguments) -> anyhow::Result<Engine> {
     let options = Options {
         compression_level: arguments.level,
         frame_bytes: arguments.frame_bytes,
+        frame_cache_bytes: arguments.frame_cache_bytes,
         delta: if arguments.no_delta { Delta::Off } else { Delta::Inline },
         ..Options::default()
     };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use firn_engine::{Delta, Engine, RepackOptions, Rewritten, SqueezeOptions};
 use firn_index::{Commit, Op, PackState, RecipeRow};
+use firn_pack::{Codec, Footer};
 use firn_storage::{Failure, Fault, Memory, Meter, Storage};
 use firn_testkit::nar::Node;
 use firn_testkit::random::Random;
@@ -150,6 +151,48 @@ fn squeezing_again_does_nothing_and_a_higher_level_does() {
     let young = SqueezeOptions { level: 19, min_age_seconds: 60, ..squeeze_options() };
     assert_eq!(engine.squeeze(&young, &mut |_| true).unwrap(), Some(Rewritten::default()), "they are not old enough");
     check_all(&engine, &all, &|| "squeezed twice".to_owned());
+}
+
+/// Returns the NAR of a program that is machine code for other places each time: this one, without as many bytes of its front.
+fn program(without: usize) -> Vec<u8> {
+    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    let middle = program.len() / 3 + without;
+    Node::directory([("program", Node::file(program[middle..middle + 600_000].to_vec()))]).encode()
+}
+
+#[test]
+fn programs_are_filtered_when_squeezed_and_may_be_bases() {
+    let (_, fixture) = store(Delta::Inline);
+    let engine = fixture.open();
+    let mut all = vec![push_compressed(&engine, "one", &program(0)), push_compressed(&engine, "other", &build(1, 0))];
+    squeeze(&engine);
+    engine.close().unwrap();
+    collect(&fixture);
+    let codecs = |fixture: &Fixture| -> Vec<Codec> {
+        let packs =
+            fixture.meta.packs(None, 10_000).unwrap().into_iter().filter(|(_, row)| row.state == PackState::Live);
+        let footers = packs.flat_map(|(pack, row)| {
+            let hex = pack.to_string();
+            let name = format!("packs/{}/{hex}", &hex[..2]);
+            let read = |at, len| fixture.storage.read(&name, at, len).map_err(std::io::Error::other);
+            Footer::open(read, row.stored_bytes).map(|footer| footer.frames).unwrap_or_default()
+        });
+        footers.map(|(_, entry)| entry.codec).collect()
+    };
+    assert!(codecs(&fixture).contains(&Codec::Filtered), "{:?}", codecs(&fixture));
+    for fixture in [fixture.clone(), fixture.without_chunk_index()] {
+        check_all(&fixture.open(), &all, &|| "squeezed".to_owned());
+    }
+
+    // A program that is a little longer leans on what was filtered.
+    let engine = fixture.open();
+    all.push(push(&engine, &program(5)).unwrap());
+    engine.close().unwrap();
+    assert!(codecs(&fixture).contains(&Codec::Delta));
+    let engine = fixture.open();
+    check_all(&engine, &all, &|| "with another build".to_owned());
+    squeeze(&engine);
+    check_all(&engine, &all, &|| "squeezed once more".to_owned());
 }
 
 #[test]
