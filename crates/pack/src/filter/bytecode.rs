@@ -1,7 +1,7 @@
 //! Compiled modules of Python (`.pyc`, as CPython from 3.11 on writes them: `marshal.c`).
 //!
-//! Code, tables of lines and numbers of references lie between constants and names, and are unlike them. They are put
-//! behind the rest, each kind by itself, for several modules at once: the more of them, the more each kind is like itself.
+//! Code, tables of lines, numbers of references and texts lie between one another, and are unlike. They are put behind
+//! the rest, each kind by itself, for several modules at once: the more of them, the more each kind is like itself.
 //! What stays in its place has the lengths of what was taken out, so it says where that belongs.
 
 use memchr::memmem;
@@ -23,9 +23,10 @@ enum Kind {
     Code,
     Lines,
     References,
+    Text,
 }
 
-const KINDS: usize = 3;
+const KINDS: usize = 4;
 
 /// What a walk over a module's parts does with their bytes.
 trait Parts {
@@ -61,12 +62,12 @@ fn object(parts: &mut impl Parts, kind: Option<Kind>, depth: usize) -> Option<()
             let len = usize::try_from(number(parts)?).ok()?;
             match kind {
                 Some(kind) => parts.leave(kind, len),
-                None => stay(parts, len),
+                None => parts.leave(Kind::Text, len),
             }
         }
         b'z' | b'Z' => {
             let len = usize::from(*parts.stay(1)?.first()?);
-            stay(parts, len)
+            parts.leave(Kind::Text, len)
         }
         b')' => {
             let count = *parts.stay(1)?.first()?;
@@ -175,9 +176,9 @@ impl Parts for Join<'_> {
 pub(super) fn forward(modules: &[u8], count: usize) -> Option<Vec<u8>> {
     let mut split = Split { from: modules, rest: Vec::with_capacity(modules.len()), left: Default::default() };
     (0..count).try_for_each(|_| module(&mut split))?;
-    let Split { from: [], mut rest, left: [code, lines, mut references] } = split else { return None };
+    let Split { from: [], mut rest, left: [code, lines, mut references, text] } = split else { return None };
     columns::split::<4>(&mut references);
-    for kind in [code, lines, references] {
+    for kind in [text, code, lines, references] {
         rest.extend(kind);
     }
     Some(rest)
@@ -187,14 +188,15 @@ pub(super) fn forward(modules: &[u8], count: usize) -> Option<Vec<u8>> {
 pub(super) fn inverse(modules: &[u8], count: usize) -> Option<Vec<u8>> {
     let mut counted = Count { rest: modules, left: [0; KINDS], room: modules.len() };
     (0..count).try_for_each(|_| module(&mut counted))?;
-    let [code, lines, references] = counted.left;
-    let rest = modules.len().checked_sub(code + lines + references)?;
+    let [code, lines, references, text] = counted.left;
+    let rest = modules.len().checked_sub(code + lines + references + text)?;
     let (rest, behind) = modules.split_at_checked(rest)?;
+    let (text, behind) = behind.split_at_checked(text)?;
     let (code, behind) = behind.split_at_checked(code)?;
     let (lines, references) = behind.split_at_checked(lines)?;
     let mut references = references.to_vec();
     columns::join::<4>(&mut references);
-    let mut join = Join { rest, left: [code, lines, &references], out: Vec::with_capacity(modules.len()) };
+    let mut join = Join { rest, left: [code, lines, &references, text], out: Vec::with_capacity(modules.len()) };
     (0..count).try_for_each(|_| module(&mut join))?;
     Some(join.out).filter(|out| out.len() == modules.len())
 }

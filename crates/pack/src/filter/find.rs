@@ -23,7 +23,7 @@ const MAX_ZERO_PERCENT: u32 = 10;
 const NEAR: u32 = 1 << 25;
 
 /// Who wants the beginning of a frame undoes whole segments: at most so many bytes more of code.
-const MAX_CODE_BYTES: usize = 256 << 10;
+const MAX_CODE_BYTES: usize = 1 << 20;
 
 /// Tables that are shorter stay as they are.
 const MIN_TABLE_BYTES: usize = 256;
@@ -52,7 +52,21 @@ pub(super) fn segments(data: &[u8]) -> Vec<Segment> {
     }
     code(data, end..data.len(), &mut segments);
     segments.truncate(MAX_SEGMENTS);
+    for at in 1..segments.len() {
+        if let [index, entries] = &mut segments[at - 1..=at] {
+            tell_index(data, index, entries);
+        }
+    }
     segments
+}
+
+/// Makes an index one of the entries behind it, if it is.
+fn tell_index(data: &[u8], index: &mut Segment, entries: &Segment) {
+    let is_pair = (index.filter, entries.filter) == (Filter::UnwindIndex, Filter::Unwind { is_linked: true });
+    let distance = unwind::distance(&index.range, &entries.range);
+    if is_pair && unwind::is_index_of(&data[index.range.clone()], &data[entries.range.clone()], distance) {
+        index.filter = Filter::UnwindIndexOf;
+    }
 }
 
 fn add(found: &mut Vec<Segment>, filter: Filter, start: usize, len: usize) {
@@ -76,9 +90,9 @@ fn unwind_tables(data: &[u8], found: &mut Vec<Segment>) {
     let mut end = 0;
     for at in memmem::find_iter(data, &unwind::COMMON_MAGIC) {
         if let Some(start) = at.checked_sub(4).filter(|&start| start >= end) {
-            let len = unwind::entries_len(&data[start..]);
+            let (len, is_linked) = unwind::entries_len(&data[start..]);
             end = start + len;
-            add(found, Filter::Unwind, start, len);
+            add(found, Filter::Unwind { is_linked }, start, len);
         }
     }
 }
@@ -110,7 +124,10 @@ fn code(data: &[u8], part: Range<usize>, segments: &mut Vec<Segment>) {
         let end = part.end.min(start + run.len() * BLOCK_BYTES);
         if run.first().is_some_and(|block| block.is_code()) {
             let starts = (start..end).step_by(MAX_CODE_BYTES);
-            segments.extend(starts.map(|at| Segment { filter: Filter::X86, range: at..end.min(at + MAX_CODE_BYTES) }));
+            segments.extend(starts.map(|at| {
+                let range = at..end.min(at + MAX_CODE_BYTES);
+                Segment { filter: Filter::X86(x86::Counts::of(&data[range.clone()])), range }
+            }));
         }
         start = end;
     }

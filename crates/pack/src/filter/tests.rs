@@ -83,8 +83,34 @@ fn some_texts(count: usize) -> Vec<(String, String)> {
     (0..count).map(|n| (format!("message {n} of many{}", plural(n)), format!("translation {n}"))).collect()
 }
 
-fn filters(data: &[u8], filter: Filter) -> usize {
-    Filters::find(data).0.iter().filter(|segment| segment.filter == filter).map(|segment| segment.range.len()).sum()
+/// Returns how many bytes have a filter of this number.
+fn filters(data: &[u8], code: u32) -> usize {
+    let found = Filters::find(data).0;
+    found.iter().filter(|segment| segment.filter.code() == code).map(|segment| segment.range.len()).sum()
+}
+
+const X86: u32 = 0;
+const MESSAGES: u32 = 6;
+const BYTECODE: u32 = 7;
+const UNLINKED: u32 = 8;
+
+/// Returns the filter of a number, as it would be found in these bytes.
+fn filter(code: u32, data: &[u8]) -> Filter {
+    let list = [code, 0, 0, 0].map(u32::to_le_bytes).map(|[byte, ..]| byte);
+    match List(&list[1..]).filter(code).unwrap() {
+        Filter::X86(_) => Filter::X86(x86::Counts::of(data)),
+        other => other,
+    }
+}
+
+/// Returns the segments of each group.
+fn groups_of(found: &Filters) -> Vec<Vec<Range<usize>>> {
+    let ends = groups(&found.0).map(|group| group.ends());
+    let within = |first: &Segment, last: &Segment| {
+        let ranges = found.0.iter().map(|segment| segment.range.clone());
+        ranges.filter(|range| range.start >= first.range.start && range.end <= last.range.end).collect()
+    };
+    ends.map(|(first, last)| within(first, last)).collect()
 }
 
 fn check_undone(filters: &Filters, data: &[u8]) {
@@ -101,10 +127,9 @@ fn check_undone(filters: &Filters, data: &[u8]) {
 #[test]
 fn a_program_is_told_by_its_parts_and_comes_back() {
     let program = program();
-    for filter in
-        [Filter::X86, Filter::Unwind, Filter::UnwindIndex, Filter::Relocations, Filter::Symbols, Filter::Sections]
-    {
-        assert!(filters(&program, filter) > 0, "{filter:?}");
+    // Code, entries, relocations, symbols, sections, and the index of the entries.
+    for code in [X86, 1, 3, 4, 5, 9] {
+        assert!(filters(&program, code) > 0, "{code}");
     }
     check_undone(&Filters::find(&program), &program);
     // Wherever a frame begins and ends.
@@ -124,17 +149,64 @@ fn a_program_compresses_better() {
 }
 
 #[test]
-fn calls_of_one_function_look_alike() {
-    // call +0x100 at 0; call +0xfb at 5: the same target; then a jump that is not linked yet.
-    let mut code = vec![0xe8, 0, 1, 0, 0, 0xe8, 0xfb, 0, 0, 0, 0xe9, 0, 0, 0, 0];
+fn calls_of_one_function_look_alike_behind_the_rest() {
+    // call +0x100 at 0; call +0xfb at 5: the same target; a jump that is not linked yet; je +16; mov eax, [rip + 32].
+    let mut code = b"\xe8\0\x01\0\0\xe8\xfb\0\0\0\xe9\0\0\0\0\x0f\x84\x10\0\0\0\x8b\x05\x20\0\0\0".to_vec();
     code.resize(100, 0x90);
     let before = code.clone();
+    let counts = x86::Counts::of(&code);
+    assert_eq!(counts, x86::Counts([3, 1, 1]));
     x86::forward(&mut code, 1000);
-    assert_eq!(code[1..5], (1000_u32 + 5 + 0x100).to_be_bytes());
-    assert_eq!(code[1..5], code[6..10]);
-    assert_eq!(code[10..], before[10..]);
-    x86::inverse(&mut code, 1000);
+    assert!(code.starts_with(b"\xe8\xe8\xe9\x0f\x84\x8b\x05\x90"));
+    let behind = [1000_u32 + 5 + 0x100, 1000 + 5 + 0x100, 0, 1000 + 21 + 16, 1000 + 27 + 32];
+    assert_eq!(code[80..], *behind.map(u32::to_be_bytes).as_flattened());
+    // Other counts than these are not those of what was written.
+    for wrong in [[3, 1, 0], [4, 1, 1], [1, 3, 1], [u32::MAX; 3], [0; 3]] {
+        let mut unchanged = code.clone();
+        x86::inverse(&mut unchanged, 1000, x86::Counts(wrong));
+        assert_eq!(unchanged, code);
+    }
+    x86::inverse(&mut code, 1000, counts);
     assert_eq!(code, before);
+}
+
+/// Returns entries of functions of 32 bytes each, with a common one in front, and their index before them.
+fn unwind_tables(functions: u32, is_linked: bool) -> Vec<u8> {
+    let index_len = 12 + 8 * functions;
+    let mut entries = vec![20, 0, u32::from_le_bytes(*b"\x01zR\0"), u32::from_le_bytes([1, 0x78, 16, 1]), 0x1b, 0];
+    let mut rows = Vec::new();
+    for number in 0..functions {
+        let at = 4 * entries.len() as u32;
+        // Code lies 100,000 bytes behind the index; functions are not in the order of their entries.
+        let begin = 100_000 + 32 * (number ^ 1);
+        rows.push([begin, index_len + at]);
+        let relative = if is_linked { begin.wrapping_sub(index_len + at + 8) } else { 0 };
+        entries.extend([16, at + 4, relative, 32, 0]);
+    }
+    rows.sort_unstable();
+    let head = [u32::from_le_bytes(unwind::INDEX_MAGIC), 0, functions];
+    let words = head.into_iter().chain(rows.into_iter().flatten()).chain(entries);
+    words.flat_map(u32::to_le_bytes).collect()
+}
+
+#[test]
+fn entries_of_unwind_tables_are_alike_and_their_index_says_nothing() {
+    for is_linked in [true, false] {
+        let tables = unwind_tables(100, is_linked);
+        let found = Filters::find(&tables);
+        let codes: Vec<u32> = found.0.iter().map(|segment| segment.filter.code()).collect();
+        assert_eq!(codes, if is_linked { [9, 1] } else { [2, UNLINKED] });
+        check_undone(&found, &tables);
+        let mut filtered = tables.clone();
+        found.forward(&mut filtered);
+        let [index, entries] = [0, 1].map(|at| &filtered[found.0[at].range.clone()]);
+        assert!(!is_linked || index.iter().all(|&byte| byte == 0));
+        // Behind the common entry, and the first ones, which are not in a row.
+        let entries: Vec<&[u8]> = entries[24..].chunks_exact(20).step_by(2).skip(1).collect();
+        assert!(entries.windows(2).all(|pair| pair[0] == pair[1]));
+        // Who wants a part of the index needs the entries.
+        assert_eq!(found.needed(100), if is_linked { tables.len() } else { 12 + 800 });
+    }
 }
 
 #[test]
@@ -178,7 +250,7 @@ fn lengths_of_instructions_are_intels() {
 #[test]
 fn the_tables_of_a_catalogue_become_zeros() {
     let catalogue = catalogue(&some_texts(300));
-    assert_eq!(filters(&catalogue, Filter::Messages), catalogue.len());
+    assert_eq!(filters(&catalogue, MESSAGES), catalogue.len());
     let found = Filters::find(&catalogue);
     check_undone(&found, &catalogue);
     let mut filtered = catalogue.clone();
@@ -199,22 +271,21 @@ fn modules_are_split_together_and_come_back() {
     }
     let found = Filters::find(&data);
     // The smallest one is not worth it.
-    assert_eq!(filters(&data, Filter::Bytecode), modules[1..].iter().map(Vec::len).sum::<usize>());
-    assert_eq!(found.groups().map(<[Segment]>::len).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(filters(&data, BYTECODE), modules[1..].iter().map(Vec::len).sum::<usize>());
+    let groups = groups_of(&found);
+    assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 3]);
     check_undone(&found, &data);
     let mut filtered = data.clone();
     found.forward(&mut filtered);
     // What a group begins with stays, and the numbers of its references come last.
-    let first = found.groups().next().unwrap();
-    let [begin, end] = [first[0].range.start, first[1].range.end];
+    let [begin, end] = [groups[0][0].start, groups[0][1].end];
     assert_eq!(filtered[begin..begin + 20], data[begin..begin + 20]);
     assert!(filtered[end - 100..end].iter().all(|&byte| byte == 0));
 
     // Half of a group needs all of it.
-    let second = found.groups().nth(1).unwrap();
-    assert_eq!(found.needed(first[0].range.start + 1), first[1].range.end);
-    assert_eq!(found.needed(second[1].range.end), second[2].range.end);
-    assert_eq!(found.needed(first[1].range.end), first[1].range.end);
+    assert_eq!(found.needed(begin + 1), end);
+    assert_eq!(found.needed(end), end);
+    assert_eq!(found.needed(groups[1][1].end), groups[1][2].end);
 }
 
 #[test]
@@ -250,7 +321,7 @@ fn bytes_that_look_like_beginnings_everywhere_take_no_longer() {
     }
     for (data, expected) in [(index, 1), (unwind, 1), (catalogues, 0), (modules, 0)] {
         let found = Filters::find(&data);
-        assert_eq!(found.0.iter().filter(|segment| segment.filter != Filter::X86).count(), expected);
+        assert_eq!(found.0.iter().filter(|segment| segment.filter.code() != X86).count(), expected);
         check_undone(&found, &data);
     }
 }
@@ -265,7 +336,7 @@ fn what_is_no_program_has_no_filters() {
 
 #[test]
 fn the_beginning_of_a_frame_takes_whole_segments() {
-    let segment = |range| Segment { filter: Filter::X86, range };
+    let segment = |range| Segment { filter: Filter::Symbols, range };
     let filters = Filters(vec![segment(100..200), segment(200..300), segment(500..600)]);
     let needed = [0, 100, 101, 200, 201, 300, 301, 500, 501, 700].map(|wanted| filters.needed(wanted));
     assert_eq!(needed, [0, 100, 200, 200, 300, 300, 301, 500, 600, 700]);
@@ -273,17 +344,18 @@ fn the_beginning_of_a_frame_takes_whole_segments() {
 
 #[test]
 fn a_list_that_was_not_written_is_refused() {
-    let list = |rows: &[(u32, u32, u32)]| postcard::to_stdvec(rows).unwrap();
+    let list = |numbers: &[u32]| numbers.iter().flat_map(|n| postcard::to_stdvec(n).unwrap()).collect::<Vec<u8>>();
     let is_corrupt = |bytes: &[u8]| matches!(Filters::parse(bytes, 100), Err(Error::Corrupt { .. }));
-    assert!(Filters::parse(&list(&[(0, 10, 20), (1, 0, 70)]), 100).is_ok());
-    assert!(is_corrupt(&list(&[(0, 10, 20), (1, 0, 71)])));
-    assert!(is_corrupt(&list(&[(0, u32::MAX, 20)])));
-    assert!(is_corrupt(&list(&[(0, 10, 20), (1, u32::MAX, u32::MAX)])));
-    assert!(is_corrupt(&list(&vec![(0, 0, 0); MAX_SEGMENTS + 1])));
-    assert!(is_corrupt(&list(&[(0, 10, 20)])[..3]));
-    assert!(is_corrupt(&[]));
-    let newer = Filters::parse(&list(&[(8, 10, 20)]), 100).unwrap_err();
-    assert!(matches!(newer, Error::Unsupported { field: "filter", found: 8, .. }), "{newer}");
+    let good = list(&[2, 0, 10, 20, 1, 2, 3, 1, 0, 70]);
+    assert!(Filters::parse(&good, 100).is_ok());
+    assert!((0..good.len()).all(|len| is_corrupt(&good[..len])));
+    assert!(is_corrupt(&list(&[2, 0, 10, 20, 1, 2, 3, 1, 0, 71])));
+    assert!(is_corrupt(&list(&[1, 3, u32::MAX, 20])));
+    assert!(is_corrupt(&list(&[2, 3, 10, 20, 1, u32::MAX, u32::MAX])));
+    let many = u32::try_from(MAX_SEGMENTS + 1).unwrap();
+    assert!(is_corrupt(&[list(&[many]), list(&[3, 0, 0]).repeat(MAX_SEGMENTS + 1)].concat()));
+    let newer = Filters::parse(&list(&[1, 10, 10, 20]), 100).unwrap_err();
+    assert!(matches!(newer, Error::Unsupported { field: "filter", found: 10, .. }), "{newer}");
 }
 
 /// Bytes that are mostly what filters look for.
@@ -295,6 +367,7 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
             let start = program.len() / 5000 * at;
             program[start..program.len().min(start + 8 * len)].to_vec()
         }),
+        (1..200_u32, any::<bool>()).prop_map(|(functions, is_linked)| unwind_tables(functions, is_linked)),
         (1..200_usize).prop_map(|count| catalogue(&some_texts(count))),
         (0..200_usize, 0..9_usize).prop_map(|(functions, seed)| module(functions, seed)),
     ];
@@ -312,21 +385,25 @@ proptest! {
     #[test]
     fn any_bytes_may_be_undone(
         mut data in data(),
-        cuts in prop::collection::vec((0_u32..8, 0_usize..2000, 0_usize..40_000), 0..20),
+        cuts in prop::collection::vec((0_u32..10, 0_usize..2000, 0_usize..40_000, any::<bool>()), 0..20),
     ) {
         let mut filters = Filters::default();
         let mut end = 0;
-        for (code, gap, len) in cuts {
+        for (code, gap, len, is_right) in cuts {
             let range = end + gap..end + gap + len;
             end = range.end;
-            filters.0.push(Segment { filter: Filter::from_code(code).unwrap(), range });
+            let counted = if is_right { data.get(range.clone()).unwrap_or_default() } else { &[] };
+            filters.0.push(Segment { filter: filter(code, counted), range });
         }
         filters.inverse(&mut data);
     }
 
     #[test]
-    fn all_but_unwind_tables_may_be_any_bytes(data in data(), code in prop::sample::select(vec![0_u32, 2, 3, 4, 5, 6, 7])) {
-        let segment = Segment { filter: Filter::from_code(code).unwrap(), range: 0..data.len() };
+    fn all_but_unwind_tables_may_be_any_bytes(
+        data in data(),
+        code in prop::sample::select(vec![X86, 2, 3, 4, 5, MESSAGES, BYTECODE, 9]),
+    ) {
+        let segment = Segment { filter: filter(code, &data), range: 0..data.len() };
         check_undone(&Filters(vec![segment]), &data);
     }
 }

@@ -3,6 +3,8 @@
 //! Both say where each function begins, relative to where they say it. Functions follow one another, so what remains when
 //! each is told relative to the end of the one before it is mostly nothing.
 
+use std::ops::Range;
+
 use super::columns;
 
 /// What a table of all functions begins with: version 1, and encodings of 4 signed bytes relative to the place or the table.
@@ -23,26 +25,30 @@ const ENTRY_HEAD: usize = 16;
 /// What an augmentation says of entries whose functions are named by 4 signed bytes relative to the place.
 const RELATIVE: u8 = 0x1b;
 
-/// Changes entries that [`entries_len`] has found.
-pub(super) fn forward(table: &mut [u8]) {
+/// Changes entries that [`entries_len`] has found; those of code that is not linked don't say yet where functions begin.
+pub(super) fn forward(table: &mut [u8], is_linked: bool) {
     let mut end = 0_u32;
     walk(table, |at, entry, common| {
         let [begin, len] = [word(entry, 8), word(entry, 12)];
         let begin = begin.wrapping_add(at).wrapping_add(8);
         set_word(entry, 4, at.wrapping_add(5).wrapping_sub(common));
-        set_word(entry, 8, begin.wrapping_sub(end));
+        if is_linked {
+            set_word(entry, 8, begin.wrapping_sub(end));
+        }
         end = begin.wrapping_add(len);
     });
 }
 
 /// Undoes [`forward`].
-pub(super) fn inverse(table: &mut [u8]) {
+pub(super) fn inverse(table: &mut [u8], is_linked: bool) {
     let mut end = 0_u32;
     walk(table, |at, entry, common| {
         let [distance, len] = [word(entry, 8), word(entry, 12)];
         let begin = distance.wrapping_add(end);
         set_word(entry, 4, at.wrapping_add(5).wrapping_sub(common));
-        set_word(entry, 8, begin.wrapping_sub(at).wrapping_sub(8));
+        if is_linked {
+            set_word(entry, 8, begin.wrapping_sub(at).wrapping_sub(8));
+        }
         end = begin.wrapping_add(len);
     });
 }
@@ -66,9 +72,11 @@ fn next_entry(at: usize, len: u32) -> Option<usize> {
     at.checked_add(4)?.checked_add(len)
 }
 
-/// Returns how many bytes from the front of `bytes` are entries that [`forward`] can take; none where no common entry begins.
-pub(super) fn entries_len(bytes: &[u8]) -> usize {
+/// Returns how many bytes from the front of `bytes` are entries that [`forward`] can take, none where no common entry begins,
+/// and whether they are linked.
+pub(super) fn entries_len(bytes: &[u8]) -> (usize, bool) {
     let mut commons = Vec::new();
+    let mut is_linked = None;
     let mut at = 0;
     while let Some(entry) = bytes.get(at..).and_then(<[u8]>::first_chunk::<ENTRY_HEAD>) {
         let (len, common) = (word(entry, 0), word(entry, 4));
@@ -78,7 +86,7 @@ pub(super) fn entries_len(bytes: &[u8]) -> usize {
                 break;
             }
             commons.push(at);
-        } else if word(entry, 8) == 0
+        } else if *is_linked.get_or_insert(word(entry, 8) != 0) != (word(entry, 8) != 0)
             || !usize::try_from(common)
                 .is_ok_and(|back| (at + 4).checked_sub(back).is_some_and(|to| commons.binary_search(&to).is_ok()))
         {
@@ -86,7 +94,7 @@ pub(super) fn entries_len(bytes: &[u8]) -> usize {
         }
         at = next;
     }
-    at
+    (at, is_linked == Some(true))
 }
 
 /// Returns whether this, behind length and number, is a common entry whose functions are named in the way that is known.
@@ -108,6 +116,55 @@ fn is_common(entry: &[u8]) -> bool {
         values = values.get(skip..).unwrap_or_default();
     }
     false
+}
+
+/// Returns how far entries begin behind their index.
+pub(super) fn distance(rows: &Range<usize>, entries: &Range<usize>) -> u32 {
+    u32::try_from(entries.start - rows.start + INDEX_HEAD).unwrap_or_default()
+}
+
+/// Changes the rows of an index to how they differ from what the entries behind it say, that begin `distance` bytes behind
+/// the index's begin: zeros.
+pub(super) fn forward_index_of(rows: &mut [u8], entries: &[u8], distance: u32) {
+    change_index(rows, entries, distance, u32::wrapping_sub);
+}
+
+/// Undoes [`forward_index_of`].
+pub(super) fn inverse_index_of(rows: &mut [u8], entries: &[u8], distance: u32) {
+    change_index(rows, entries, distance, u32::wrapping_add);
+}
+
+fn change_index(rows: &mut [u8], entries: &[u8], distance: u32, step: fn(u32, u32) -> u32) {
+    let (rows, _) = rows.as_chunks_mut::<INDEX_ROW>();
+    for (row, [begin, place]) in rows.iter_mut().zip(index_of(entries, distance)) {
+        let [old_begin, old_place] = [word(row, 0), word(row, 4)];
+        set_word(row, 0, step(old_begin, begin));
+        set_word(row, 4, step(old_place, place));
+    }
+}
+
+/// Returns the rows of the index of these entries: where functions begin, in order, and where their entries are.
+fn index_of(entries: &[u8], distance: u32) -> Vec<[u32; 2]> {
+    let mut rows = Vec::new();
+    let mut at = 0;
+    while let Some(entry) = entries.get(at..).and_then(<[u8]>::first_chunk::<ENTRY_HEAD>) {
+        let Some(next) = next_entry(at, word(entry, 0)) else { break };
+        if word(entry, 4) != 0 {
+            let place = distance.wrapping_add(u32::try_from(at).unwrap_or_default());
+            rows.push([word(entry, 8).wrapping_add(place).wrapping_add(8), place]);
+        }
+        at = next;
+    }
+    rows.sort_by_key(|[begin, _]| begin.cast_signed());
+    rows
+}
+
+/// Returns whether nearly all rows are what the entries say.
+pub(super) fn is_index_of(rows: &[u8], entries: &[u8], distance: u32) -> bool {
+    let (rows, _) = rows.as_chunks::<INDEX_ROW>();
+    let expected = index_of(entries, distance);
+    let right = rows.iter().zip(&expected).filter(|(row, expected)| [word(row, 0), word(row, 4)] == **expected).count();
+    right * 10 >= rows.len() * 9
 }
 
 /// Changes the rows of an index.

@@ -1,15 +1,54 @@
-//! Machine code for x86-64: operands that are relative to the next instruction become absolute.
+//! Machine code for x86-64: operands that are relative to the next instruction become absolute, and go behind the rest.
 //!
 //! Calls, long jumps and accesses relative to `rip` hold the distance to their target, which differs wherever the same
-//! target is meant; its address is the same. Instructions are told apart by their lengths alone (Intel's manual, volume 2,
-//! appendix A, opcode maps): operands are changed and nothing that lengths follow from, so both directions see the same
-//! instructions, whatever the bytes are. The idea is that of "BCJ" filters, which look for calls alone.
+//! target is meant; its address is the same. Put behind the code, each kind by itself, they no longer interrupt what is
+//! alike in it. Instructions are told apart by their lengths alone (Intel's manual, volume 2, appendix A, opcode maps), which
+//! follow from nothing that is changed. The idea is that of "BCJ" filters, which look for calls alone.
 
 /// Bytes that an instruction with its longest prefixes, as read here, may take. The last ones of a segment stay as they are.
 const LOOK_AHEAD: usize = 32;
 
 /// Prefixes in a row, REX apart, that are read as part of one instruction.
 const MAX_PREFIXES: usize = 6;
+
+/// The kinds of operands: of calls and jumps, of conditional jumps, and of accesses.
+const KINDS: usize = 3;
+
+/// How many operands of each kind a segment has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts(pub(super) [u32; KINDS]);
+
+impl Counts {
+    /// Counts the operands of a segment.
+    pub(super) fn of(code: &[u8]) -> Self {
+        let mut counts = Self::default();
+        look(code, |operand, _| counts.0[operand.kind as usize] += 1);
+        counts
+    }
+
+    /// Divides what is behind the rest of `code` by kinds; `None` if there is not so much.
+    fn divide<'a>(&self, code: &'a [u8]) -> Option<(&'a [u8], Operands<'a>)> {
+        let bytes: u64 = self.0.iter().map(|&count| 4 * u64::from(count)).sum();
+        let rest = code.len().checked_sub(usize::try_from(bytes).ok()?)?;
+        let (rest, mut behind) = code.split_at_checked(rest)?;
+        let mut operands = [&[][..]; KINDS];
+        for (operands, count) in operands.iter_mut().zip(self.0) {
+            let (taken, after) = behind.split_at_checked(4 * usize::try_from(count).ok()?)?;
+            (*operands, behind) = (taken.as_chunks().0, after);
+        }
+        Some((rest, operands))
+    }
+}
+
+/// The operands of each kind, absolute.
+type Operands<'a> = [&'a [[u8; 4]]; KINDS];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Call,
+    Conditional,
+    Access,
+}
 
 /// An operand of four bytes, relative to what follows the instruction.
 #[derive(Debug, Clone, Copy)]
@@ -18,75 +57,110 @@ pub(super) struct Operand {
     pub(super) at: usize,
     /// Where the next instruction is.
     pub(super) next: usize,
+    kind: Kind,
 }
 
-/// Calls `change` with each operand, in order; it may change the operand's four bytes and no others.
-fn walk(code: &mut [u8], mut change: impl FnMut(&mut [u8; 4], Operand)) {
-    let mut at = 0;
-    while let Some(window) = code.get(at..).and_then(<[u8]>::first_chunk) {
-        let instruction = Instruction::of(window);
-        if let Some(offset) = instruction.operand {
-            let operand = Operand { at: at + offset, next: at + instruction.len };
-            if let Some(bytes) = code.get_mut(operand.at..).and_then(<[u8]>::first_chunk_mut) {
-                change(bytes, operand);
-            }
-        }
-        at += instruction.len;
-    }
-}
-
-/// Calls `seen` with each operand and its value.
+/// Calls `seen` with each operand and its value, in order.
 pub(super) fn look(code: &[u8], mut seen: impl FnMut(Operand, u32)) {
     let mut at = 0;
     while let Some(window) = code.get(at..).and_then(<[u8]>::first_chunk) {
         let instruction = Instruction::of(window);
-        if let Some(offset) = instruction.operand
+        if let Some((offset, kind)) = instruction.operand
             && let Some(bytes) = window.get(offset..).and_then(<[u8]>::first_chunk)
         {
-            seen(Operand { at: at + offset, next: at + instruction.len }, u32::from_le_bytes(*bytes));
+            let operand = Operand { at: at + offset, next: at + instruction.len, kind };
+            seen(operand, u32::from_le_bytes(*bytes));
         }
         at += instruction.len;
     }
 }
 
-/// Makes operands absolute; `origin` is the segment's place. Zeros stay, which linkers have not filled in yet; the operand that
-/// would become zero becomes what zero would have.
+/// Makes the operands of a segment, whose place is `origin`, absolute, and puts them behind the rest.
 pub(super) fn forward(code: &mut [u8], origin: u32) {
-    walk(code, |bytes, operand| {
-        let next = next(origin, operand);
-        let target = match u32::from_le_bytes(*bytes) {
-            0 => 0,
-            distance if distance.wrapping_add(next) == 0 => next,
-            distance => distance.wrapping_add(next),
-        };
-        // The high bytes first: they are what near targets have in common.
-        *bytes = target.to_be_bytes();
+    let mut operands: [Vec<[u8; 4]>; KINDS] = Default::default();
+    let mut rest = Vec::with_capacity(code.len());
+    let mut end = 0;
+    look(code, |operand, distance| {
+        rest.extend_from_slice(&code[end..operand.at]);
+        end = operand.at + 4;
+        operands[operand.kind as usize].push(absolute(distance, next(origin, operand.next)));
     });
+    rest.extend_from_slice(&code[end..]);
+    for operands in &operands {
+        rest.extend_from_slice(operands.as_flattened());
+    }
+    code.copy_from_slice(&rest);
 }
 
-/// Undoes [`forward`].
-pub(super) fn inverse(code: &mut [u8], origin: u32) {
-    walk(code, |bytes, operand| {
-        let next = next(origin, operand);
-        let distance = match u32::from_be_bytes(*bytes) {
-            0 => 0,
-            target if target == next => next.wrapping_neg(),
-            target => target.wrapping_sub(next),
-        };
-        *bytes = distance.to_le_bytes();
-    });
+/// Undoes [`forward`], given how many operands there were; leaves a segment as it is that does not have so many.
+pub(super) fn inverse(code: &mut [u8], origin: u32, counts: Counts) {
+    let joined = counts.divide(code).and_then(|(rest, operands)| join(rest, operands, code.len(), origin));
+    if let Some(joined) = joined {
+        code.copy_from_slice(&joined);
+    }
 }
 
-fn next(origin: u32, operand: Operand) -> u32 {
+/// Puts operands where they belong in the rest of `len` bytes of code.
+fn join(rest: &[u8], operands: Operands<'_>, len: usize, origin: u32) -> Option<Vec<u8>> {
+    let mut operands = operands.map(<[_]>::iter);
+    // Whole windows are read and written, of which only a part counts.
+    let padded = [rest, &[0; 2 * LOOK_AHEAD]].concat();
+    let mut out = vec![0; len + 2 * LOOK_AHEAD];
+    let (mut from, mut to) = (0, 0);
+    while to + LOOK_AHEAD <= len {
+        let window: &[u8; LOOK_AHEAD] = padded.get(from..)?.first_chunk()?;
+        let instruction = Instruction::of(window);
+        out.get_mut(to..)?.first_chunk_mut::<LOOK_AHEAD>()?.copy_from_slice(window);
+        if let Some((offset, kind)) = instruction.operand {
+            let next = next(origin, to + instruction.len);
+            let distance = relative(*operands[kind as usize].next()?, next);
+            let behind: &[u8; LOOK_AHEAD] = padded.get(from + offset..)?.first_chunk()?;
+            let place = out.get_mut(to + offset..)?;
+            place.first_chunk_mut::<4>()?.copy_from_slice(&distance.to_le_bytes());
+            place.get_mut(4..)?.first_chunk_mut::<LOOK_AHEAD>()?.copy_from_slice(behind);
+            from += instruction.len - 4;
+        } else {
+            from += instruction.len;
+        }
+        to += instruction.len;
+    }
+    let tail = rest.get(from..)?;
+    out.truncate(to);
+    out.extend_from_slice(tail);
+    let is_all = operands.iter().all(|operands| operands.len() == 0);
+    (out.len() == len && is_all).then_some(out)
+}
+
+/// Returns an absolute operand, the high bytes first: they are what near targets have in common. Zeros stay, which linkers
+/// have not filled in yet; the operand that would become zero becomes what zero would have.
+fn absolute(distance: u32, next: u32) -> [u8; 4] {
+    let target = match distance {
+        0 => 0,
+        _ if distance.wrapping_add(next) == 0 => next,
+        _ => distance.wrapping_add(next),
+    };
+    target.to_be_bytes()
+}
+
+/// Undoes [`absolute`].
+fn relative(operand: [u8; 4], next: u32) -> u32 {
+    match u32::from_be_bytes(operand) {
+        0 => 0,
+        target if target == next => next.wrapping_neg(),
+        target => target.wrapping_sub(next),
+    }
+}
+
+fn next(origin: u32, at: usize) -> u32 {
     // A frame has less than 2^32 bytes.
-    origin.wrapping_add(u32::try_from(operand.next).unwrap_or_default())
+    origin.wrapping_add(u32::try_from(at).unwrap_or_default())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Instruction {
     len: usize,
     /// Where its relative operand begins.
-    operand: Option<usize>,
+    operand: Option<(usize, Kind)>,
 }
 
 /// What follows an opcode, as bits; the lowest four are the bytes of immediate operands that depend on nothing.
@@ -208,8 +282,9 @@ impl Instruction {
             + usize::from(form & SOME_BYTE != 0 && has_some)
             + usize::from(sized) * (4 - 2 * usize::from(is_short && !is_wide) + 4 * usize::from(is_wide));
         let operand = match (form & RELATIVE != 0, is_relative) {
-            (true, _) => Some(at + 1),
-            (false, true) => Some(at + 2),
+            (true, _) if has_two => Some((at + 1, Kind::Conditional)),
+            (true, _) => Some((at + 1, Kind::Call)),
+            (false, true) => Some((at + 2, Kind::Access)),
             (false, false) => None,
         };
         Self { len: end, operand }
