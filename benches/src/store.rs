@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "LEVEL")]
     squeeze: Vec<u8>,
     /// Uncompressed bytes of a frame that is squeezed
-    #[arg(long, default_value_t = 4 << 20)]
+    #[arg(long, default_value_t = 8 << 20)]
     squeeze_frame_bytes: usize,
     /// Bytes of memory for decoded frames: the server's default
     #[arg(long, default_value_t = 128 << 20)]

@@ -74,7 +74,7 @@ pub struct SqueezeOptions {
 
 impl Default for SqueezeOptions {
     fn default() -> Self {
-        Self { level: 18, frame_bytes: 4 << 20, min_age_seconds: 24 * 3600, max_read_bytes: u64::MAX }
+        Self { level: 18, frame_bytes: 8 << 20, min_age_seconds: 24 * 3600, max_read_bytes: u64::MAX }
     }
 }
 

@@ -337,7 +337,7 @@ impl Default for SqueezeConfig {
             every: Span(Duration::from_secs(3600)),
             min_age: Span(Duration::from_secs(86_400)),
             level: 18,
-            frame_size: Size(4 << 20),
+            frame_size: Size(8 << 20),
             cpu_percent: 25,
             rate: Size(20 << 20),
         }
