@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use firn_chunk::{ChunkId, ChunkerId, Hint};
 use firn_index::{CacheName, SeenId, SessionId};
-use firn_pack::{DecodedFrame, FrameEntry, FrameHead, FrameKind, Item};
+use firn_pack::{Codec, DecodedFrame, FrameEntry, FrameHead, FrameKind, Item};
 
 use super::Scope;
 use crate::bases::{self, BaseFinder};
@@ -218,6 +218,10 @@ impl<'a> Intake<'a> {
         }
         if head.bases != 0 {
             return Err("it needs other chunks to be decoded".to_owned());
+        }
+        // Only squeezing pays for it, and clients are not told of filters.
+        if head.codec == Codec::Filtered {
+            return Err("it is filtered, and frames are pushed raw or as zstd".to_owned());
         }
         if head.raw_len as usize > MAX_PUSHED_FRAME_BYTES {
             return Err(format!("it holds {} bytes, and the limit is {MAX_PUSHED_FRAME_BYTES}", head.raw_len));

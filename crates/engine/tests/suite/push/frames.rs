@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use firn_chunk::Input;
+use firn_chunk::{ChunkId, Input};
 use firn_engine::{
     Engine, Error, FramesTaken, MAX_PUSHED_CHUNKS, MAX_PUSHED_FRAME_BYTES, MAX_PUSHED_FRAMES, Result, Scope,
 };
-use firn_pack::FrameKind;
+use firn_pack::{Codec, FrameEncoder, FrameKind};
 use firn_storage::{Memory, Storage};
 use firn_testkit::random::Random;
 use xxhash_rust::xxh3::xxh3_64;
@@ -58,12 +58,23 @@ fn bad_frames() -> Vec<(&'static str, Vec<u8>)> {
         ("lengths that are others", number(32, 50_001)),
         ("a payload longer than the body", number(16, 1 << 25)),
         ("an unknown codec", forge(&good, |bytes| bytes[5] = 9)),
+        ("a filtered frame", filtered()),
         ("a recipe", frame_of(FrameKind::Recipe, &[&text])),
         ("records", frame_of(FrameKind::Record, &[&text])),
         ("too many bytes", frame(&[&zeros[..200_000], &zeros[..200_000], &zeros[..200_000], &zeros[400_000..]])),
         ("a chunk that is too long", frame(&[&zeros[..(256 << 10) + 1]])),
         ("an empty chunk", frame(&[b"a", b"", b"b"])),
     ]
+}
+
+/// Returns a whole frame as squeezing makes them, of a table of relocations.
+fn filtered() -> Vec<u8> {
+    let row = |n: u64| [0x1000 + 8 * n, 8, 0x4_0000 + 16 * n].map(u64::to_le_bytes);
+    let table: Vec<u8> = (0..2000).flat_map(row).flatten().collect();
+    let ids = [ChunkId::of(&table).0];
+    let frame = FrameEncoder::new().unwrap().encode_filtered(&table, &[table.len() as u32], &ids, 3).unwrap();
+    assert_eq!(frame.entry.codec, Codec::Filtered);
+    frame.bytes
 }
 
 #[test]
