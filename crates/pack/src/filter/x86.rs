@@ -193,15 +193,20 @@ static FORMS: [Form; 512] = {
     forms
 };
 
-/// The bytes of a form's byte, its index and its distance; not those of an index that has a distance of its own.
+/// Flags of [`MODRM_BYTES`]: the distance is relative to `rip`; the index may have a distance of its own, not counted.
+const IS_RELATIVE: u8 = 1 << 7;
+const HAS_INDEX: u8 = 1 << 6;
+const PLACE_FLAGS: u8 = IS_RELATIVE | HAS_INDEX;
+
+/// The bytes of a form's byte, its index and its distance, and flags.
 static MODRM_BYTES: [u8; 256] = {
     let mut lens = [0; 256];
     let mut modrm = 0;
     while modrm < 256 {
         let (mode, register) = (modrm >> 6, modrm & 7);
         lens[modrm] = match (mode, register) {
-            (0, 5) => 5,
-            (0, 4) => 2,
+            (0, 5) => 5 | IS_RELATIVE,
+            (0, 4) => 2 | HAS_INDEX,
             (1, 4) => 3,
             (2, 4) => 6,
             (1, _) => 2,
@@ -251,44 +256,80 @@ const fn two_bytes(opcode: usize) -> Form {
 
 impl Instruction {
     /// Reads the instruction at the front of `bytes`. Every index is below 20: six prefixes and REX, five bytes of opcode at most,
-    /// and of what follows only the form's byte and its index. Few branches, as processors can't foresee them here.
+    /// and of what follows only the form's byte and its index.
+    ///
+    /// What is frequent takes few branches, as processors can't foresee them here, and one load of memory besides the tables.
     #[inline]
     fn of(bytes: &[u8; LOOK_AHEAD]) -> Self {
+        let mut window = word(bytes, 0);
         let (mut at, mut is_short) = (0, false);
-        while at < MAX_PREFIXES && FORMS[usize::from(bytes[at])] & PREFIX != 0 {
-            is_short |= bytes[at] == 0x66;
-            at += 1;
+        if FORMS[usize::from(bytes[0])] & PREFIX != 0 {
+            while at < MAX_PREFIXES && FORMS[usize::from(bytes[at])] & PREFIX != 0 {
+                is_short |= bytes[at] == 0x66;
+                at += 1;
+            }
+            window = word(bytes, at);
         }
-        let rex = bytes[at];
-        let has_rex = rex & 0xf0 == 0x40;
-        at += usize::from(has_rex);
-        let has_two = bytes[at] == 0x0f;
-        at += usize::from(has_two);
-        let form = FORMS[usize::from(has_two) << 8 | usize::from(bytes[at])];
-        let (at, form) = if form & ESCAPE == 0 { (at, form) } else { escaped(bytes, at) };
-        let is_wide = has_rex && rex & 8 != 0 && form & WIDE != 0;
+        let has_rex = window & 0xf0 == 0x40;
+        let is_wide = has_rex && window & 8 != 0;
+        window >>= 8 * u64::from(has_rex);
+        let has_two = window & 0xff == 0x0f;
+        window >>= 8 * u64::from(has_two);
+        at += usize::from(has_rex) + usize::from(has_two);
+        let [opcode, modrm, ..] = window.to_le_bytes();
+        let form = FORMS[usize::from(has_two) << 8 | usize::from(opcode)];
+        let place = if form & MODRM != 0 { MODRM_BYTES[usize::from(modrm)] } else { 0 };
+        if form & !(MODRM | IMMEDIATE) == 0 && place & PLACE_FLAGS == 0 {
+            return Self { len: at + 1 + usize::from(place) + usize::from(form & IMMEDIATE), operand: None };
+        }
+        Self::unusual(bytes, at, form, Prefixes { is_short, is_wide, has_two })
+    }
 
+    /// Reads one with a distance or an operand whose length depends on more than the opcode.
+    #[inline]
+    fn unusual(bytes: &[u8; LOOK_AHEAD], at: usize, form: Form, prefixes: Prefixes) -> Self {
+        let (at, form) = if form & ESCAPE == 0 { (at, form) } else { escaped(bytes, at) };
+        if form & RELATIVE != 0 {
+            let kind = if prefixes.has_two { Kind::Conditional } else { Kind::Call };
+            return Self { len: at + 5, operand: Some((at + 1, kind)) };
+        }
         let modrm = bytes[at + 1];
-        let has_modrm = form & MODRM != 0;
-        let is_relative = has_modrm && modrm & 0xc7 == 5;
-        let own_distance = has_modrm && modrm & 0xc7 == 4 && bytes[at + 2] & 7 == 5;
+        let place = if form & MODRM != 0 { MODRM_BYTES[usize::from(modrm)] } else { 0 };
+        let own_distance = place & HAS_INDEX != 0 && bytes[at + 2] & 7 == 5;
         let has_some = modrm & 0x30 == 0;
-        let sized = form & SIZED != 0 || (form & SOME_SIZED != 0 && has_some);
-        let end = at
+        let is_sized = form & SIZED != 0 || (form & SOME_SIZED != 0 && has_some);
+        let sized = match (is_sized, form & WIDE != 0 && prefixes.is_wide, prefixes.is_short) {
+            (false, ..) => 0,
+            (true, true, _) => 8,
+            (true, false, true) => 2,
+            (true, false, false) => 4,
+        };
+        let len = at
             + 1
-            + usize::from(has_modrm) * usize::from(MODRM_BYTES[usize::from(modrm)])
+            + usize::from(place & !PLACE_FLAGS)
             + 4 * usize::from(own_distance)
             + usize::from(form & IMMEDIATE)
             + usize::from(form & SOME_BYTE != 0 && has_some)
-            + usize::from(sized) * (4 - 2 * usize::from(is_short && !is_wide) + 4 * usize::from(is_wide));
-        let operand = match (form & RELATIVE != 0, is_relative) {
-            (true, _) if has_two => Some((at + 1, Kind::Conditional)),
-            (true, _) => Some((at + 1, Kind::Call)),
-            (false, true) => Some((at + 2, Kind::Access)),
-            (false, false) => None,
-        };
-        Self { len: end, operand }
+            + sized;
+        Self { len, operand: (place & IS_RELATIVE != 0).then_some((at + 2, Kind::Access)) }
     }
+}
+
+/// What comes before an opcode.
+#[derive(Debug, Clone, Copy)]
+struct Prefixes {
+    /// Operands have two bytes instead of four.
+    is_short: bool,
+    /// They may have eight.
+    is_wide: bool,
+    /// The opcode is of the second map.
+    has_two: bool,
+}
+
+fn word(bytes: &[u8; LOOK_AHEAD], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
 }
 
 /// Returns where an opcode's last byte is, which begins at `at` with VEX or EVEX or comes from the maps behind 0x0f, and what
