@@ -89,7 +89,8 @@ impl FrameDecoder {
     /// of them where stopping saves less than it costs.
     ///
     /// Checks what [`decode`](Self::decode) does, the checksum of the whole payload included; what zstd makes of the rest is
-    /// not looked at. Takes the bytes of these items, and while it works twice as many.
+    /// not looked at. Takes the bytes of these items, and while it works twice as many; of a filtered frame
+    /// up to three times those of whole segments.
     ///
     /// # Errors
     /// As [`decode_delta`](Self::decode_delta).

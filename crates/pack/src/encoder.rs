@@ -83,17 +83,17 @@ impl FrameEncoder {
     /// Compresses chunks as [`encode`](Self::encode) does, after machine code and tables of programs among them were written
     /// in a way that compresses better; where there are none, or that makes them no smaller, this is [`encode`](Self::encode).
     ///
-    /// Takes a copy of the chunks.
+    /// Takes two copies of the chunks: a frame is filtered only if undoing that gave the same chunks again.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_filtered(&mut self, data: &[u8], lens: &[u32], ids: &[[u8; 32]], level: i32) -> Result<Frame> {
         let raw_len = raw_len(data, lens, ids)?;
         let filters = Filters::find(data);
-        if !filters.is_empty() {
+        if !filters.is_empty()
+            && let Some(filtered) = filters.apply(data)
+        {
             self.set_level(level)?;
-            let mut filtered = data.to_vec();
-            filters.forward(&mut filtered);
             let mut front = vec![0; header_len(lens.len(), 0)];
             let list = filters.encode();
             let limit = data.len().saturating_sub(list.len());

@@ -113,15 +113,13 @@ struct Split<'a> {
 
 impl Parts for Split<'_> {
     fn stay(&mut self, len: usize) -> Option<&[u8]> {
-        let (taken, from) = self.from.split_at_checked(len)?;
-        self.from = from;
+        let taken = self.from.split_off(..len)?;
         self.rest.extend_from_slice(taken);
         Some(taken)
     }
 
     fn leave(&mut self, kind: Kind, len: usize) -> Option<()> {
-        let (taken, from) = self.from.split_at_checked(len)?;
-        self.from = from;
+        let taken = self.from.split_off(..len)?;
         self.left[kind as usize].extend_from_slice(taken);
         Some(())
     }
@@ -137,9 +135,7 @@ struct Count<'a> {
 
 impl Parts for Count<'_> {
     fn stay(&mut self, len: usize) -> Option<&[u8]> {
-        let (taken, rest) = self.rest.split_at_checked(len)?;
-        self.rest = rest;
-        Some(taken)
+        self.rest.split_off(..len)
     }
 
     fn leave(&mut self, kind: Kind, len: usize) -> Option<()> {
@@ -158,15 +154,13 @@ struct Join<'a> {
 
 impl Parts for Join<'_> {
     fn stay(&mut self, len: usize) -> Option<&[u8]> {
-        let (taken, rest) = self.rest.split_at_checked(len)?;
-        self.rest = rest;
+        let taken = self.rest.split_off(..len)?;
         self.out.extend_from_slice(taken);
         Some(taken)
     }
 
     fn leave(&mut self, kind: Kind, len: usize) -> Option<()> {
-        let (taken, left) = self.left[kind as usize].split_at_checked(len)?;
-        self.left[kind as usize] = left;
+        let taken = self.left[kind as usize].split_off(..len)?;
         self.out.extend_from_slice(taken);
         Some(())
     }
@@ -232,9 +226,7 @@ struct Skip<'a>(&'a [u8]);
 
 impl Parts for Skip<'_> {
     fn stay(&mut self, len: usize) -> Option<&[u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
+        self.0.split_off(..len)
     }
 
     fn leave(&mut self, _: Kind, len: usize) -> Option<()> {

@@ -123,8 +123,16 @@ impl Filters {
         self.0.is_empty()
     }
 
-    /// Filters `data`, which they were found in.
-    pub(crate) fn forward(&self, data: &mut [u8]) {
+    /// Returns `data`, which they were found in, filtered; `None` if undoing that would not give `data` again.
+    pub(crate) fn apply(&self, data: &[u8]) -> Option<Vec<u8>> {
+        let mut filtered = data.to_vec();
+        self.forward(&mut filtered);
+        let mut undone = filtered.clone();
+        self.inverse(&mut undone);
+        (undone == data).then_some(filtered)
+    }
+
+    fn forward(&self, data: &mut [u8]) {
         groups(&self.0).for_each(|group| group.forward(data));
     }
 

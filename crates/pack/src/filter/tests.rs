@@ -343,6 +343,16 @@ fn the_beginning_of_a_frame_takes_whole_segments() {
 }
 
 #[test]
+fn what_would_not_come_back_is_not_filtered() {
+    // An entry whose common entry would be at its own end: told as none, which a common entry's is.
+    let entry: Vec<u8> = [16_u32, 5, 1, 1, 0, 0, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect();
+    let filters = Filters(vec![Segment { filter: Filter::Unwind { is_linked: true }, range: 0..entry.len() }]);
+    assert_eq!(filters.apply(&entry), None);
+    let program = program();
+    assert!(Filters::find(&program).apply(&program).is_some());
+}
+
+#[test]
 fn a_list_that_was_not_written_is_refused() {
     let list = |numbers: &[u32]| numbers.iter().flat_map(|n| postcard::to_stdvec(n).unwrap()).collect::<Vec<u8>>();
     let is_corrupt = |bytes: &[u8]| matches!(Filters::parse(bytes, 100), Err(Error::Corrupt { .. }));
